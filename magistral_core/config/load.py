@@ -1,0 +1,122 @@
+"""Find a recipe by name or path, apply overrides, validate; every error names the field's path."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from magistral_core.config.schema import Recipe
+from magistral_core.errors import InputError
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+#: In a wheel the recipes lie inside the package, in a checkout beside it.
+_FOLDERS = (_PACKAGE / "recipes", _PACKAGE.parent / "recipes")
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that ship with the package."""
+    return sorted({path.stem for folder in _FOLDERS if folder.is_dir() for path in folder.glob("*.yaml")})
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """Split `a.b=value` into its path and its value, read as YAML. Raises InputError."""
+    path, equals, value = text.partition("=")
+    if not equals or not path.strip():
+        raise InputError(f"--set {text}: write it as section.key=value")
+    try:
+        return path.strip(), yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise InputError(f"--set {text}: the value is not YAML ({_first_line(error)})") from error
+
+
+def load_recipe(name_or_path: str, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:
+    """Load and validate a recipe.
+
+    Args:
+        name_or_path: the name of a shipped recipe, or the path of a YAML file.
+        overrides: `a.b=value` strings, or a mapping of dotted paths to values; applied in order.
+
+    Raises:
+        InputError: unknown recipe, unreadable YAML, unknown key, wrong type or refused combination, each with the path
+            of the field.
+    """
+    path = _find(name_or_path)
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not YAML ({_first_line(error)})") from error
+    if data is None:
+        data = {}
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: a recipe is a mapping of sections, this is a {type(data).__name__}")
+    data.setdefault("name", path.stem)
+    pairs = overrides.items() if isinstance(overrides, Mapping) else map(parse_override, overrides)
+    for dotted, value in pairs:
+        _set(data, dotted, value)
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        raise InputError(f"{path}: {describe(error)}") from error
+
+
+def describe(error: ValidationError) -> str:
+    """One line for a pydantic error: path of the field, what is wrong, and the nearest known key."""
+    parts = []
+    for item in error.errors(include_url=False):
+        location = [str(part) for part in item["loc"]]
+        where = ".".join(location) or "recipe"
+        if item["type"] == "extra_forbidden":
+            parts.append(f"unknown key {where}{_suggest(location)}")
+        elif item["type"] == "value_error":
+            parts.append(f"{where}: {item['ctx']['error']}")
+        else:
+            parts.append(f"{where}: {item['msg'][0].lower()}{item['msg'][1:]}, got {item['input']!r}")
+    return "; ".join(parts)
+
+
+def _suggest(location: Sequence[str]) -> str:
+    model: type[BaseModel] = Recipe
+    for part in location[:-1]:
+        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        candidates = [annotation, *getattr(annotation, "__args__", ())]
+        found = next((item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel)), None)
+        if found is None:
+            return ""
+        model = found
+    known = difflib.get_close_matches(location[-1], model.model_fields, n=1)
+    return f" (did you mean {'.'.join([*location[:-1], known[0]])}?)" if known else f" (known here: {', '.join(model.model_fields)})"
+
+
+def _set(data: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    node = data
+    for part in parents:
+        child = node.get(part)
+        if child is None:
+            child = node[part] = {}
+        if not isinstance(child, dict):
+            raise InputError(f"--set {dotted}: {part} is a value, not a section")
+        node = child
+    node[last] = value
+
+
+def _find(name_or_path: str) -> Path:
+    path = Path(name_or_path)
+    if path.suffix in {".yaml", ".yml"} or path.parent != Path("."):
+        if path.is_file():
+            return path
+        raise InputError(f"recipe {name_or_path}: no such file")
+    for folder in _FOLDERS:
+        candidate = folder / f"{name_or_path}.yaml"
+        if candidate.is_file():
+            return candidate
+    raise InputError(f"unknown recipe {name_or_path!r}; known: {', '.join(recipe_names())}; or give the path of a .yaml file")
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,53 @@
+"""What trainers take: a batch of completions with advantages, cut into packed microbatches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from magistral_core.records.completion import Group
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The completions of one optimiser step (a minibatch of the paper).
+
+    Attributes:
+        step: the optimiser step that consumes it, from 0.
+        groups: whole groups; `n_minibatch` completions in all.
+        advantages: float32 [n], one a completion in group order, 0 for masked ones.
+        weights: float32 [n], the weight of each *token* of the completion in the loss: `1 / (groups x tokens of its group)`
+            or `1 / tokens of the step`; 0 for masked completions.
+    """
+
+    step: int
+    groups: tuple[Group, ...]
+    advantages: np.ndarray
+    weights: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Microbatch:
+    """Sequences packed into one row of `T` tokens, for one forward and backward pass.
+
+    Position `t` predicts token `t`: every array is aligned to the token that is *predicted*, so the first token of each
+    sequence (which nothing predicts) has `weights == 0`, as have prompt tokens.
+
+    Attributes:
+        token_ids: int32 [T], prompt and completion of each sequence one after the other.
+        position_ids: int32 [T], restarting at 0 with each sequence.
+        seq_lens: int32 [S], tokens of each sequence; their sum is `T`.
+        logprobs: float32 [T], the generator's log-probability of each generated token, 0 elsewhere.
+        advantages: float32 [T], the completion's advantage on its generated tokens, 0 elsewhere.
+        weights: float32 [T], the token's weight in the loss, 0 where it does not count.
+        mask: bool [T], generated tokens of completions that count; metrics are taken over these.
+    """
+
+    token_ids: np.ndarray
+    position_ids: np.ndarray
+    seq_lens: np.ndarray
+    logprobs: np.ndarray
+    advantages: np.ndarray
+    weights: np.ndarray
+    mask: np.ndarray
