@@ -1,0 +1,173 @@
+"""From a row's fields to a Problem: the usual field names, canonical answers, levels, languages. Pure."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from pathlib import PurePosixPath
+from typing import Any
+
+from magistral_core.config.schema import FieldNames
+from magistral_core.errors import InputError
+from magistral_core.problems.readers import Row
+from magistral_core.records import Problem, ProblemKind, TestCase
+from magistral_core.boxed import extract_boxed
+
+#: Usual names in order of preference, compared in lower case. A field that is missing, null or blank is passed over.
+QUESTION = ("question", "problem", "prompt", "statement", "informal_statement", "input")
+ANSWER = ("answer", "expected_answer", "final_answer", "correct_answer", "ground_truth")
+#: Worked solutions, of which only the boxed (or `####`) result is the answer.
+SOLUTION = ("solution", "reference_solution", "informal_solution")
+CHOICES = ("choices", "options")
+ID = ("id", "unique_id", "problem_id", "problem_name")
+LANGUAGE = ("language", "lang")
+LEVEL = ("level", "difficulty")
+
+_LANGUAGE_CODE = re.compile(r"([a-z]{2})(?:[-_][a-z0-9]+)*")
+_NUMBER = re.compile(r"\d+")
+
+
+def parse_problem(row: Row, fields: FieldNames | None = None) -> Problem:
+    """Make a Problem of a row.
+
+    Args:
+        row: where it was read, and its fields.
+        fields: names that replace the usual ones; a dotted name (`reward_model.ground_truth`) reaches into a nested object.
+
+    Raises:
+        InputError: no question; neither an answer nor tests; a field of the wrong type. Names file and line.
+    """
+    fields = fields or FieldNames()
+    picker = _Picker(row)
+    question_name, question = picker.pick("question", fields.question, QUESTION)
+    tests_name, tests = picker.pick("tests", "", ("tests",))
+    if question is None:
+        raise InputError(f"{row.place}: no question; expected one of the fields {', '.join(QUESTION)}, or set problems.fields.question")
+    answer_name, answer = picker.pick("answer", fields.answer, ANSWER)
+    text = "" if answer is None else _answer_text(answer, f"{row.place}: field {answer_name}")
+    if answer is None and not fields.answer and tests is None:
+        answer_name, solution = picker.pick("answer", "", SOLUTION)
+        text = "" if solution is None else _result_of(_answer_text(solution, f"{row.place}: field {answer_name}"))
+    cases = () if tests is None else _tests(tests, f"{row.place}: field {tests_name}")
+    if not text and not cases:
+        raise InputError(
+            f"{row.place}: the problem has no answer; give it one of the fields {', '.join(ANSWER)} (code: tests), or set problems.fields.answer"
+        )
+    id_name, id_ = picker.pick("id", fields.id, ID)
+    language_name, language = picker.pick("language", fields.language, LANGUAGE)
+    level_name, level = picker.pick("level", fields.level, LEVEL)
+    choices_name, choices = picker.pick("choices", fields.choices, CHOICES)
+    used = {question_name, answer_name, id_name, language_name, level_name, choices_name, tests_name}
+    extra = {key: value for key, value in row.data.items() if key not in used}
+    if choices is not None:
+        extra["choices"] = choices
+    return Problem(
+        id=f"{PurePosixPath(row.file).stem}-{row.line}" if id_ is None else _answer_text(id_, f"{row.place}: field {id_name}"),
+        question=_question_text(question, f"{row.place}: field {question_name}"),
+        answer="" if cases else text,
+        kind=ProblemKind.CODE if cases else ProblemKind.MATH,
+        language=_language(language, strict=bool(fields.language), place=f"{row.place}: field {language_name}"),
+        level=_level(level),
+        tests=cases,
+        source=row.place,
+        extra=extra,
+    )
+
+
+class _Picker:
+    """Finds a row's fields by a set name, else by the usual names."""
+
+    def __init__(self, row: Row) -> None:
+        self._row = row
+        self._by_lower = {key.lower(): key for key in row.data}
+
+    def pick(self, what: str, set_name: str, usual: Sequence[str]) -> tuple[str, Any]:
+        """The field's name and value; an empty name and None if there is none. A name that is set must exist."""
+        if set_name:
+            if set_name in self._row.data:
+                return set_name, self._row.data[set_name]
+            value: Any = self._row.data
+            for part in set_name.split("."):
+                if not isinstance(value, Mapping) or part not in value:
+                    raise InputError(
+                        f"{self._row.place}: no field {set_name} (set as problems.fields.{what}); it has {', '.join(self._row.data) or 'none'}"
+                    )
+                value = value[part]
+            return set_name, value
+        for name in usual:
+            key = self._by_lower.get(name)
+            if key is not None:
+                value = self._row.data[key]
+                if value is not None and value != [] and not (isinstance(value, str) and not value.strip()):
+                    return key, value
+        return "", None
+
+
+def _question_text(value: Any, place: str) -> str:
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict) and value[0].get("role") == "user":
+        value = value[0].get("content")  # a chat of one user message, as some Parquet sets have it
+    if not isinstance(value, str):
+        raise InputError(f"{place}: the question must be text, this is a {type(value).__name__}")
+    if not value.strip():
+        raise InputError(f"{place}: the question is empty")
+    return value.strip()
+
+
+def _answer_text(value: Any, place: str) -> str:
+    """Canonical text of an answer: 27.0 -> `27`, [1, 2] -> `1, 2`, GSM8K's `... #### 72` -> `72`."""
+    if isinstance(value, str):
+        _, marker, result = value.rpartition("####")
+        return (result if marker else value).strip()
+    if isinstance(value, bool):
+        return str(value)
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise InputError(f"{place}: {value} is not an answer")
+        return str(int(value)) if value.is_integer() else format(Decimal(repr(value)), "f")
+    if isinstance(value, list) and value:
+        return ", ".join(_answer_text(item, place) for item in value)
+    if value is None or value == []:
+        return ""
+    raise InputError(f"{place}: expected text, a number or a list, this is a {type(value).__name__}")
+
+
+def _result_of(solution: str) -> str:
+    """The result of a worked solution: the last box, else what followed `####` (already cut), else a short text whole."""
+    boxed = extract_boxed(solution)
+    if boxed is not None:
+        return boxed
+    return solution if "\n" not in solution and len(solution) <= 100 else ""
+
+
+def _tests(value: Any, place: str) -> tuple[TestCase, ...]:
+    if not isinstance(value, list):
+        raise InputError(f"{place}: tests are a list of {{input, output}}, this is a {type(value).__name__}")
+    cases = []
+    for number, item in enumerate(value, start=1):
+        if not (isinstance(item, dict) and isinstance(item.get("input"), str) and isinstance(item.get("output"), str)):
+            raise InputError(f"{place}, test {number}: a test is an object with the texts `input` and `output`")
+        cases.append(TestCase(item["input"], item["output"]))
+    return tuple(cases)
+
+
+def _language(value: Any, *, strict: bool, place: str) -> str:
+    match = _LANGUAGE_CODE.fullmatch(value.strip().lower()) if isinstance(value, str) else None
+    if match is not None:
+        return match.group(1)
+    if strict:
+        raise InputError(f"{place}: {value!r} is not a two-letter language code such as en")
+    return ""  # a field called `language` may well name a programming language
+
+
+def _level(value: Any) -> int:
+    """`5`, `5.0` and `Level 5` are 5; a text without a number has no place on a scale and gives 0."""
+    if isinstance(value, bool) or value is None:
+        return 0
+    if isinstance(value, int | float):
+        return int(value) if math.isfinite(value) else 0
+    found = _NUMBER.search(value) if isinstance(value, str) else None
+    return int(found.group()) if found else 0

@@ -1,0 +1,115 @@
+"""Load every problem of a source: a file, a folder, an object in S3, a Hugging Face data set, or a registered generator."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from magistral_core.config.schema import ProblemSettings
+from magistral_core.errors import InputError
+from magistral_core.problems.fields import parse_problem
+from magistral_core.problems.readers import SUFFIXES, Row, problem_files, read_rows
+from magistral_core.records import Problem
+
+Loader = Callable[[ProblemSettings, int], list[Problem]]
+_REGISTERED: dict[str, Loader] = {}
+
+
+def register_source(name: str, loader: Loader) -> None:
+    """Let `problems.path: NAME` call `loader(settings, seed)`; how the tiny world offers its generated problems."""
+    _REGISTERED[name] = loader
+
+
+def load_problems(settings: ProblemSettings, seed: int = 0) -> list[Problem]:
+    """Read and validate every problem of `settings.path`; the first `settings.limit` are returned.
+
+    Args:
+        settings: where, and the names of the fields.
+        seed: for sources that generate problems; files do not use it.
+
+    Raises:
+        InputError: anything wrong with the source, with file and line and the mend.
+        InfrastructureError: an object store that cannot be reached.
+    """
+    path = settings.path
+    if path in _REGISTERED:
+        return _REGISTERED[path](settings, seed)
+    if path == "tiny":
+        raise RuntimeError("the tiny world registers itself: import magistral_core.tiny before loading problems.path=tiny")
+    problems: list[Problem] = []
+    places: dict[str, str] = {}
+    for row in _rows(settings):
+        problem = parse_problem(row, settings.fields)
+        first = places.setdefault(problem.id, row.place)
+        if first != row.place:
+            raise InputError(f"{row.place}: the id {problem.id!r} is taken by {first}; give each problem its own, or set problems.fields.id")
+        if settings.limit is None or len(problems) < settings.limit:
+            problems.append(problem)
+    return problems
+
+
+def _rows(settings: ProblemSettings) -> Iterator[Row]:
+    path = settings.path
+    if path.startswith("hf:"):
+        return _hub(path, settings.split)
+    if path.startswith("s3://"):
+        return _objects(path)
+    local = Path(path).expanduser()
+    if not local.is_dir():
+        return read_rows(local, path)
+    if (local / "dataset_dict.json").exists() or (local / "state.json").exists():
+        return _saved_dataset(local, settings.split)
+    return (row for file in problem_files(local) for row in read_rows(file))
+
+
+def _objects(uri: str) -> Iterator[Row]:
+    """Rows of one object, or of every problem file below a prefix; each is fetched to a temporary file first."""
+    from magistral_core.storage import open_store
+
+    parent, _, last = uri.rstrip("/").rpartition("/")
+    single = PurePosixPath(last).suffix in SUFFIXES
+    base = parent if single else uri.rstrip("/")
+    store = open_store(base)
+    keys = [last] if single else sorted(key for key in store.list() if PurePosixPath(key).suffix in SUFFIXES)
+    if not keys:
+        raise InputError(f"{uri}: no problem file ({', '.join(SUFFIXES)}) below this prefix")
+    with tempfile.TemporaryDirectory(prefix="magistral-problems-") as folder:
+        for key in keys:
+            file = Path(folder) / f"object{PurePosixPath(key).suffix}"
+            store.get_file(key, file)
+            yield from read_rows(file, f"{base}/{key}")
+
+
+def _hub(path: str, split: str) -> Iterator[Row]:
+    """`hf:NAME` or `hf:NAME:CONFIG`, where NAME is a hub name or a local folder that `datasets` can load."""
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetNotFoundError
+
+    name, _, config = path.removeprefix("hf:").partition(":")
+    try:
+        data = load_dataset(name, config or None, split=split)
+    except (DatasetNotFoundError, FileNotFoundError, ValueError, ConnectionError) as error:
+        raise InputError(f"{path} (split {split}): {' '.join(str(error).split())[:300]}") from error
+    return _dataset_rows(data, path)
+
+
+def _saved_dataset(folder: Path, split: str) -> Iterator[Row]:
+    from datasets import DatasetDict, load_from_disk
+
+    try:
+        data = load_from_disk(str(folder))
+    except (FileNotFoundError, ValueError) as error:
+        raise InputError(f"{folder}: not a data set saved by save_to_disk ({' '.join(str(error).split())[:200]})") from error
+    if isinstance(data, DatasetDict):
+        if split not in data:
+            raise InputError(f"{folder}: no split {split!r}, only {', '.join(data)}; set problems.split")
+        data = data[split]
+    return _dataset_rows(data, str(folder))
+
+
+def _dataset_rows(data: Any, name: str) -> Iterator[Row]:
+    if not len(data):
+        raise InputError(f"{name}: the data set holds no problems")
+    return (Row(name, number, dict(item)) for number, item in enumerate(data, start=1))
