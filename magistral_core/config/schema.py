@@ -176,7 +176,7 @@ class TrainingSettings(Section):
     """The trainers (DeepSpeed)."""
 
     max_steps: PositiveInt = Field(100, description="optimiser steps of the run")
-    learning_rate: PositiveFloat = 1e-6
+    learning_rate: NonNegativeFloat = Field(1e-6, description="0 measures without learning")
     betas: tuple[Fraction, Fraction] = (0.9, 0.95)
     weight_decay: NonNegativeFloat = 0.0
     warmup_steps: NonNegativeInt = Field(0, description="linear warm-up of the learning rate")

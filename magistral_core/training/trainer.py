@@ -1,0 +1,316 @@
+"""One trainer rank: a policy under DeepSpeed, and the one optimiser step that RL and SFT share.
+
+All ranks call the same methods in the same order. A step takes any number of microbatches, the same number on every rank;
+the loss weights are normalised over the whole step beforehand, so any split gives the same gradient.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import numpy as np
+import torch
+import torch.distributed as dist
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers.integrations import HfDeepSpeedConfig
+from transformers.utils import logging as transformers_logging
+
+from magistral_core.config.schema import LossSettings, TrainingSettings
+from magistral_core.errors import InputError
+from magistral_core.records import Microbatch
+from magistral_core.training import attention
+from magistral_core.training.attention import RowLayout
+from magistral_core.training.logprobs import ChunkedHead
+from magistral_core.training.loss import cross_entropy, policy_loss
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+#: Importance ratios sent to the coordinator per rank and step; beyond this an even subsample, enough for percentiles.
+_MAX_RATIOS = 65_536
+_COLLECTIVE_TIMEOUT = timedelta(minutes=10)
+_STATE_TAG = "state"
+
+
+def join_group(rank: int, world: int, address: str, port: int, local_rank: int = 0) -> None:
+    """Set the variables from which DeepSpeed learns its place, and join the process group (NCCL on GPUs, gloo elsewhere)."""
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(local_rank), MASTER_ADDR=address, MASTER_PORT=str(port))
+    gpu = torch.cuda.is_available()
+    if not gpu:
+        # DeepSpeed compiles this operator at every start on a CPU (70 s, and needs a compiler); gloo does without.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    else:
+        torch.cuda.set_device(local_rank)
+    deepspeed.init_distributed(dist_backend="nccl" if gpu else "gloo", timeout=_COLLECTIVE_TIMEOUT, verbose=False)
+
+
+@dataclass
+class StepReport:
+    """What one rank saw in one optimiser step; sums over its counted tokens, merged over ranks by `merge`.
+
+    Attributes:
+        loss: this rank's part of the loss; the parts add up to the step's.
+        tokens: generated tokens that counted.
+        entropy_sum, clipped: sum of entropies (nats), tokens stopped by the clip.
+        log_ratios: float32, trainer minus generator log-probability of (a sample of) the tokens.
+        mismatch_sum, mismatch_max, mismatch_tokens: absolute difference of the log-probabilities over the tokens that the
+            very weights being trained had made, where it should be zero.
+        grad_norm: norm of the whole gradient before clipping, the same on all ranks.
+        seconds: wall time.
+    """
+
+    loss: float = 0.0
+    tokens: int = 0
+    entropy_sum: float = 0.0
+    clipped: int = 0
+    log_ratios: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    mismatch_sum: float = 0.0
+    mismatch_max: float = 0.0
+    mismatch_tokens: int = 0
+    grad_norm: float = 0.0
+    seconds: float = 0.0
+
+    @staticmethod
+    def merge(reports: Sequence[StepReport]) -> StepReport:
+        """The report of all ranks together."""
+        return StepReport(
+            loss=sum(r.loss for r in reports),
+            tokens=sum(r.tokens for r in reports),
+            entropy_sum=sum(r.entropy_sum for r in reports),
+            clipped=sum(r.clipped for r in reports),
+            log_ratios=np.concatenate([r.log_ratios for r in reports]),
+            mismatch_sum=sum(r.mismatch_sum for r in reports),
+            mismatch_max=max(r.mismatch_max for r in reports),
+            mismatch_tokens=sum(r.mismatch_tokens for r in reports),
+            grad_norm=reports[0].grad_norm,
+            seconds=max(r.seconds for r in reports),
+        )
+
+
+class _Policy(torch.nn.Module):
+    """A causal language model whose forward gives log-probabilities of the counted tokens of a packed row."""
+
+    def __init__(self, lm: Any, temperature: float, chunk: int) -> None:
+        super().__init__()
+        self.lm = lm
+        self._temperature = temperature
+        self._chunk = chunk
+
+    def forward(
+        self, token_ids: torch.Tensor, position_ids: torch.Tensor, layout: RowLayout | None, counted: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """token_ids, position_ids: int64 [T]; counted: int64 [N] places of the tokens to score. Returns two float32 [N]."""
+        # No attention mask and no cache: with either, transformers would let packed sequences see each other.
+        extra = {} if layout is None else {"layout": layout}
+        backbone = getattr(self.lm, self.lm.base_model_prefix)
+        hidden = backbone(input_ids=token_ids[None], position_ids=position_ids[None], use_cache=False, **extra)[0][0]
+        return self.lm.lm_head(hidden[counted - 1], token_ids[counted], self._temperature, self._chunk)  # type: ignore[no-any-return]
+
+
+class Trainer:
+    """A policy with its optimiser, on one rank. `join_group` comes first.
+
+    Args:
+        model_path: folder with config, weights and tokenizer, or a hub name.
+        settings: the recipe's `training` section.
+        temperature: of the generators' sampling; the trainer's log-probabilities use the same.
+        seed: of anything random in the model (dropout, fresh weights).
+    """
+
+    def __init__(self, model_path: str | Path, settings: TrainingSettings, *, temperature: float = 1.0, seed: int = 0) -> None:
+        logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+        transformers_logging.disable_progress_bar()
+        warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+        torch.manual_seed(seed)
+        self.model_path = str(model_path)
+        self.settings = settings
+        self.device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+        config = _deepspeed_config(settings)
+        # With ZeRO-3 this object, while it lives, makes transformers load each parameter straight into its partition.
+        self._zero3 = HfDeepSpeedConfig(config) if settings.zero_stage == 3 else None
+        policy = _Policy(_load_model(self.model_path, settings), temperature, settings.logprob_chunk)
+        # Norms and biases are decayed as well: decay is 0 unless a recipe asks for it.
+        optimiser = torch.optim.AdamW(
+            policy.parameters(), lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
+        )
+        self._engine, *_ = deepspeed.initialize(model=policy, optimizer=optimiser, config=config)
+        self._engine.train()
+        self.rank, self.world = dist.get_rank(), dist.get_world_size()
+
+    @property
+    def parameter_count(self) -> int:
+        """Parameters of the whole model."""
+        return sum(getattr(p, "ds_numel", p.numel()) for p in self._engine.module.parameters())
+
+    def step_rl(self, microbatches: Sequence[Microbatch], loss: LossSettings, *, step: int) -> StepReport:
+        """One optimiser step of the clipped policy objective; `step` counts from 0 and is also the current weight version."""
+        report = StepReport()
+        ratios: list[torch.Tensor] = []
+
+        def objective(row: Microbatch, counted: torch.Tensor, logprobs: torch.Tensor, entropy: torch.Tensor) -> torch.Tensor:
+            def at(values: np.ndarray) -> torch.Tensor:
+                return torch.from_numpy(values).to(self.device)[counted]
+
+            reference, mask = at(row.logprobs), at(row.mask)
+            value, stopped = policy_loss(
+                logprobs, reference, at(row.advantages), at(row.weights), eps_low=loss.eps_low, eps_high=loss.eps_high
+            )
+            difference = (logprobs.detach() - reference)[mask]
+            current = difference[at(row.versions)[mask] == step].abs()
+            report.tokens += int(mask.sum())
+            report.entropy_sum += float(entropy[mask].sum())
+            report.clipped += int(stopped[mask].sum())
+            report.mismatch_tokens += current.numel()
+            if current.numel():
+                report.mismatch_sum += float(current.sum())
+                report.mismatch_max = max(report.mismatch_max, float(current.max()))
+            ratios.append(difference)
+            return value
+
+        report.loss, report.grad_norm, report.seconds = self._step(microbatches, objective, step)
+        log_ratios = torch.cat(ratios).float().cpu().numpy()
+        report.log_ratios = log_ratios[:: -(-len(log_ratios) // _MAX_RATIOS) or 1]
+        return report
+
+    def step_sft(self, microbatches: Sequence[Microbatch], *, step: int) -> StepReport:
+        """One optimiser step of supervised fine-tuning on the tokens that carry weight."""
+        report = StepReport()
+
+        def objective(row: Microbatch, counted: torch.Tensor, logprobs: torch.Tensor, entropy: torch.Tensor) -> torch.Tensor:
+            report.tokens += int(row.mask.sum())
+            report.entropy_sum += float(entropy.sum())
+            return cross_entropy(logprobs, torch.from_numpy(row.weights).to(self.device)[counted])
+
+        report.loss, report.grad_norm, report.seconds = self._step(microbatches, objective, step)
+        return report
+
+    def logprobs(self, row: Microbatch) -> np.ndarray:
+        """Log-probability of each counted token of a row under the current weights, float32 [N]; no gradient."""
+        with torch.no_grad():
+            counted = self._counted(row)
+            return self._forward(row, counted)[0].cpu().numpy()  # type: ignore[no-any-return]
+
+    def gradients(self, microbatches: Sequence[Microbatch], loss: LossSettings) -> dict[str, np.ndarray]:
+        """The whole gradient by parameter name, without a step; for checks of one split against another."""
+        from deepspeed.utils import safe_get_full_grad
+
+        def objective(row: Microbatch, counted: torch.Tensor, logprobs: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+            parts = [torch.from_numpy(v).to(self.device)[counted] for v in (row.logprobs, row.advantages, row.weights)]
+            return policy_loss(logprobs, *parts, eps_low=loss.eps_low, eps_high=loss.eps_high)[0]
+
+        self._backward(microbatches, objective)
+        grads = {_public(name): safe_get_full_grad(p) for name, p in self._engine.module.named_parameters()}
+        self._engine.zero_grad()
+        return {name: grad.float().cpu().numpy() for name, grad in grads.items() if grad is not None}
+
+    def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Every parameter, whole, one at a time, named as in the Hugging Face checkpoint. All ranks must iterate."""
+        for name, parameter in self._engine.module.named_parameters():
+            with deepspeed.zero.GatheredParameters([parameter], enabled=self.settings.zero_stage == 3):
+                yield _public(name), parameter.detach()
+
+    def export(self, folder: Path) -> None:
+        """Write a folder that transformers and vLLM load: config, safetensors, tokenizer. All ranks enter, rank 0 writes."""
+        state = {name: tensor.cpu().clone() if self.rank == 0 else None for name, tensor in self.weights()}
+        if self.rank == 0:
+            self._engine.module.lm.save_pretrained(folder, state_dict=state)
+            AutoTokenizer.from_pretrained(self.model_path).save_pretrained(folder)
+        dist.barrier()
+
+    def save(self, folder: Path) -> None:
+        """Write model and optimiser state for `load`; each rank writes its part."""
+        self._engine.save_checkpoint(str(folder), tag=_STATE_TAG)
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote, at the same number of ranks; bit for bit."""
+        path, _ = self._engine.load_checkpoint(str(folder), tag=_STATE_TAG)
+        if path is None:
+            raise InputError(f"{folder}: no trainer state here; choose another checkpoint (magistral checkpoints list)")
+
+    def close(self) -> None:
+        """Leave the process group."""
+        self._engine.destroy()
+        dist.destroy_process_group()
+
+    def _step(self, rows: Sequence[Microbatch], objective: Callable[..., torch.Tensor], step: int) -> tuple[float, float, float]:
+        started = time.perf_counter()
+        rate = self.settings.learning_rate * min(1.0, (step + 1) / max(self.settings.warmup_steps, 1))
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = rate
+        loss = self._backward(rows, objective)
+        # Without ZeRO, DeepSpeed clips but does not tell the norm.
+        grads = [p.grad for p in self._engine.module.parameters() if p.grad is not None] if self.settings.zero_stage == 0 else []
+        norm = torch.nn.utils.get_total_norm(grads) if grads else None
+        self._engine.step()
+        return loss, float(self._engine.get_global_grad_norm() if norm is None else norm), time.perf_counter() - started
+
+    def _backward(self, rows: Sequence[Microbatch], objective: Callable[..., torch.Tensor]) -> float:
+        total = 0.0
+        for i, row in enumerate(rows):
+            counted = self._counted(row)
+            logprobs, entropy = self._forward(row, counted)
+            loss = objective(row, counted, logprobs, entropy)
+            total += float(loss.detach())
+            self._engine.set_gradient_accumulation_boundary(i == len(rows) - 1)
+            # DeepSpeed averages gradients over the ranks; the weights are already normalised over all of them.
+            self._engine.backward(loss * self.world, scale_wrt_gas=False)
+        return total
+
+    def _forward(self, row: Microbatch, counted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        layout = RowLayout.of(row.seq_lens, self.device) if self.settings.attention == attention.NAME else None
+        tokens, positions = (torch.from_numpy(values.astype(np.int64)).to(self.device) for values in (row.token_ids, row.position_ids))
+        return self._engine(tokens, positions, layout, counted)  # type: ignore[no-any-return]
+
+    def _counted(self, row: Microbatch) -> torch.Tensor:
+        # An empty microbatch scores one token of weight 0, so that every rank runs the same backward pass.
+        places = np.flatnonzero(row.mask)
+        return torch.from_numpy(places if len(places) else np.array([1])).to(self.device)
+
+
+def _load_model(path: str, settings: TrainingSettings) -> Any:
+    attention.register()
+    try:
+        lm = AutoModelForCausalLM.from_pretrained(path, dtype=_DTYPES[settings.dtype], attn_implementation=settings.attention)
+    except (OSError, ValueError, ImportError) as error:
+        raise InputError(f"model.path {path}: cannot be loaded ({' '.join(str(error).split())[:300]})") from error
+    head = lm.get_output_embeddings()
+    if type(head) is not torch.nn.Linear or head.bias is not None or lm.lm_head is not head:
+        raise InputError(f"model.path {path}: its output layer is not a plain linear `lm_head`; such models are not supported")
+    odd = [key for key in ("final_logit_softcapping", "logit_scale", "logits_scaling") if getattr(lm.config, key, None) not in (None, 1, 1.0)]
+    if odd:
+        raise InputError(f"model.path {path}: its config scales the logits ({odd[0]}); such models are not supported")
+    head.__class__ = ChunkedHead
+    lm.generation_config = GenerationConfig.from_model_config(lm.config)
+    if settings.gradient_checkpointing:
+        lm.gradient_checkpointing_enable()
+    return lm
+
+
+def _deepspeed_config(settings: TrainingSettings) -> dict[str, Any]:
+    return json.loads(
+        json.dumps(
+            {
+                "train_micro_batch_size_per_gpu": 1,
+                "gradient_accumulation_steps": 1,
+                "gradient_clipping": settings.grad_clip,
+                "zero_optimization": {"stage": settings.zero_stage},
+                "bf16": {"enabled": settings.dtype == "bfloat16"},
+                # torch's own AdamW: DeepSpeed's CPU version would be compiled for three minutes first.
+                "zero_allow_untested_optimizer": True,
+                "zero_force_ds_cpu_optimizer": False,
+                "steps_per_print": 2**31,
+            }
+        )
+    )
+
+
+def _public(name: str) -> str:
+    return name.removeprefix("lm.")
