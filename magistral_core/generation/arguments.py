@@ -1,0 +1,102 @@
+"""How a vLLM engine is set up: arguments and environment, the same for both engines."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from magistral_core.config.schema import GenerationSettings
+from magistral_core.errors import InputError
+
+if TYPE_CHECKING:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+_GIB = 1 << 30
+
+#: A short prompt fills at least one block, so that the completions of a group share its computation. vLLM's own default
+#: on a CPU is 128, which short prompts never reach.
+_CPU_BLOCK_SIZE = 32
+
+_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",  # two threads an engine on two busy cores are several times slower than one
+    "OMP_WAIT_POLICY": "passive",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_PLUGINS": "",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def prepare_environment() -> None:
+    """Set the environment variables that vLLM reads, where the user has not set them. Call before importing vLLM."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+def model_context(model_path: str | Path) -> int | None:
+    """Longest sequence that a model's config allows, in tokens; None where the config does not say.
+
+    Raises:
+        InputError: the folder has no readable config.
+    """
+    config = _read_config(model_path)
+    config = config.get("text_config", config)
+    length = config.get("max_position_embeddings")
+    return int(length) if length else None
+
+
+def engine_args(model_path: str | Path, generation: GenerationSettings, *, max_model_len: int, seed: int = 0) -> AsyncEngineArgs:
+    """The arguments of an engine for a model folder (or hub name).
+
+    Log-probabilities are those after temperature, which is what a token was sampled with and what the trainer computes.
+    The tokenizer stays outside: tokens in, tokens out.
+
+    Raises:
+        InputError: `max_model_len` exceeds what the model was made for, or the folder is not a model.
+    """
+    context = model_context(model_path) if Path(model_path).exists() else None
+    if context is not None and max_model_len > context:
+        raise InputError(
+            f"{model_path}: the model reads at most {context} tokens, prompt and completion need {max_model_len}; "
+            f"lower generation.max_tokens or prompt.max_tokens"
+        )
+    prepare_environment()
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.platforms import current_platform
+
+    arguments: dict[str, Any] = dict(
+        model=str(model_path),
+        dtype=generation.dtype,
+        seed=seed,
+        max_model_len=max_model_len,
+        max_num_seqs=generation.max_num_seqs,
+        tensor_parallel_size=generation.tensor_parallel,
+        enforce_eager=generation.enforce_eager,
+        enable_prefix_caching=True,
+        skip_tokenizer_init=True,
+        disable_log_stats=True,
+        logprobs_mode="processed_logprobs",
+        worker_extension_cls="magistral_core.generation.worker.WeightReceiver",
+    )
+    if generation.tensor_parallel == 1:
+        arguments["distributed_executor_backend"] = "magistral_core.generation.worker.SingleExecutor"
+    if current_platform.is_cpu():
+        arguments["block_size"] = _CPU_BLOCK_SIZE
+        arguments["kv_cache_memory_bytes"] = int(generation.kv_cache_gib * _GIB)
+    else:
+        arguments["gpu_memory_utilization"] = generation.gpu_memory_utilization
+    return AsyncEngineArgs(**arguments)
+
+
+def _read_config(model_path: str | Path) -> dict[str, Any]:
+    path = Path(model_path) / "config.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path} is missing: {model_path} is not a model folder; save the model with save_pretrained") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error})") from error

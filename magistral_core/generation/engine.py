@@ -1,0 +1,330 @@
+"""The two vLLM engines: `GeneratorEngine` for asynchronous training, `LocalEngine` in the calling process.
+
+Both take requests of tokens and return completions with the log-probability and the weight version of every token, and
+both take new weights from a file (Magistral, section 3). They differ in who drives: `GeneratorEngine` runs vLLM in a
+process of its own and swaps weights while sequences are being generated, keeping their KV cache; `LocalEngine` starts in
+a few seconds, steps only when called, and is exactly reproducible.
+
+Life of a `GeneratorEngine`:
+
+    start() -> running --update_weights()--> paused (sequences frozen, new ones wait) -> running ... -> close()
+                  |
+                  '-- engine process dies --> errored: every call raises InfrastructureError; make a new one
+
+The prefix cache is salted with the weight version, so that no prompt is continued from another version's cache. No more
+than `max_num_seqs` requests are inside vLLM at a time: the others wait outside, where their salt is not yet fixed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from magistral_core.config.schema import GenerationSettings, PromptSettings
+from magistral_core.errors import InfrastructureError, InputError
+from magistral_core.generation.arguments import engine_args
+from magistral_core.generation.tokens import Decoder, Sampling, sampling_params, to_completion
+from magistral_core.records import Completion, Request
+
+if TYPE_CHECKING:
+    from vllm import SamplingParams
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+
+@dataclass(frozen=True, slots=True)
+class WeightUpdate:
+    """What one weight update did.
+
+    Attributes:
+        version: the weights now in use.
+        seconds: how long generation stood still.
+        in_flight: sequences that were being generated and went on with the new weights.
+    """
+
+    version: int
+    seconds: float
+    in_flight: int
+
+
+@dataclass(slots=True)
+class EngineStats:
+    """Totals since the start. `busy_seconds` is the time with at least one sequence and no update going on."""
+
+    completions: int = 0
+    tokens: int = 0
+    updates: int = 0
+    updates_in_flight: int = 0
+    pause_seconds: float = 0.0
+    busy_seconds: float = 0.0
+
+
+class GeneratorEngine:
+    """One vLLM engine in its own process, for the asynchronous loop.
+
+    Start it from a thread that outlives it (an actor's or the main thread, not a pool's): the engine process is killed by
+    the kernel when the thread that started it ends.
+
+    Args:
+        model_path: folder with config, weights and tokenizer.
+        generation: settings; `temperature` is the default of every request.
+        max_model_len: longest sequence, prompt and completion, in tokens.
+        seed: of vLLM itself; every request brings its own.
+        prompt: its thinking tags stay in the text of completions even where they are special tokens.
+        version: version of the weights in `model_path`.
+    """
+
+    def __init__(
+        self,
+        model_path: str | Path,
+        generation: GenerationSettings,
+        *,
+        max_model_len: int,
+        seed: int = 0,
+        prompt: PromptSettings | None = None,
+        version: int = 0,
+    ) -> None:
+        self.version = version
+        self._arguments = engine_args(model_path, generation, max_model_len=max_model_len, seed=seed)
+        self._decoder = _decoder(model_path, prompt)
+        self._sampling = Sampling(temperature=generation.temperature)
+        self._engine: AsyncLLM | None = None
+        self._ids = itertools.count()
+        self._slots = asyncio.Semaphore(generation.max_num_seqs)
+        self._updating = asyncio.Lock()
+        self._running_open = asyncio.Event()
+        self._running = 0
+        self._busy_since: float | None = None
+        self._started = 0.0
+        self._totals = EngineStats()
+
+    async def start(self) -> None:
+        """Start the engine process and load the model. Raises InfrastructureError if it cannot start."""
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        try:
+            self._engine = AsyncLLM.from_engine_args(self._arguments)
+        except (RuntimeError, ValueError) as error:
+            raise InfrastructureError(f"vLLM did not start with {self._arguments.model}: {error}") from error
+        await self._engine.update_weight_version(str(self.version))
+        self._started = time.perf_counter()
+        self._running_open.set()
+
+    @property
+    def errored(self) -> bool:
+        """Whether the engine process died; a new engine must be made then."""
+        return self._engine is not None and self._engine.errored
+
+    @property
+    def running(self) -> int:
+        """Sequences inside the engine."""
+        return self._running
+
+    async def generate(self, request: Request, sampling: Sampling | None = None) -> Completion:
+        """Generate one completion; cancelling the task aborts it.
+
+        Raises:
+            InfrastructureError: the engine process died.
+            InputError: the prompt leaves no room for a token.
+        """
+        from vllm.exceptions import VLLMValidationError
+        from vllm.inputs.engine import tokens_input
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+        params = sampling_params(request, sampling or self._sampling, self._decoder.stop_ids)
+        async with self._slots:
+            await self._running_open.wait()
+            self._enter()
+            try:
+                prompt = tokens_input(request.prompt.token_ids.tolist(), cache_salt=str(self.version))
+                async for output in self._live.generate(prompt, params, f"{request.group_id}-{request.index}-{next(self._ids)}"):
+                    final = output
+            except (EngineDeadError, EngineGenerateError) as error:
+                raise InfrastructureError(f"the engine died while generating completion {request.index} of group {request.group_id}") from error
+            except VLLMValidationError as error:
+                raise InputError(f"prompt of group {request.group_id}: {error}") from error
+            finally:
+                self._leave()
+        completion = to_completion(request, final, self._decoder)
+        self._totals.completions += 1
+        self._totals.tokens += completion.length
+        return completion
+
+    async def update_weights(self, path: str | Path, version: int, checksum: str) -> WeightUpdate:
+        """Swap in new weights; sequences in flight go on with them and keep their KV cache.
+
+        Args:
+            path: safetensors file, named as the Hugging Face checkpoint, readable by the engine process.
+            version: the label of the tokens made from now on.
+            checksum: `file_checksum` of the file, from the one who wrote it.
+
+        Raises:
+            InfrastructureError: the file was refused and the old weights and version stay, or the engine died.
+        """
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        async with self._updating:
+            start = time.perf_counter()
+            self._running_open.clear()
+            in_flight = self._running
+            self._mark_idle()
+            try:
+                await self._live.pause_generation(mode="keep", clear_cache=False)
+                try:
+                    refused = await self._live.collective_rpc("load_weight_file", args=(str(path), checksum))
+                    _raise_refused(refused, version)
+                    await self._live.update_weight_version(str(version))
+                    self.version = version
+                finally:
+                    await self._live.resume_generation()
+            except EngineDeadError as error:
+                raise InfrastructureError(f"the engine died during the update to version {version}") from error
+            finally:
+                self._running_open.set()
+                self._mark_busy()
+            seconds = time.perf_counter() - start
+        self._totals.updates += 1
+        self._totals.updates_in_flight += in_flight > 0
+        self._totals.pause_seconds += seconds
+        return WeightUpdate(version, seconds, in_flight)
+
+    async def stats(self) -> dict[str, float]:
+        """Totals since the start (see `EngineStats`), `running`, `waiting`, `version`, `wall_seconds`, `busy_fraction`."""
+        busy = self._totals.busy_seconds + (time.perf_counter() - self._busy_since if self._busy_since is not None else 0.0)
+        wall = time.perf_counter() - self._started
+        return {
+            **asdict(self._totals),
+            "busy_seconds": busy,
+            "wall_seconds": wall,
+            "busy_fraction": busy / wall if wall > 0 else 0.0,
+            "running": self._running,
+            "version": self.version,
+        }
+
+    async def close(self) -> None:
+        """End the engine process. Does nothing if it is ended already."""
+        if self._engine is not None:
+            engine, self._engine = self._engine, None
+            engine.shutdown(timeout=5.0)
+
+    @property
+    def _live(self) -> AsyncLLM:
+        if self._engine is None:
+            raise InfrastructureError("the engine is not running: start() it first")
+        return self._engine
+
+    def _enter(self) -> None:
+        self._running += 1
+        self._mark_busy()
+
+    def _leave(self) -> None:
+        self._running -= 1
+        if self._running == 0:
+            self._mark_idle()
+
+    def _mark_busy(self) -> None:
+        if self._running and self._busy_since is None:
+            self._busy_since = time.perf_counter()
+
+    def _mark_idle(self) -> None:
+        if self._busy_since is not None:
+            self._totals.busy_seconds += time.perf_counter() - self._busy_since
+            self._busy_since = None
+
+
+class LocalEngine:
+    """One vLLM engine in the calling process: for the synchronous mode, evaluation and tests.
+
+    The same requests in the same order give the same tokens and log-probabilities to the bit. Arguments as
+    `GeneratorEngine`.
+    """
+
+    def __init__(
+        self,
+        model_path: str | Path,
+        generation: GenerationSettings,
+        *,
+        max_model_len: int,
+        seed: int = 0,
+        prompt: PromptSettings | None = None,
+        version: int = 0,
+    ) -> None:
+        arguments = engine_args(model_path, generation, max_model_len=max_model_len, seed=seed)
+        from vllm.v1.engine.llm_engine import LLMEngine
+        from vllm.v1.executor.abstract import Executor
+
+        self.version = version
+        self._decoder = _decoder(model_path, prompt)
+        self._sampling = Sampling(temperature=generation.temperature)
+        self._capacity = generation.max_num_seqs
+        self._ids = itertools.count()
+        config = arguments.create_engine_config()
+        # Made directly: `from_engine_args` would start a process unless an environment variable forbids it.
+        self._engine = LLMEngine(config, Executor.get_class(config), log_stats=False, multiprocess_mode=False)
+        self._engine.set_weight_version(str(version))
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling | None = None) -> list[Completion]:
+        """Complete all requests; the result is in their order. Raises InputError for a prompt that leaves no room for a token."""
+        pending = {self._add(request, sampling): position for position, request in enumerate(requests)}
+        completions: list[Completion | None] = [None] * len(requests)
+        for identifier, output in self._finished():
+            position = pending.pop(identifier)
+            completions[position] = to_completion(requests[position], output, self._decoder)
+        return [completion for completion in completions if completion is not None]
+
+    def stream(self, requests: Iterable[tuple[Request, Sampling]]) -> Iterator[Completion]:
+        """Complete requests as they come from an iterator, at most `max_num_seqs` at a time; yields in order of finishing."""
+        source = iter(requests)
+        running: dict[str, Request] = {}
+        while True:
+            for request, sampling in itertools.islice(source, self._capacity - len(running)):
+                running[self._add(request, sampling)] = request
+            if not running:
+                return
+            for output in self._engine.step():
+                yield to_completion(running.pop(output.request_id), output, self._decoder)
+
+    def update_weights(self, path: str | Path, version: int, checksum: str) -> WeightUpdate:
+        """Swap in new weights; see `GeneratorEngine.update_weights`. Sequences of an unfinished `stream` go on with them."""
+        start = time.perf_counter()
+        _raise_refused(self._engine.collective_rpc("load_weight_file", args=(str(path), checksum)), version)
+        self._engine.set_weight_version(str(version))
+        self.version = version
+        return WeightUpdate(version, time.perf_counter() - start, self._engine.get_num_unfinished_requests())
+
+    def close(self) -> None:
+        """Free the model and the KV cache."""
+        self._engine.engine_core.shutdown()
+        del self._engine
+
+    def _add(self, request: Request, sampling: Sampling | None) -> str:
+        from vllm.exceptions import VLLMValidationError
+        from vllm.inputs.engine import tokens_input
+
+        identifier = f"{request.group_id}-{request.index}-{next(self._ids)}"
+        prompt = tokens_input(request.prompt.token_ids.tolist(), cache_salt=str(self.version))
+        try:
+            self._engine.add_request(identifier, prompt, sampling_params(request, sampling or self._sampling, self._decoder.stop_ids))
+        except VLLMValidationError as error:
+            raise InputError(f"prompt of group {request.group_id}: {error}") from error
+        return identifier
+
+    def _finished(self) -> Iterator[tuple[str, Any]]:
+        while self._engine.has_unfinished_requests():
+            for output in self._engine.step():
+                yield output.request_id, output
+
+
+def _decoder(model_path: str | Path, prompt: PromptSettings | None) -> Decoder:
+    tags = prompt or PromptSettings()
+    return Decoder(model_path, keep=(tags.think_open, tags.think_close))
+
+
+def _raise_refused(answers: Sequence[str], version: int) -> None:
+    for answer in answers:
+        if answer:
+            raise InfrastructureError(f"weights of version {version} refused: {answer}")

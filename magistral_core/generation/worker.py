@@ -1,0 +1,101 @@
+"""What runs inside vLLM's engine process: receiving weights, and dying with the parent.
+
+Imported by name (`worker_extension_cls`, `distributed_executor_backend`) in the engine process, before the model loads.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import vllm._custom_ops
+import vllm.model_executor.layers.utils as linear_dispatch
+from safetensors import SafetensorError, safe_open
+from vllm.platforms import current_platform
+from vllm.v1.executor.uniproc_executor import UniProcExecutor
+
+from magistral_core.generation.weights import file_checksum
+
+if TYPE_CHECKING:
+    import torch
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when the thread that started it ends, however that happens.
+
+    Does nothing in a process that `multiprocessing` did not start: an in-process engine lives in the user's own process.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent.pid:  # the parent died before the line above
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def keep_weights_plain() -> None:
+    """On a CPU, have linear layers compute from `layer.weight` itself.
+
+    vLLM otherwise packs copies for oneDNN (or, in bfloat16 on AMX, for its own kernels), and new weights written into
+    the parameters would not be computed with.
+    """
+    if current_platform.is_cpu():
+        vllm._custom_ops._supports_onednn = False
+        linear_dispatch.check_cpu_sgl_kernel = lambda *_: False
+
+
+die_with_parent()
+keep_weights_plain()
+
+
+class SingleExecutor(UniProcExecutor):
+    """vLLM's executor for one worker in the engine process itself.
+
+    Named here by its path because vLLM turns the short name `uni` into one more process on a CPU, and because
+    unpickling the path imports this module first thing in the engine process.
+    """
+
+
+class WeightReceiver:
+    """Worker extension: methods that `collective_rpc` calls on every worker of an engine."""
+
+    model_runner: GPUModelRunner
+
+    def load_weight_file(self, path: str, checksum: str) -> str:
+        """Load a safetensors file named as the Hugging Face checkpoint; vLLM fuses and shards by itself.
+
+        Returns an empty text, or why the file was refused; nothing has changed then.
+
+        Raises:
+            RuntimeError: the file was loaded and left the model incomplete: this engine must not be used any more.
+        """
+        if not Path(path).is_file():
+            return f"{path} does not exist"
+        found = file_checksum(path)
+        if found != checksum:
+            return f"{path} has checksum {found}, announced was {checksum}"
+        model = self.model_runner.get_model()
+        parameters = dict(model.named_parameters())
+        packed = [name for name, parameter in parameters.items() if parameter.numel() == 0]
+        if packed:
+            return f"vLLM keeps {packed[0]} packed, so that new weights cannot be loaded"
+        try:
+            with safe_open(path, framework="pt") as tensors:
+                loaded = model.load_weights((name, tensors.get_tensor(name)) for name in tensors.keys())  # noqa: SIM118
+        except SafetensorError as error:
+            return f"{path} is not a safetensors file ({error})"
+        missing = parameters.keys() - loaded
+        if missing:
+            raise RuntimeError(f"{path} lacks weights for {', '.join(sorted(missing)[:3])}")
+        return ""
+
+    def resident_bytes(self) -> int:
+        """Resident memory of the worker's process in bytes."""
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
