@@ -126,6 +126,9 @@ class PipelineSettings(Section):
     schedule: Literal["async", "sync"] = Field("async", description="async: generators never wait; sync: generate, verify, train in turn")
     runtime: Literal["ray", "local"] = Field("ray", description="ray: processes on one or many machines; local: one process, sync only")
     ray_address: str | None = Field(None, description="address of a running Ray cluster; null starts one on this machine")
+    placement: Literal["split", "colocated"] = Field(
+        "split", description="split: each role has GPUs of its own; colocated: generator and trainer share one"
+    )
     generators: PositiveInt = 1
     trainers: PositiveInt = Field(1, description="trainer ranks")
     group_size: int = Field(16, ge=2, description="G, completions of one prompt")
@@ -154,7 +157,9 @@ class PipelineSettings(Section):
             if self.max_open < self.n_async + self.n_batch:
                 raise ValueError(f"max_open ({self.max_open}) must be at least n_async + n_batch ({self.n_async + self.n_batch})")
             if self.n_async > 2 * self.n_batch and not self.allow_stale:
-                raise ValueError(f"n_async ({self.n_async}) above 2 * n_batch ({2 * self.n_batch}) trains on stale policies; set allow_stale: true if meant")
+                raise ValueError(
+                    f"n_async ({self.n_async}) above 2 * n_batch ({2 * self.n_batch}) trains on stale policies; set allow_stale: true if meant"
+                )
         if self.runtime == "local":
             if self.schedule != "sync":
                 raise ValueError("runtime: local runs schedule: sync only")
@@ -253,10 +258,16 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _lengths(self) -> Self:
         if self.max_model_len <= self.generation.max_tokens:
-            raise ValueError(f"generation.max_model_len ({self.max_model_len}) leaves no room for a prompt beside generation.max_tokens ({self.generation.max_tokens})")
+            raise ValueError(
+                f"generation.max_model_len ({self.max_model_len}) leaves no room for a prompt beside generation.max_tokens ({self.generation.max_tokens})"
+            )
         if self.training.token_budget < self.max_model_len:
-            raise ValueError(f"training.token_budget ({self.training.token_budget}) must hold the longest sequence ({self.max_model_len} tokens)")
+            raise ValueError(
+                f"training.token_budget ({self.training.token_budget}) must hold the longest sequence ({self.max_model_len} tokens)"
+            )
         length = self.rewards.length
         if length is not None and length.l_max > self.generation.max_tokens:
-            raise ValueError(f"rewards.length.l_max ({length.l_max}) is never reached: generation.max_tokens is {self.generation.max_tokens}")
+            raise ValueError(
+                f"rewards.length.l_max ({length.l_max}) is never reached: generation.max_tokens is {self.generation.max_tokens}"
+            )
         return self

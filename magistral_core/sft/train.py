@@ -119,8 +119,11 @@ def _run_ranks(job: _Job, on_progress: Progress | None) -> None:
                     continue
                 rank = pending.pop(source)
                 sources.remove(source)
+                ranks[rank].join()
                 if ranks[rank].exitcode != 0:
-                    raise InfrastructureError(f"rank {rank} of the fine-tuning ended with exit code {ranks[rank].exitcode}; its own words stand above")
+                    raise InfrastructureError(
+                        f"rank {rank} of the fine-tuning ended with exit code {ranks[rank].exitcode}; its own words stand above"
+                    )
     finally:
         for process in ranks:
             if process.is_alive():

@@ -71,7 +71,9 @@ def varlen_attention(
 ) -> tuple[torch.Tensor, None]:
     """Attention of one layer: query [1, H, T, D], key and value [1, H_kv, T, D] -> [1, T, H, D]."""
     if sliding_window is not None and layout.longest > sliding_window:
-        raise ValueError(f"training.attention: varlen has no sliding window ({sliding_window}), and a sequence has {layout.longest} tokens; use sdpa")
+        raise ValueError(
+            f"training.attention: varlen has no sliding window ({sliding_window}), and a sequence has {layout.longest} tokens; use sdpa"
+        )
     grouped = key.shape[1] != query.shape[1]
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # [T, H, D]
     out = torch.zeros_like(q)

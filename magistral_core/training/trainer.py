@@ -12,7 +12,6 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from magistral_core.training import attention
 from magistral_core.training.attention import RowLayout
 from magistral_core.training.logprobs import ChunkedHead
 from magistral_core.training.loss import cross_entropy, policy_loss
+from magistral_core.training.report import StepReport
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 #: Importance ratios sent to the coordinator per rank and step; beyond this an even subsample, enough for percentiles.
@@ -50,49 +50,6 @@ def join_group(rank: int, world: int, address: str, port: int, local_rank: int =
     else:
         torch.cuda.set_device(local_rank)
     deepspeed.init_distributed(dist_backend="nccl" if gpu else "gloo", timeout=_COLLECTIVE_TIMEOUT, verbose=False)
-
-
-@dataclass
-class StepReport:
-    """What one rank saw in one optimiser step; sums over its counted tokens, merged over ranks by `merge`.
-
-    Attributes:
-        loss: this rank's part of the loss; the parts add up to the step's.
-        tokens: generated tokens that counted.
-        entropy_sum, clipped: sum of entropies (nats), tokens stopped by the clip.
-        log_ratios: float32, trainer minus generator log-probability of (a sample of) the tokens.
-        mismatch_sum, mismatch_max, mismatch_tokens: absolute difference of the log-probabilities over the tokens that the
-            very weights being trained had made, where it should be zero.
-        grad_norm: norm of the whole gradient before clipping, the same on all ranks.
-        seconds: wall time.
-    """
-
-    loss: float = 0.0
-    tokens: int = 0
-    entropy_sum: float = 0.0
-    clipped: int = 0
-    log_ratios: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
-    mismatch_sum: float = 0.0
-    mismatch_max: float = 0.0
-    mismatch_tokens: int = 0
-    grad_norm: float = 0.0
-    seconds: float = 0.0
-
-    @staticmethod
-    def merge(reports: Sequence[StepReport]) -> StepReport:
-        """The report of all ranks together."""
-        return StepReport(
-            loss=sum(r.loss for r in reports),
-            tokens=sum(r.tokens for r in reports),
-            entropy_sum=sum(r.entropy_sum for r in reports),
-            clipped=sum(r.clipped for r in reports),
-            log_ratios=np.concatenate([r.log_ratios for r in reports]),
-            mismatch_sum=sum(r.mismatch_sum for r in reports),
-            mismatch_max=max(r.mismatch_max for r in reports),
-            mismatch_tokens=sum(r.mismatch_tokens for r in reports),
-            grad_norm=reports[0].grad_norm,
-            seconds=max(r.seconds for r in reports),
-        )
 
 
 class _Policy(torch.nn.Module):
@@ -284,7 +241,9 @@ def _load_model(path: str, settings: TrainingSettings) -> Any:
     head = lm.get_output_embeddings()
     if type(head) is not torch.nn.Linear or head.bias is not None or lm.lm_head is not head:
         raise InputError(f"model.path {path}: its output layer is not a plain linear `lm_head`; such models are not supported")
-    odd = [key for key in ("final_logit_softcapping", "logit_scale", "logits_scaling") if getattr(lm.config, key, None) not in (None, 1, 1.0)]
+    odd = [
+        key for key in ("final_logit_softcapping", "logit_scale", "logits_scaling") if getattr(lm.config, key, None) not in (None, 1, 1.0)
+    ]
     if odd:
         raise InputError(f"model.path {path}: its config scales the logits ({odd[0]}); such models are not supported")
     head.__class__ = ChunkedHead

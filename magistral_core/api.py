@@ -1,0 +1,104 @@
+"""The front door for Python programs: what the `magistral` command does, as functions.
+
+from magistral_core import api
+recipe = api.load_recipe("tiny", ["training.max_steps=50", "storage.uri=file:out", "tracking.uri=sqlite:out/mlflow.db"])
+summary = api.run(recipe, on_event=print)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from magistral_core.config import Recipe, load_recipe
+from magistral_core.errors import InputError
+from magistral_core.records import Problem
+
+if TYPE_CHECKING:
+    from magistral_core.pipeline.prepare import Plan, Prepared
+
+__all__ = ["Recipe", "load_recipe", "model_folder", "plan", "prepare", "problems", "run"]
+
+OnEvent = Callable[[dict[str, Any]], None]
+
+
+def problems(recipe: Recipe) -> list[Problem]:
+    """Every problem of the recipe, each line validated. Raises InputError with file and line."""
+    if recipe.problems.path == "tiny":
+        from magistral_core import tiny
+
+        return tiny.load(recipe.problems, world=recipe.model.tiny.world, seed=recipe.seed)
+    from magistral_core.problems import load_problems
+
+    return load_problems(recipe.problems, recipe.seed)
+
+
+def model_folder(recipe: Recipe, on_event: OnEvent | None = None) -> Path:
+    """The model's folder on this machine: the tiny base model is made if it is not cached, a hub name is fetched.
+
+    Raises InputError where the path is neither a model folder nor a name that the hub knows.
+    """
+    path = recipe.model.path
+    if path == "tiny":
+        from magistral_core.tiny.base import ensure_base_model
+
+        total = recipe.model.tiny.sft_steps
+
+        def progress(step: int, metrics: dict[str, float]) -> None:
+            if on_event is not None:
+                on_event({"event": "base_model", "step": step, "max_steps": total, "metrics": metrics})
+
+        return ensure_base_model(recipe.model.tiny, on_progress=progress)
+    folder = Path(path).expanduser()
+    if folder.exists():
+        if not (folder / "config.json").is_file():
+            raise InputError(f"model.path {path}: no config.json there; give the folder that save_pretrained wrote")
+        return folder
+    return _from_hub(path)
+
+
+def prepare(recipe: Recipe, on_event: OnEvent | None = None) -> Prepared:
+    """Read and check everything that a run needs, problem lines first, then model and prompts."""
+    from magistral_core.pipeline.prepare import prepare as check
+
+    found = problems(recipe)
+    return check(recipe, model_folder(recipe, on_event), found)
+
+
+def plan(recipe: Recipe) -> Plan:
+    """Validate everything and say what the run will do and need; starts nothing but the making of a tiny base model."""
+    from magistral_core.pipeline.prepare import make_plan
+
+    return make_plan(prepare(recipe), _device())
+
+
+def run(recipe: Recipe, *, fresh: bool = False, on_event: OnEvent | None = None) -> dict[str, Any]:
+    """Run a recipe on this machine, or on the Ray cluster that it names; see `pipeline.run.run_prepared`."""
+    from magistral_core.pipeline.run import run_prepared
+
+    return run_prepared(prepare(recipe, on_event), fresh=fresh, on_event=on_event)
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
+        raise InputError(
+            f"model.path {name}: neither a folder here nor a model that the hub gives out{offline}; check the spelling, or download it "
+            "and give the folder"
+        ) from error
+
+
+def _device() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        names = {torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
+        return f"{torch.cuda.device_count()} GPU(s): {', '.join(sorted(names))}"
+    return f"CPU, {os.cpu_count()} cores"

@@ -1,0 +1,328 @@
+"""The online loop: it moves completions from generators to trainers and weights back, and owns nothing heavy.
+
+    admission ─> generators ─> complete groups ─> verifiers ─> filter ─> queue ─> batch ─> trainers ─┐
+        ^            ^                                                                               │
+        │            └───────────────── weights, swapped in flight <─────────────────────────────────┤
+        └──────────────────────────────── settled completions <──────────────────────────────────────┘
+
+One task a generator collects completions, one task trains, one watches for stalls. The rules live in the pure parts
+(`admission`, `ledger`, `batches`); this file applies them in order. Synchronous and asynchronous schedules differ only in what
+admission permits and in whether a weight update is waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from magistral_core.config.schema import Recipe
+from magistral_core.errors import MagistralError
+from magistral_core.pipeline.admission import Admission, Slot
+from magistral_core.pipeline.batches import build_batch, failure, without_signal
+from magistral_core.pipeline.handover import WeightFile
+from magistral_core.pipeline.ledger import GroupState
+from magistral_core.pipeline.metrics import Clock, Window, policy_metrics, rollout_metrics
+from magistral_core.pipeline.runtime import Runtime
+from magistral_core.pipeline.state import LoopState
+from magistral_core.problems import ProblemStream
+from magistral_core.records import Batch, Completion, Group, Problem, Prompt, Request
+from magistral_core.training.collation import collate, unused_share
+from magistral_core.training.report import StepReport
+
+_WATCH_SECONDS = 1.0
+
+
+class StallError(MagistralError):
+    """The run stopped because nothing moved, or because nothing that could be trained came through."""
+
+
+class Observer(Protocol):
+    """Who hears of the run's progress: tracking, checkpoints, the terminal."""
+
+    def on_step(self, step: int, metrics: dict[str, float], batch: Batch) -> None:
+        """`step` optimiser steps are done."""
+
+    def staging(self, step: int) -> Path:
+        """An empty local folder for a checkpoint."""
+
+    def on_checkpoint(self, step: int, folder: Path, metrics: dict[str, float]) -> None:
+        """A checkpoint is complete in its folder; it may be uploaded from there."""
+
+
+class Coordinator:
+    """Runs a recipe's loop from a state to `training.max_steps`.
+
+    Args:
+        recipe: the run.
+        runtime: started generators, verifiers and trainers, all at `state.step`.
+        stream: problem of each group.
+        render: a problem's prompt.
+        observer: told of steps and checkpoints.
+        state: where to begin; changed in place.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        runtime: Runtime,
+        stream: ProblemStream,
+        render: Callable[[Problem], Prompt],
+        observer: Observer,
+        state: LoopState,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._recipe, self._runtime, self._stream, self._render = recipe, runtime, stream, render
+        self._observer, self._state, self._clock = observer, state, clock
+        self._ledger, self._settings = state.ledger, recipe.pipeline
+        queued = sum(len(group.completions) for group in state.queue)
+        self._admission = Admission(recipe.pipeline, self._ledger.open, resume=self._ledger.ids(GroupState.GENERATING), queued=queued)
+        self._partial: dict[int, list[Completion]] = {}
+        self._place: dict[int, int] = {}
+        self._in_flight = [0] * runtime.generators
+        self._queue_grew = asyncio.Event()
+        self._verifying: set[asyncio.Task[None]] = set()
+        self._delivery: asyncio.Task[None] | None = None
+        self._lost_in_a_row = 0
+        self._checkpointed = state.step
+        self._last_metrics: dict[str, float] = {}
+        self._window = Window()
+        now = clock()
+        self._progress = self._began = self._last_step = now
+        self._generator_clocks = [Clock(now) for _ in range(runtime.generators)]
+        self._trainer_clock = Clock(now)
+
+    async def run(self) -> None:
+        """Train until `max_steps`. Raises StallError, LedgerError, or what a role raised; the state stays consistent."""
+        background = [asyncio.create_task(self._collect(g)) for g in range(self._runtime.generators)]
+        background.append(asyncio.create_task(self._watch()))
+        training = asyncio.create_task(self._train())
+        try:
+            await self._pump()
+            pending: set[asyncio.Task[None]] = {training, *background}
+            while not training.done():
+                done, _ = await asyncio.wait(pending | self._verifying, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+                    pending.discard(task)
+        finally:
+            tasks = [training, *background, *self._verifying]
+            tasks += [self._delivery] if self._delivery else []
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        self._ledger.check()
+
+    async def _pump(self) -> None:
+        """Start every completion that admission permits, each group on one generator for its shared prompt."""
+        slots = self._admission.admit()
+        if not slots:
+            return
+        requests: dict[int, list[Request]] = {}
+        for slot in slots:
+            if slot.group_id not in self._place:
+                self._place[slot.group_id] = int(np.argmin(self._in_flight))
+                self._partial[slot.group_id] = []
+            generator = self._place[slot.group_id]
+            self._in_flight[generator] += 1
+            requests.setdefault(generator, []).append(self._request(slot))
+        for generator, batch in requests.items():
+            self._generator_clocks[generator].busy(self._in_flight[generator], self._clock())
+            await self._runtime.submit(generator, batch)
+
+    def _request(self, slot: Slot) -> Request:
+        prompt = self._render(self._stream[slot.group_id])
+        seed = int(np.random.SeedSequence([self._recipe.seed, slot.group_id, slot.index]).generate_state(1)[0]) & 0x7FFFFFFF
+        room = self._recipe.max_model_len - len(prompt.token_ids)
+        return Request(slot.group_id, slot.index, prompt, seed, min(self._recipe.generation.max_tokens, room))
+
+    async def _collect(self, generator: int) -> None:
+        """Take finished completions; verify the groups that they complete; let new ones in."""
+        while True:
+            completions = await self._runtime.collect(generator)
+            self._progress = self._clock()
+            complete = []
+            for completion in completions:
+                group = self._partial[completion.group_id]
+                group.append(completion)
+                if len(group) == self._settings.group_size:
+                    complete.append(self._complete(completion.group_id))
+                self._window.tokens += completion.length
+                self._state.counters.generated_tokens += completion.length
+            self._state.counters.completions += len(completions)
+            self._admission.finished(len(completions))
+            self._in_flight[generator] -= len(completions)
+            self._generator_clocks[generator].busy(self._in_flight[generator], self._progress)
+            if complete:
+                task = asyncio.create_task(self._verify(complete))
+                self._verifying.add(task)
+                task.add_done_callback(self._forget)
+            await self._pump()
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        # A failed task stays in the set until run() has seen its error.
+        if task.cancelled() or task.exception() is None:
+            self._verifying.discard(task)
+
+    def _complete(self, group_id: int) -> Group:
+        completions = sorted(self._partial.pop(group_id), key=lambda completion: completion.index)
+        del self._place[group_id]
+        self._ledger.advance(group_id, GroupState.VERIFYING)
+        return Group(group_id, self._stream[group_id], tuple(completions))
+
+    async def _verify(self, groups: Sequence[Group]) -> None:
+        scored = await self._runtime.score(groups)
+        self._progress = self._clock()
+        for group in scored:
+            size = len(group.completions)
+            self._window.verified.append(group)
+            if reason := failure(group):
+                self._ledger.fail(group.id, reason)
+                self._window.count(self._window.failed, reason)
+            elif reason := without_signal(group):
+                self._ledger.filter(group.id, reason)
+                self._window.count(self._window.filtered, reason)
+            else:
+                self._ledger.advance(group.id, GroupState.QUEUED)
+                self._state.queue.append(group)
+                self._admission.enqueued(size)
+                continue
+            self._admission.settled(size)
+            self._lost_in_a_row += 1
+        if self._lost_in_a_row >= self._settings.max_filtered_groups:
+            raise StallError(
+                f"{self._lost_in_a_row} groups in a row gave nothing to train on ({self._reasons()}); "
+                "use easier or harder problems, check rewards.*, or raise pipeline.max_filtered_groups"
+            )
+        self._queue_grew.set()
+        await self._pump()
+
+    async def _train(self) -> None:
+        settings, state = self._settings, self._state
+        while state.step < self._recipe.training.max_steps:
+            while self._admission.queued < settings.n_batch:
+                self._queue_grew.clear()
+                await self._queue_grew.wait()
+            if settings.schedule == "sync":
+                state.queue.sort(key=lambda group: group.id)
+            self._admission.training = True
+            # A run may end within a batch; what is left of it then stays in the queue.
+            left = self._recipe.training.max_steps - state.step
+            for _ in range(min(settings.n_batch // settings.n_minibatch, left)):
+                count = settings.n_minibatch // settings.group_size
+                groups, state.queue[:] = state.queue[:count], state.queue[count:]
+                self._admission.dequeued(settings.n_minibatch)
+                await self._step(groups)
+            await self._hand_over()
+            self._admission.training = False
+            last = state.step >= self._recipe.training.max_steps
+            if last or state.step // self._recipe.checkpoints.every > self._checkpointed // self._recipe.checkpoints.every:
+                await self._checkpoint()
+            if not last:
+                await self._pump()
+
+    async def _step(self, groups: Sequence[Group]) -> None:
+        recipe, state = self._recipe, self._state
+        batch = build_batch(groups, state.step, recipe.loss, shuffle_seed=recipe.seed if recipe.rewards.shuffle else None)
+        rows = collate(batch, ranks=self._settings.trainers, budget=recipe.training.token_budget, seed=recipe.seed)
+        self._trainer_clock.busy(1, self._clock())
+        report = await self._runtime.train(rows, state.step)
+        now = self._progress = self._clock()
+        self._trainer_clock.busy(0, now)
+        for group in groups:
+            self._ledger.train(group.id)
+        self._admission.settled(sum(len(group.completions) for group in groups))
+        state.step += 1
+        state.counters.trained_tokens += report.tokens
+        state.counters.seconds += now - self._last_step
+        self._lost_in_a_row = 0
+        metrics = self._metrics(batch, report, unused_share(rows, recipe.training.token_budget), now)
+        self._last_step, self._last_metrics, self._window = now, metrics, Window()
+        self._observer.on_step(state.step, metrics, batch)
+
+    def _metrics(self, batch: Batch, report: StepReport, unused: float, now: float) -> dict[str, float]:
+        span = max(now - self._last_step, 1e-9)
+        busy = [clock.lap(now) for clock in self._generator_clocks]
+        window, counters = self._window, self._state.counters
+        return {
+            **rollout_metrics(window.verified),
+            **policy_metrics(batch, report),
+            **{f"groups/filtered_{reason}": float(n) for reason, n in window.filtered.items()},
+            **{f"groups/failed_{reason}": float(n) for reason, n in window.failed.items()},
+            "groups/filtered": float(sum(window.filtered.values())),
+            "groups/in_flight": float(self._ledger.in_flight),
+            "queue/completions": float(self._admission.queued),
+            "queue/open": float(self._admission.open),
+            "queue/generating": float(self._admission.generating),
+            "busy/generators": float(np.mean([share for share, _ in busy])),
+            "busy/occupancy": float(sum(mean for _, mean in busy)) / self._settings.n_async,
+            "busy/trainers": self._trainer_clock.lap(now)[0],
+            "packing/unused_share": unused,
+            "speed/generated_tokens_per_s": window.tokens / span,
+            "speed/trained_tokens_per_s": report.tokens / span,
+            "speed/completions_per_s": sum(len(group.completions) for group in batch.groups) / span,
+            "speed/step_seconds": span,
+            "updates/total": float(counters.weight_updates),
+            "updates/in_flight": float(counters.weight_updates_in_flight),
+        }
+
+    async def _hand_over(self) -> None:
+        """Publish the weights and bring them to every generator; when asynchronous, training goes on meanwhile."""
+        if self._delivery is not None:
+            await self._delivery
+        weights = await self._runtime.publish(self._state.step)
+        self._delivery = asyncio.create_task(self._deliver(weights))
+        if self._settings.schedule == "sync" or self._state.step >= self._recipe.training.max_steps:
+            await self._delivery
+
+    async def _deliver(self, weights: WeightFile) -> None:
+        in_flight = await asyncio.gather(*(self._update(g, weights) for g in range(self._runtime.generators)))
+        self._state.counters.weight_updates += 1
+        self._state.counters.weight_updates_in_flight += any(in_flight)
+        await self._runtime.discard(weights)
+
+    async def _update(self, generator: int, weights: WeightFile) -> int:
+        limit = self._settings.update_timeout_s
+        try:
+            return await asyncio.wait_for(self._runtime.update(generator, weights), limit)
+        except TimeoutError as error:
+            raise StallError(
+                f"generator {generator} did not take the weights of version {weights.version} within {limit:g} s; "
+                "run the same command again to resume, or raise pipeline.update_timeout_s"
+            ) from error
+
+    async def _checkpoint(self) -> None:
+        step = self._state.step
+        folder = self._observer.staging(step)
+        await self._runtime.save(folder)
+        self._state.save(folder)
+        self._checkpointed = step
+        self._observer.on_checkpoint(step, folder, self._last_metrics)
+
+    async def _watch(self) -> None:
+        """Stop a run in which nothing moves, and name who stood still."""
+        limit = self._settings.stall_timeout_s
+        while True:
+            await asyncio.sleep(min(_WATCH_SECONDS, limit / 2))
+            if self._clock() - self._progress < limit:
+                continue
+            if self._trainer_clock.running:
+                culprit = "the trainers are in the middle of a step"
+            elif self._admission.generating:
+                culprit = f"generators hold {self._in_flight} completions"
+            else:
+                culprit = f"verifiers hold groups {self._ledger.ids(GroupState.VERIFYING)[:8]}"
+            raise StallError(
+                f"no progress for {limit:g} s: {culprit}; {self._admission.queued} completions queued of {self._settings.n_batch} "
+                f"needed, ledger {self._ledger.summary()}; run the same command again to resume, or raise pipeline.stall_timeout_s"
+            )
+
+    def _reasons(self) -> str:
+        counts = {**self._window.filtered, **{f"failed: {reason}": n for reason, n in self._window.failed.items()}}
+        return ", ".join(f"{reason} {n}" for reason, n in sorted(counts.items(), key=lambda item: -item[1]))

@@ -1,0 +1,55 @@
+"""Weights on their way from the trainer to the generators: one file a version, in shared memory.
+
+The trainer writes a safetensors file under `/dev/shm`, the coordinator sends each generator its path and checksum, and the file
+goes when every generator has it. A small shell of its own session removes the folder when the coordinator ends, however it ends.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+_SHARED_MEMORY = Path("/dev/shm")
+
+
+@dataclass(frozen=True, slots=True)
+class WeightFile:
+    """Weights of one version: where, and the xxh3 checksum of the file's bytes."""
+
+    path: str
+    version: int
+    checksum: str
+
+
+class HandoverFolder:
+    """A folder for weight files that does not outlive this process."""
+
+    def __init__(self) -> None:
+        base = _SHARED_MEMORY if _SHARED_MEMORY.is_dir() else None
+        self.path = Path(tempfile.mkdtemp(prefix="magistral-weights-", dir=base))
+        # The shell waits for the end of its input, which comes with close() or with the death of this process.
+        self._reaper = subprocess.Popen(
+            ["/bin/sh", "-c", 'read _; rm -rf -- "$0"', str(self.path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def file(self, version: int) -> Path:
+        """Where the weights of a version belong."""
+        return self.path / f"{version}.safetensors"
+
+    def remove(self, weights: WeightFile) -> None:
+        """Every generator has these weights."""
+        Path(weights.path).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Remove the folder."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        if self._reaper.stdin is not None:
+            self._reaper.stdin.close()
+        self._reaper.wait()

@@ -1,0 +1,189 @@
+"""Everything that is checked before a run starts, and the plan that a dry run prints."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from magistral_core.config.schema import Recipe
+from magistral_core.errors import InputError
+from magistral_core.generation.chat import ChatRenderer
+from magistral_core.problems import ProblemStream
+from magistral_core.records import Problem, Prompt
+from magistral_core.rewards import Verifier
+
+_GIB = 2**30
+#: AdamW in mixed precision: fp32 weights, gradients and two moments; in fp32 the weights are not kept twice.
+_TRAINER_BYTES = {"float32": 16, "bfloat16": 18}
+_BYTES = {"float32": 4, "bfloat16": 2}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A recipe whose problems, prompts and rewards were read and found usable."""
+
+    recipe: Recipe
+    model_dir: Path
+    problems: tuple[Problem, ...]
+    prompts: dict[str, Prompt]
+    skipped: int
+
+    @property
+    def stream(self) -> ProblemStream:
+        """The problems in the order of the run."""
+        return ProblemStream(self.problems, self.recipe.seed, self.recipe.problems.shuffle)
+
+    def prompt(self, problem: Problem) -> Prompt:
+        """The rendered prompt of one of the problems."""
+        return self.prompts[problem.id]
+
+    @property
+    def problems_digest(self) -> str:
+        """Changes when any question or answer does: a run may not go on with other problems."""
+        digest = hashlib.sha256()
+        for problem in self.problems:
+            digest.update(json.dumps([problem.id, problem.question, problem.answer]).encode())
+        return digest.hexdigest()[:16]
+
+
+def prepare(recipe: Recipe, model_dir: Path, problems: Sequence[Problem]) -> Prepared:
+    """Render every problem and check rewards and lengths.
+
+    Args:
+        recipe: the run.
+        model_dir: the model's folder, already resolved.
+        problems: already read and validated, every line of them.
+
+    Raises:
+        InputError: a prompt too long, a template that strips thoughts, a reward function that cannot be imported, a problem
+            that no verifier judges.
+    """
+    renderer = ChatRenderer(model_dir, recipe.prompt)
+    verifier = Verifier(recipe.rewards, recipe.prompt)
+    verifier.check_supported(problems)
+    rendered = renderer.render_all(problems)
+    return Prepared(
+        recipe,
+        model_dir,
+        tuple(problem for problem, _ in rendered),
+        {problem.id: prompt for problem, prompt in rendered},
+        skipped=len(problems) - len(rendered),
+    )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do and need, as figures."""
+
+    name: str
+    model: str
+    parameters: int
+    problems: int
+    problems_skipped: int
+    longest_prompt: int
+    max_model_len: int
+    max_steps: int
+    completions: int
+    epochs: float
+    policies_per_sequence: float
+    largest_age_steps: float
+    generator_gib: float
+    trainer_gib: float
+    device: str
+    generators: int
+    trainers: int
+    runtime: str
+    storage: str
+    tracking: str
+    checkpoints: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as one JSON object."""
+        return asdict(self)
+
+    def to_text(self) -> str:
+        """The plan for a terminal."""
+        skipped = f", {self.problems_skipped} too long and skipped" if self.problems_skipped else ""
+        rows = {
+            "recipe": self.name,
+            "model": f"{self.model} ({self.parameters / 1e6:,.2f}M parameters)",
+            "problems": f"{self.problems:,} read and valid{skipped}; longest prompt {self.longest_prompt} tokens of {self.max_model_len}",
+            "steps": f"{self.max_steps} optimiser steps, {self.completions:,} completions trained, {self.epochs:.2f} epochs before filters",
+            "staleness": f"a sequence sees about {self.policies_per_sequence:.1f} policies; nothing older than {self.largest_age_steps:.0f} updates is trained",
+            "memory": f"{self.generator_gib:.2f} GiB a generator, {self.trainer_gib:.2f} GiB a trainer rank (weights, optimiser, KV cache)",
+            "devices": f"{self.device}; {self.generators} generator(s), {self.trainers} trainer rank(s), runtime {self.runtime}",
+            "storage": f"{self.storage}, {self.checkpoints} checkpoints",
+            "tracking": self.tracking,
+        }
+        width = max(map(len, rows))
+        return "\n".join(f"{name:<{width}}  {text}" for name, text in rows.items())
+
+
+def make_plan(prepared: Prepared, device: str) -> Plan:
+    """Figures of a prepared run. `device` describes what the machine has."""
+    recipe, settings = prepared.recipe, prepared.recipe.pipeline
+    parameters = count_parameters(prepared.model_dir)
+    completions = recipe.training.max_steps * settings.n_minibatch
+    shards = settings.trainers if recipe.training.zero_stage else 1
+    storage, tracking = storage_uri(recipe), tracking_uri(recipe)
+    return Plan(
+        name=recipe.name,
+        model=recipe.model.path,
+        parameters=parameters,
+        problems=len(prepared.problems),
+        problems_skipped=prepared.skipped,
+        longest_prompt=max(len(prompt.token_ids) for prompt in prepared.prompts.values()),
+        max_model_len=recipe.max_model_len,
+        max_steps=recipe.training.max_steps,
+        completions=completions,
+        epochs=completions / settings.group_size / len(prepared.problems),
+        policies_per_sequence=0.0 if settings.schedule == "sync" else settings.n_async / settings.n_batch,
+        largest_age_steps=0.0 if settings.schedule == "sync" else -(-settings.max_open // settings.n_batch) + 1,
+        generator_gib=parameters * _BYTES[recipe.generation.dtype] / _GIB + recipe.generation.kv_cache_gib,
+        trainer_gib=parameters * _TRAINER_BYTES[recipe.training.dtype] / shards / _GIB,
+        device=device,
+        generators=settings.generators,
+        trainers=settings.trainers,
+        runtime=settings.runtime,
+        storage=storage,
+        tracking=tracking,
+        checkpoints=-(-recipe.training.max_steps // recipe.checkpoints.every),
+    )
+
+
+def storage_uri(recipe: Recipe) -> str:
+    """Where checkpoints go: the recipe's, else the environment's. Raises InputError if neither says."""
+    uri = recipe.storage.uri or os.environ.get("MAGISTRAL_STORAGE_URI", "")
+    if not uri:
+        raise InputError("storage.uri is not set; use --set storage.uri=file:DIR, or start the local stack (magistral stack up)")
+    return uri
+
+
+def tracking_uri(recipe: Recipe) -> str:
+    """Where metrics go: the recipe's, else the environment's. Raises InputError if neither says."""
+    uri = recipe.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+    if not uri:
+        raise InputError("tracking.uri is not set; use --set tracking.uri=sqlite:FILE, or start the local stack (magistral stack up)")
+    return uri
+
+
+def count_parameters(model_dir: Path) -> int:
+    """Parameters of a model folder, from the headers of its weight files; nothing is loaded."""
+    from safetensors import safe_open
+
+    total = 0
+    for file in sorted(model_dir.glob("*.safetensors")):
+        with safe_open(file, framework="numpy") as tensors:
+            for name in tensors.keys():  # noqa: SIM118  (not a dict)
+                size = 1
+                for length in tensors.get_slice(name).get_shape():
+                    size *= length
+                total += size
+    if not total:
+        raise InputError(f"model.path {model_dir}: no .safetensors weights there; save the model with save_pretrained")
+    return total

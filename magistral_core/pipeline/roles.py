@@ -1,0 +1,61 @@
+"""The trainer's role in the loop, as a plain class: the same in one process and in a Ray actor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from magistral_core.config.schema import Recipe
+from magistral_core.generation.weights import write_weight_file
+from magistral_core.pipeline.state import MODEL_FOLDER, TRAINER_FOLDER
+from magistral_core.records import Microbatch
+from magistral_core.training.report import StepReport
+from magistral_core.training.trainer import Trainer, join_group
+
+
+class TrainerRole:
+    """One trainer rank.
+
+    Args:
+        recipe: the run.
+        model_dir: folder with config, weights and tokenizer.
+        checkpoint: folder of a checkpoint to go on from, or None.
+        rank, world, address, port: its place in the process group.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        model_dir: str,
+        checkpoint: str | None,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        address: str = "127.0.0.1",
+        port: int,
+    ) -> None:
+        self._loss = recipe.loss
+        join_group(rank, world, address, port)
+        self._trainer = Trainer(model_dir, recipe.training, temperature=recipe.generation.temperature, seed=recipe.seed)
+        if checkpoint is not None:
+            self._trainer.load(Path(checkpoint) / TRAINER_FOLDER)
+
+    def train(self, rows: Sequence[Microbatch], step: int) -> StepReport:
+        """One optimiser step."""
+        return self._trainer.step_rl(rows, self._loss, step=step)
+
+    def publish(self, path: str) -> str:
+        """Write the current weights for the generators; the checksum from rank 0, an empty text from the others."""
+        first = self._trainer.rank == 0
+        # Rank 0 keeps a copy of each gathered parameter; the others only take part in the gathering.
+        tensors = {name: tensor.cpu().clone() for name, tensor in self._trainer.weights() if first}
+        return write_weight_file(tensors, path) if first else ""
+
+    def save(self, folder: str) -> None:
+        """Write this rank's part of a checkpoint: the trainer's state, and the model as a folder that vLLM loads."""
+        self._trainer.save(Path(folder) / TRAINER_FOLDER)
+        self._trainer.export(Path(folder) / MODEL_FOLDER)
+
+    def close(self) -> None:
+        """Leave the process group."""
+        self._trainer.close()

@@ -1,0 +1,234 @@
+"""A run from beginning to end: find or make it in storage, resume, start the roles, loop, commit, close."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from magistral_core import __version__
+from magistral_core.config.schema import Recipe
+from magistral_core.errors import InputError, MagistralError
+from magistral_core.pipeline.coordinator import Coordinator
+from magistral_core.pipeline.prepare import Prepared, storage_uri, tracking_uri
+from magistral_core.pipeline.runtime import LocalRuntime, Runtime
+from magistral_core.pipeline.state import MODEL_FOLDER, LoopState
+from magistral_core.records import Batch
+from magistral_core.storage import CheckpointStore, CheckpointWriter, Manifest, ObjectStore, RunHandle, RunIndex, open_store
+from magistral_core.tracking import Tracker
+
+OnEvent = Callable[[dict[str, Any]], None]
+_SAMPLE_CHARACTERS = 2000
+
+
+def run_prepared(prepared: Prepared, *, fresh: bool = False, on_event: OnEvent | None = None) -> dict[str, Any]:
+    """Run a prepared recipe to its last step; an unfinished run of the same recipe is resumed.
+
+    Args:
+        prepared: the recipe with its problems.
+        fresh: begin anew even where an unfinished run of this recipe exists.
+        on_event: called with `start`, `step`, `checkpoint` and `end` events (dicts with a key `event`).
+
+    Returns:
+        A summary: run id, steps, weight updates, ledger, checkpoints, MLflow run.
+
+    Raises:
+        InputError: storage or tracking cannot be reached, or the run is being written by another process.
+        MagistralError: the run stopped, with the cause; the same call resumes it.
+    """
+    recipe = prepared.recipe
+    store = open_store(storage_uri(recipe))
+    store.check()
+    Tracker.check(tracking_uri(recipe))
+    index = RunIndex(store)
+    handle = index.resolve(recipe.name, recipe_digest(recipe), fresh=fresh)
+    with (
+        handle.lease(on_wait=lambda message: _emit(on_event, "wait", message=message)),
+        tempfile.TemporaryDirectory(prefix="magistral-") as work,
+    ):
+        return _Run(prepared, store, handle, Path(work), on_event).execute()
+
+
+def recipe_digest(recipe: Recipe) -> str:
+    """Eight hexadecimal digits that change with anything that changes what is learnt."""
+    settings = recipe.model_dump(mode="json", exclude={"storage", "tracking", "checkpoints", "evaluation"})
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+
+
+class _Run:
+    """One attempt at a run; the coordinator's observer."""
+
+    def __init__(self, prepared: Prepared, store: ObjectStore, handle: RunHandle, work: Path, on_event: OnEvent | None) -> None:
+        self._prepared, self._recipe, self._handle, self._work, self._on_event = prepared, prepared.recipe, handle, work, on_event
+        self._checkpoints = CheckpointStore(store, handle.run_id, owner=handle)
+        self._writer = CheckpointWriter(self._checkpoints)
+        self._runtime: Runtime | None = None
+
+    def execute(self) -> dict[str, Any]:
+        """Resume or begin, loop, commit."""
+        recipe = self._recipe
+        self._handle.describe({**recipe.model_dump(mode="json"), "problems_digest": self._prepared.problems_digest})
+        manifest = self._checkpoints.latest()
+        state, model_dir, folder = self._restore(manifest)
+        self._tracker = self._track(manifest)
+        status = "FAILED"
+        try:
+            self._emit("start", resumed_step=state.step, problems=len(self._prepared.problems))
+            asyncio.run(self._loop(state, model_dir, folder))
+            self._writer.close()
+            status = "FINISHED"
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            status = "KILLED"
+            raise
+        finally:
+            with contextlib.suppress(MagistralError) if status != "FINISHED" else contextlib.nullcontext():
+                self._writer.close()
+            self._tracker.finish(status)
+        self._handle.finish()
+        summary = self._summary(state)
+        self._emit("end", **summary)
+        return summary
+
+    async def _loop(self, state: LoopState, model_dir: Path, folder: Path | None) -> None:
+        runtime = self._make_runtime()
+        try:
+            await runtime.start(model_dir, state.step, folder)
+            self._emit("ready")
+            await Coordinator(self._recipe, runtime, self._prepared.stream, self._prepared.prompt, self, state).run()
+        finally:
+            await runtime.close()
+
+    def _make_runtime(self) -> Runtime:
+        if self._recipe.pipeline.runtime == "local":
+            return LocalRuntime(self._recipe)
+        from magistral_core.pipeline.runtime_ray import RayRuntime
+
+        return RayRuntime(self._recipe)
+
+    def _restore(self, manifest: Manifest | None) -> tuple[LoopState, Path, Path | None]:
+        """State, model folder and trainer folder to begin with."""
+        if manifest is None:
+            return LoopState(), self._prepared.model_dir, None
+        if manifest.metadata["problems_digest"] != self._prepared.problems_digest:
+            raise InputError(
+                f"run {self._handle.run_id} was begun with other problems than {self._recipe.problems.path} holds now; "
+                "give back the old file, or begin anew with --fresh"
+            )
+        folder = self._work / "resume"
+        self._checkpoints.download(manifest.step, folder)
+        stream = self._prepared.stream
+        return LoopState.load(folder, lambda group_id: stream[group_id]), folder / MODEL_FOLDER, folder
+
+    def _track(self, manifest: Manifest | None) -> Tracker:
+        recipe, run_id = self._recipe, self._handle.run_id
+        return Tracker.start(
+            tracking_uri(recipe),
+            recipe.tracking.experiment,
+            run_id,
+            params=_flat(recipe.model_dump(mode="json")),
+            tags={
+                "magistral.recipe": recipe.name,
+                "magistral.run_id": run_id,
+                "magistral.version": __version__,
+                "magistral.problems": self._prepared.problems_digest,
+            },
+            resume_run_id=manifest.metadata["mlflow_run_id"] if manifest else None,
+            resume_step=manifest.step if manifest else None,
+        )
+
+    def on_step(self, step: int, metrics: dict[str, float], batch: Batch) -> None:
+        """Log a step (coordinator's observer)."""
+        self._tracker.log(step, metrics)
+        if self._recipe.tracking.samples and step % self._recipe.tracking.samples_every == 0:
+            self._tracker.log_samples(step, _sample_rows(batch, self._recipe.tracking.samples))
+        self._emit("step", step=step, metrics=metrics)
+
+    def staging(self, step: int) -> Path:
+        """An empty folder for a checkpoint (coordinator's observer)."""
+        folder = self._work / f"step-{step}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        return folder
+
+    def on_checkpoint(self, step: int, folder: Path, metrics: dict[str, float]) -> None:
+        """Upload a checkpoint beside training (coordinator's observer)."""
+
+        def committed(manifest: Manifest) -> None:
+            self._tracker.log_checkpoint(step, manifest.uri, metrics)
+            self._checkpoints.prune(self._recipe.checkpoints.keep)
+            self._emit("checkpoint", step=step, uri=manifest.uri)
+
+        metadata = {
+            "problems_digest": self._prepared.problems_digest,
+            "mlflow_run_id": self._tracker.run_id,
+            "trainers": self._recipe.pipeline.trainers,
+            "recipe": self._recipe.model_dump(mode="json"),
+        }
+        self._writer.submit(step, folder, metadata, committed)
+
+    def _emit(self, event: str, **fields: Any) -> None:
+        if event == "start":
+            fields |= {
+                "run_id": self._handle.run_id,
+                "mlflow_run_id": self._tracker.run_id,
+                "mlflow_url": self._tracker.run_url,
+                "max_steps": self._recipe.training.max_steps,
+            }
+        _emit(self._on_event, event, **fields)
+
+    def _summary(self, state: LoopState) -> dict[str, Any]:
+        return {
+            "run_id": self._handle.run_id,
+            "steps": state.step,
+            "weight_updates": state.counters.weight_updates,
+            "weight_updates_in_flight": state.counters.weight_updates_in_flight,
+            "completions": state.counters.completions,
+            "generated_tokens": state.counters.generated_tokens,
+            "trained_tokens": state.counters.trained_tokens,
+            "seconds": round(state.counters.seconds, 1),
+            "ledger": state.ledger.summary(),
+            "checkpoints": [manifest.uri for manifest in self._checkpoints.manifests()],
+            "mlflow_run_id": self._tracker.run_id,
+            "mlflow_url": self._tracker.run_url,
+        }
+
+
+def _sample_rows(batch: Batch, count: int) -> list[dict[str, Any]]:
+    """Completions spread evenly over the batch, as rows for people."""
+    pairs = [(group, i) for group in batch.groups for i in range(len(group.completions))]
+    rows = []
+    for group, i in pairs[:: max(1, len(pairs) // count)][:count]:
+        completion, score = group.completions[i], group.scores[i]
+        rows.append(
+            {
+                "group": group.id,
+                "problem": group.problem.question[:_SAMPLE_CHARACTERS],
+                "reference": group.problem.answer,
+                "completion": completion.text[:_SAMPLE_CHARACTERS],
+                "reward": score.reward,
+                "status": score.status.value,
+                **{f"reward_{name}": value for name, value in score.parts.items()},
+                "tokens": completion.length,
+                "versions": f"{completion.versions.min()}-{completion.versions.max()}",
+            }
+        )
+    return rows
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        name = f"{prefix}{key}"
+        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def _emit(on_event: OnEvent | None, event: str, **fields: Any) -> None:
+    if on_event is not None:
+        on_event({"event": event, **fields})

@@ -1,0 +1,247 @@
+"""The runtime on Ray: generators, verifiers and trainer ranks as actors, on this machine or on a cluster.
+
+The only file that knows Ray. Roles are plain classes of their own rooms; an actor adds a mailbox and a process. Ray reports
+nothing to its makers, and a Ray started here listens on loopback only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Awaitable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from magistral_core.config.schema import Recipe
+from magistral_core.errors import InfrastructureError, MagistralError
+from magistral_core.pipeline.handover import HandoverFolder, WeightFile
+from magistral_core.processes import THREAD_ENVIRONMENT, free_port
+from magistral_core.records import Completion, Group, Microbatch, Request
+from magistral_core.training.report import StepReport
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+
+import ray
+from ray.exceptions import RayActorError, RayError, RayTaskError
+
+T = TypeVar("T")
+_OBJECT_STORE_BYTES = 256 * 2**20
+_CLOSE_SECONDS = 10.0
+_LOCAL = "127.0.0.1"
+
+
+class GeneratorActor:
+    """A mailbox before a `GeneratorEngine`: requests go in at once, finished completions wait to be collected."""
+
+    def __init__(self, recipe: Recipe, model_dir: str, version: int) -> None:
+        from magistral_core.generation.engine import GeneratorEngine
+
+        self._engine = GeneratorEngine(
+            model_dir, recipe.generation, max_model_len=recipe.max_model_len, seed=recipe.seed, prompt=recipe.prompt, version=version
+        )
+        self._finished: list[Completion] = []
+        self._error: BaseException | None = None
+        self._news = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        await self._engine.start()
+
+    async def submit(self, requests: Sequence[Request]) -> None:
+        for request in requests:
+            task = asyncio.get_running_loop().create_task(self._generate(request))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def collect(self) -> list[Completion]:
+        await self._news.wait()
+        self._news.clear()
+        if self._error is not None:
+            raise self._error
+        finished, self._finished = self._finished, []
+        return finished
+
+    async def update(self, weights: WeightFile) -> int:
+        return (await self._engine.update_weights(weights.path, weights.version, weights.checksum)).in_flight
+
+    async def close(self) -> None:
+        await self._engine.close()
+
+    async def _generate(self, request: Request) -> None:
+        try:
+            self._finished.append(await self._engine.generate(request))
+        except MagistralError as error:
+            self._error = error
+        self._news.set()
+
+
+class VerifierActor:
+    """A `Verifier` with its worker processes."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        from magistral_core.rewards import Verifier
+
+        self._verifier = Verifier(recipe.rewards, recipe.prompt)
+        self._verifier.start()
+
+    def score(self, groups: Sequence[Group]) -> list[Group]:
+        return self._verifier.score_many(list(groups))
+
+    def close(self) -> None:
+        self._verifier.close()
+
+
+class TrainerActor:
+    """A `TrainerRole`; the group's address is known only once rank 0 has a machine."""
+
+    def address(self) -> tuple[str, int]:
+        address = ray.util.get_node_ip_address()
+        return address, free_port(address)
+
+    def start(self, recipe: Recipe, model_dir: str, checkpoint: str | None, rank: int, address: str, port: int) -> None:
+        from magistral_core.pipeline.roles import TrainerRole
+
+        self._role = TrainerRole(recipe, model_dir, checkpoint, rank=rank, world=recipe.pipeline.trainers, address=address, port=port)
+
+    def train(self, rows: Sequence[Microbatch], step: int) -> StepReport:
+        return self._role.train(rows, step)
+
+    def publish(self, path: str) -> str:
+        return self._role.publish(path)
+
+    def save(self, folder: str) -> None:
+        self._role.save(folder)
+
+    def close(self) -> None:
+        self._role.close()
+
+
+class RayRuntime:
+    """Runtime on Ray actors. See Runtime for the calls."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+        self.generators = recipe.pipeline.generators
+        self._generator_actors: list[Any] = []
+        self._trainer_actors: list[Any] = []
+        self._verifier: Any = None
+        self._folder: HandoverFolder | None = None
+
+    async def start(self, model_dir: Path, version: int, checkpoint: Path | None) -> None:
+        recipe, settings = self._recipe, self._recipe.pipeline
+        _start_ray(settings.ray_address)
+        self._folder = HandoverFolder()
+        gpus = int(ray.cluster_resources().get("GPU", 0))
+        per_role = _gpus_per_role(recipe, gpus)
+        environment = {"env_vars": dict(THREAD_ENVIRONMENT)} if not gpus else None
+
+        def actor(cls: type, gpu: float = 0.0, **options: Any) -> Any:
+            return ray.remote(cls).options(num_cpus=0, num_gpus=gpu, runtime_env=environment, **options)
+
+        folder = str(model_dir)
+        self._generator_actors = [
+            actor(GeneratorActor, per_role * recipe.generation.tensor_parallel, max_concurrency=10_000).remote(recipe, folder, version)
+            for _ in range(settings.generators)
+        ]
+        self._verifier = actor(VerifierActor, max_concurrency=2 * recipe.rewards.workers).remote(recipe)
+        self._trainer_actors = [actor(TrainerActor, per_role).remote() for _ in range(settings.trainers)]
+        address, port = await _reply(self._trainer_actors[0].address.remote(), "trainer rank 0")
+        state = str(checkpoint) if checkpoint else None
+        await asyncio.gather(
+            *(_reply(g.start.remote(), f"generator {i}") for i, g in enumerate(self._generator_actors)),
+            *(
+                _reply(t.start.remote(recipe, folder, state, i, address, port), f"trainer rank {i}")
+                for i, t in enumerate(self._trainer_actors)
+            ),
+            _reply(self._verifier.score.remote([]), "verifier"),
+        )
+
+    async def submit(self, generator: int, requests: Sequence[Request]) -> None:
+        await _reply(self._generator_actors[generator].submit.remote(requests), f"generator {generator}")
+
+    async def collect(self, generator: int) -> list[Completion]:
+        return await _reply(self._generator_actors[generator].collect.remote(), f"generator {generator}")  # type: ignore[no-any-return]
+
+    async def score(self, groups: Sequence[Group]) -> list[Group]:
+        return await _reply(self._verifier.score.remote(groups), "verifier")  # type: ignore[no-any-return]
+
+    async def train(self, rows: Sequence[Sequence[Microbatch]], step: int) -> StepReport:
+        return StepReport.merge(await self._all_ranks("train", [(row, step) for row in rows]))
+
+    async def publish(self, version: int) -> WeightFile:
+        assert self._folder is not None
+        path = str(self._folder.file(version))
+        checksums = await self._all_ranks("publish", [(path,)] * len(self._trainer_actors))
+        return WeightFile(path, version, checksums[0])
+
+    async def update(self, generator: int, weights: WeightFile) -> int:
+        return await _reply(self._generator_actors[generator].update.remote(weights), f"generator {generator}")  # type: ignore[no-any-return]
+
+    async def discard(self, weights: WeightFile) -> None:
+        assert self._folder is not None
+        self._folder.remove(weights)
+
+    async def save(self, folder: Path) -> None:
+        await self._all_ranks("save", [(str(folder),)] * len(self._trainer_actors))
+
+    async def close(self) -> None:
+        roles = [*self._generator_actors, *self._trainer_actors, self._verifier]
+        closing = [role.close.remote() for role in roles if role is not None]
+        if closing:
+            await asyncio.to_thread(ray.wait, closing, num_returns=len(closing), timeout=_CLOSE_SECONDS)
+        for role in roles:
+            if role is not None:
+                ray.kill(role)
+        self._generator_actors, self._trainer_actors, self._verifier = [], [], None
+        if self._recipe.pipeline.ray_address is None:
+            ray.shutdown()
+        if self._folder is not None:
+            self._folder.close()
+            self._folder = None
+
+    async def _all_ranks(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+        calls = [getattr(actor, method).remote(*args) for actor, args in zip(self._trainer_actors, arguments, strict=True)]
+        return list(await asyncio.gather(*(_reply(call, f"trainer rank {i}") for i, call in enumerate(calls))))
+
+
+def _start_ray(address: str | None) -> None:
+    if address is not None:
+        ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
+        return
+    ray.init(
+        include_dashboard=False,
+        log_to_driver=True,
+        logging_level=logging.WARNING,
+        object_store_memory=_OBJECT_STORE_BYTES,
+        _node_ip_address=_LOCAL,
+    )
+
+
+def _gpus_per_role(recipe: Recipe, gpus: int) -> float:
+    """GPUs of one trainer rank, and of one tensor-parallel rank of a generator."""
+    if not gpus:
+        return 0.0
+    wanted = recipe.pipeline.trainers + recipe.pipeline.generators * recipe.generation.tensor_parallel
+    if recipe.pipeline.placement == "colocated":
+        return 0.5
+    if wanted > gpus:
+        raise InfrastructureError(f"the recipe places {wanted} roles on {gpus} GPUs; set pipeline.placement=colocated or use fewer roles")
+    return 1.0
+
+
+async def _reply(call: Awaitable[T], who: str) -> T:
+    """Wait for an actor's answer; a dead actor or an unexpected error becomes one line that names the role."""
+    try:
+        return await call
+    except RayTaskError as error:
+        cause = error.cause
+        if isinstance(cause, MagistralError):
+            raise type(cause)(*cause.args) from error
+        raise InfrastructureError(f"{who} failed: {type(cause).__name__}: {cause}") from error
+    except RayActorError as error:
+        raise InfrastructureError(f"{who} died ({' '.join(str(error).split())[:200]}); run the same command again to resume") from error
+    except RayError as error:
+        raise InfrastructureError(f"{who}: {error}") from error

@@ -1,0 +1,118 @@
+"""What a checkpoint keeps of the loop beside the trainer's own state: the ledger, the queue with its tokens, the counters.
+
+Random states need no place here: every draw of the loop derives from (run seed, group, index) or (run seed, step).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from magistral_core.pipeline.ledger import Ledger
+from magistral_core.records import Completion, FinishReason, Group, Problem, Score, ScoreStatus
+
+#: Parts of a checkpoint: the trainer's state, the model as a folder that vLLM loads, and the loop's own files.
+TRAINER_FOLDER, MODEL_FOLDER = "trainer", "hf"
+_JSON, _ARRAYS = "loop.json", "queue.npz"
+
+
+@dataclass
+class Counters:
+    """Totals of a run, over all its attempts."""
+
+    weight_updates: int = 0
+    weight_updates_in_flight: int = 0
+    completions: int = 0
+    generated_tokens: int = 0
+    trained_tokens: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class LoopState:
+    """The loop at a batch boundary.
+
+    Attributes:
+        step: optimiser steps done; also the version of the trainer's weights.
+        ledger: states of all groups.
+        queue: verified groups that wait for the trainers, in order.
+        counters: totals.
+    """
+
+    step: int = 0
+    ledger: Ledger = field(default_factory=Ledger)
+    queue: list[Group] = field(default_factory=list)
+    counters: Counters = field(default_factory=Counters)
+
+    def save(self, folder: Path) -> None:
+        """Write the state into a checkpoint's folder."""
+        self.ledger.check()
+        completions = [completion for group in self.queue for completion in group.completions]
+        document = {
+            "step": self.step,
+            "ledger": self.ledger.to_json(),
+            "counters": asdict(self.counters),
+            "queue": [
+                {
+                    "id": group.id,
+                    "stage": group.stage,
+                    "texts": [completion.text for completion in group.completions],
+                    "finish": [completion.finish_reason.value for completion in group.completions],
+                    "scores": [_score_json(score) for score in group.scores],
+                }
+                for group in self.queue
+            ],
+        }
+        (folder / _JSON).write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
+        np.savez(
+            folder / _ARRAYS,
+            prompt_lens=np.array([len(completion.prompt_ids) for completion in completions], dtype=np.int64),
+            lens=np.array([completion.length for completion in completions], dtype=np.int64),
+            prompt_ids=_join([completion.prompt_ids for completion in completions], np.int32),
+            token_ids=_join([completion.token_ids for completion in completions], np.int32),
+            logprobs=_join([completion.logprobs for completion in completions], np.float32),
+            versions=_join([completion.versions for completion in completions], np.int32),
+        )
+
+    @classmethod
+    def load(cls, folder: Path, problem_of: Callable[[int], Problem]) -> LoopState:
+        """Read what `save` wrote; `problem_of(group_id)` gives back the problems, which are not stored again."""
+        document = json.loads((folder / _JSON).read_text(encoding="utf-8"))
+        with np.load(folder / _ARRAYS) as arrays:
+            prompts = np.split(arrays["prompt_ids"], np.cumsum(arrays["prompt_lens"])[:-1])
+            ends = np.cumsum(arrays["lens"])[:-1]
+            tokens, logprobs, versions = (np.split(arrays[name], ends) for name in ("token_ids", "logprobs", "versions"))
+        queue, i = [], 0
+        for item in document["queue"]:
+            completions = []
+            for index, (text, finish) in enumerate(zip(item["texts"], item["finish"], strict=True)):
+                completions.append(
+                    Completion(item["id"], index, prompts[i], tokens[i], logprobs[i], versions[i], text, FinishReason(finish))
+                )
+                i += 1
+            scores = tuple(_score(data) for data in item["scores"])
+            queue.append(Group(item["id"], problem_of(item["id"]), tuple(completions), scores, item["stage"]))
+        return cls(document["step"], Ledger.from_json(document["ledger"]), queue, Counters(**document["counters"]))
+
+
+def _join(arrays: Sequence[np.ndarray], dtype: type) -> np.ndarray:
+    return np.concatenate(arrays).astype(dtype) if arrays else np.zeros(0, dtype=dtype)
+
+
+def _score_json(score: Score) -> dict[str, Any]:
+    return {
+        "reward": score.reward,
+        "status": score.status.value,
+        "parts": dict(score.parts),
+        "detail": score.detail,
+        "seconds": score.seconds,
+    }
+
+
+def _score(data: dict[str, Any]) -> Score:
+    return Score(data["reward"], ScoreStatus(data["status"]), data["parts"], data["detail"], data["seconds"])
