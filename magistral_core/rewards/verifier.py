@@ -1,0 +1,222 @@
+"""The verifier: scores groups of completions, with all parts of the reward composed (Magistral, section 2.2).
+
+    format invalid -> total 0, nothing else graded
+    format valid   -> format + correct + length (<= 0) + language + a user's own parts
+
+What is pure Python and safe (format, length, plain answers, language) runs in the caller's thread; formulas and a user's functions go to
+the worker pool. A part that could not be computed is an ERROR, which masks the completion; it is never a zero.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import Self
+
+from magistral_core.boxed import extract_boxed
+from magistral_core.config.schema import PromptSettings, RewardSettings
+from magistral_core.errors import InputError
+from magistral_core.records import Completion, Group, Problem, ProblemKind, Score, ScoreStatus
+from magistral_core.rewards import language
+from magistral_core.rewards.extra import part_names
+from magistral_core.rewards.format import answer_part, check_format
+from magistral_core.rewards.length import length_penalty
+from magistral_core.rewards.math import Verdict, quick_gold_verdict, quick_verdict
+from magistral_core.rewards.workers import Ending, Job, Outcome, WorkerPool
+
+#: Latencies kept for the percentiles of `stats`.
+_RECENT = 4096
+
+
+def check_supported(problems: Iterable[Problem]) -> None:
+    """Refuse problems that no verifier can judge, when a run is planned. Raises InputError that names the first one."""
+    for problem in problems:
+        if problem.kind is ProblemKind.CODE:
+            raise InputError(
+                f"{problem.source or problem.id}: code problems need the sandboxed verifier, which this version does not have; "
+                "remove them, or give them an `answer` instead of `tests`"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class VerifierStats:
+    """What a verifier has done so far. Latencies are wall seconds of one completion, over the most recent ones."""
+
+    completions: int
+    statuses: dict[str, int]
+    worker_restarts: int
+    seconds_mean: float
+    seconds_p95: float
+    seconds_max: float
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A score in the making: parts known so far, and the jobs whose outcome is awaited."""
+
+    started: float
+    parts: dict[str, float]
+    verdict: Verdict | None = None
+    math: Future[Outcome] | None = None
+    extra: dict[str, Future[Outcome]] = field(default_factory=dict)
+
+
+class Verifier:
+    """Scores groups; thread-safe, so that several groups may be in flight. Use as a context manager, or `start` and `close`."""
+
+    def __init__(self, rewards: RewardSettings, prompt: PromptSettings) -> None:
+        self._rewards = rewards
+        self._prompt = prompt
+        self._extra = part_names(rewards.extra)
+        self._pool = WorkerPool(rewards.workers, rewards.timeout_s, rewards.memory_mb, rewards.retries, rewards.extra)
+        self._lock = threading.Lock()
+        self._statuses: Counter[str] = Counter()
+        self._recent: deque[float] = deque(maxlen=_RECENT)
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """Names of every part that the scores have."""
+        built_in = ["format", "correct"]
+        if self._rewards.length is not None:
+            built_in.append("length")
+        if self._rewards.language:
+            built_in.append("language")
+        return (*built_in, *self._extra)
+
+    def start(self) -> None:
+        """Start the workers. Raises InputError if a function of `rewards.extra` cannot be loaded."""
+        if self._rewards.language:
+            language.load()
+        self._pool.start()
+
+    def close(self) -> None:
+        """End the workers."""
+        self._pool.close()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def score(self, group: Group) -> Group:
+        """The group with its scores. Raises InputError for a code problem, InfrastructureError if the pool cannot run."""
+        return self.score_many([group])[0]
+
+    def score_many(self, groups: Sequence[Group]) -> list[Group]:
+        """Score groups together: all their formulas are in the pool at the same time."""
+        check_supported(group.problem for group in groups)
+        jobs: list[tuple[_Pending, str, Job]] = []
+        pending = [[self._begin(group.problem, completion, jobs) for completion in group.completions] for group in groups]
+        if jobs:
+            for (waiting, part, _), future in zip(jobs, self._pool.submit([job for _, _, job in jobs]), strict=True):
+                if part:
+                    waiting.extra[part] = future
+                else:
+                    waiting.math = future
+        scored = [replace(group, scores=tuple(map(self._finish, waiting))) for group, waiting in zip(groups, pending, strict=True)]
+        with self._lock:
+            for group in scored:
+                self._statuses.update(score.status.value for score in group.scores)
+                self._recent.extend(score.seconds for score in group.scores)
+        return scored
+
+    def answers_equal(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
+        r"""Compare (reference, predicted) answers; each may be plain, in `$...$` or in `\boxed{...}`. ERROR: the reference is unusable."""
+        started = time.perf_counter()
+        quick = [quick_verdict(gold, pred) for gold, pred in pairs]
+        share = (time.perf_counter() - started) / max(len(pairs), 1)
+        slow = [Job("math", pair) for pair, verdict in zip(pairs, quick, strict=True) if verdict is None]
+        outcomes = iter(self._pool.submit(slow) if slow else [])
+        return [_math_verdict(next(outcomes).result()) if verdict is None else verdict._replace(seconds=share) for verdict in quick]
+
+    def grade_responses(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
+        r"""Compare references with whole responses, whose answer is the last box after the thoughts (or of all, without a closing tag)."""
+        boxed = [extract_boxed(answer_part(response, self._prompt.think_close)) for _, response in pairs]
+        return self.answers_equal([(gold, pred or "") for (gold, _), pred in zip(pairs, boxed, strict=True)])
+
+    def check_golds(self, golds: Sequence[str]) -> list[Verdict]:
+        """Whether reference answers are usable: plain ones always, formulas if they parse and equal themselves. Else ERROR."""
+        quick = [quick_gold_verdict(gold) for gold in golds]
+        slow = [Job("gold", (gold,)) for gold, verdict in zip(golds, quick, strict=True) if verdict is None]
+        outcomes = iter(self._pool.submit(slow) if slow else [])
+        return [_math_verdict(next(outcomes).result()) if verdict is None else verdict for verdict in quick]
+
+    @property
+    def stats(self) -> VerifierStats:
+        """Counts and latencies so far."""
+        with self._lock:
+            statuses, recent = dict(self._statuses), sorted(self._recent)
+        return VerifierStats(
+            completions=sum(statuses.values()),
+            statuses=statuses,
+            worker_restarts=self._pool.restarts,
+            seconds_mean=sum(recent) / len(recent) if recent else 0.0,
+            seconds_p95=recent[int(0.95 * (len(recent) - 1))] if recent else 0.0,
+            seconds_max=recent[-1] if recent else 0.0,
+        )
+
+    def _begin(self, problem: Problem, completion: Completion, jobs: list[tuple[_Pending, str, Job]]) -> _Pending:
+        """Compute what can be computed here, and note the jobs for the pool."""
+        waiting = _Pending(time.perf_counter(), dict.fromkeys(self.part_names, 0.0))
+        response = check_format(completion.text, problem.kind, self._prompt, completion.finish_reason)
+        if not response.valid:
+            waiting.verdict = Verdict(ScoreStatus.BAD_FORMAT, response.fault, time.perf_counter() - waiting.started)
+            return waiting
+        waiting.parts["format"] = self._rewards.format
+        if self._rewards.length is not None:
+            waiting.parts["length"] = length_penalty(completion.length, self._rewards.length)
+        if self._rewards.language and language.same_language(problem.question, response.thoughts, response.answer, problem.language):
+            waiting.parts["language"] = self._rewards.language
+        waiting.verdict = quick_verdict(problem.answer, response.result)
+        if waiting.verdict is None:
+            jobs.append((waiting, "", Job("math", (problem.answer, response.result))))
+        elif waiting.verdict.status is ScoreStatus.ERROR:
+            return waiting
+        for number, name in enumerate(self._extra):
+            arguments = {
+                "problem": problem,
+                "response": completion.text,
+                "thoughts": response.thoughts,
+                "answer": response.answer,
+                "length": completion.length,
+            }
+            jobs.append((waiting, name, Job("extra", (number, arguments))))
+        if waiting.verdict is not None:
+            waiting.verdict = waiting.verdict._replace(seconds=time.perf_counter() - waiting.started)
+        return waiting
+
+    def _finish(self, waiting: _Pending) -> Score:
+        """Wait for the jobs and compose the score."""
+        verdict = waiting.verdict
+        if verdict is None:
+            assert waiting.math is not None
+            verdict = _math_verdict(waiting.math.result())
+        seconds, parts = verdict.seconds, waiting.parts
+        faults = [verdict.detail] if verdict.status is ScoreStatus.ERROR else []
+        for name, future in waiting.extra.items():
+            outcome = future.result()
+            seconds += outcome.seconds
+            if outcome.ending is Ending.VALUE:
+                parts[name] = outcome.value
+            else:
+                faults.append(f"rewards.extra {name}: {outcome.detail}")
+        if faults:
+            return Score(0.0, ScoreStatus.ERROR, parts, "; ".join(faults), seconds)
+        if verdict.correct:
+            parts["correct"] = self._rewards.correct
+        return Score(sum(parts.values()), verdict.status, parts, verdict.detail, seconds)
+
+
+def _math_verdict(outcome: Outcome) -> Verdict:
+    if outcome.ending is Ending.VALUE:
+        status, detail = outcome.value
+        return Verdict(status, detail, outcome.seconds)
+    status = ScoreStatus.TIMEOUT if outcome.ending is Ending.TIMEOUT else ScoreStatus.ERROR
+    return Verdict(status, outcome.detail, outcome.seconds)

@@ -1,0 +1,309 @@
+"""A pool of killable worker processes for whatever may hang, crash or eat memory: the math parser and a user's functions.
+
+Life of a job:
+
+    submitted -> waiting -> running --reply----------> value or error
+                              |--over the limit------> timeout     (worker killed, another forked)
+                              '--worker died---------> waiting again, up to `retries` times; then broken
+
+One dispatcher thread owns one worker. It sends a batch and takes one reply a job, in order; a job's limit starts when the reply before
+it has come. Killing a worker therefore harms the running job only: the rest of its batch goes to the next worker.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from enum import StrEnum
+from multiprocessing.connection import Connection
+from typing import Any
+
+from magistral_core.errors import InfrastructureError, InputError, MagistralError
+
+#: Jobs after which a worker is replaced: parser caches grow and a user's function may leak.
+RECYCLE_AFTER = 2000
+#: Limit for starting the zygote or a worker, a user's imports included.
+START_TIMEOUT_S = 120.0
+_GOODBYE_S = 5.0
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One piece of work: `math` (gold, pred), `gold` (gold,) or `extra` (number of the function, its arguments)."""
+
+    task: str
+    payload: tuple[Any, ...]
+
+
+class Ending(StrEnum):
+    """How a job ended."""
+
+    VALUE = "value"
+    ERROR = "error"  # the work raised an exception
+    TIMEOUT = "timeout"
+    BROKEN = "broken"  # its worker died under it, again and again
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a job: `value` for VALUE, else one line of `detail`; wall `seconds`."""
+
+    ending: Ending
+    value: Any = None
+    detail: str = ""
+    seconds: float = 0.0
+
+
+_Batch = list[tuple[Job, "Future[Outcome]"]]
+
+
+class WorkerPool:
+    """`workers` processes; thread-safe. `start` it, `submit` jobs, `close` it."""
+
+    def __init__(self, workers: int, timeout_s: float, memory_mb: int, retries: int = 1, extra: Sequence[str] = ()) -> None:
+        self._workers = workers
+        self._timeout_s = timeout_s
+        self._retries = retries
+        self._setup = {"extra": tuple(extra), "memory_bytes": memory_mb * 2**20, "folder": os.getcwd()}
+        self._queue: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
+        self._zygote = _Zygote()
+        self._threads: list[threading.Thread] = []
+        self._closing = threading.Event()
+        self._lock = threading.Lock()
+        self._pids: dict[int, int] = {}
+        self.restarts = 0
+
+    def start(self) -> None:
+        """Start every worker. Raises InputError if a user's function cannot be loaded, InfrastructureError if no worker starts."""
+        if self._threads:
+            return
+        ready: list[Future[None]] = [Future() for _ in range(self._workers)]
+        self._threads = [
+            threading.Thread(target=self._dispatch, args=(number, ready[number]), name=f"verifier-{number}", daemon=True)
+            for number in range(self._workers)
+        ]
+        for thread in self._threads:
+            thread.start()
+        try:
+            for future in ready:
+                future.result()
+        except MagistralError:
+            self.close()
+            raise
+
+    def submit(self, jobs: Sequence[Job]) -> list[Future[Outcome]]:
+        """Queue jobs, spread over the workers; the futures are in the jobs' order."""
+        if not self._threads or self._closing.is_set():
+            raise InfrastructureError("the verifier pool is not running")
+        batch: _Batch = [(job, Future()) for job in jobs]
+        size = -(-len(batch) // self._workers)
+        for start in range(0, len(batch), max(size, 1)):
+            self._queue.put(batch[start : start + size])
+        return [future for _, future in batch]
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Process ids of the live workers."""
+        with self._lock:
+            return tuple(self._pids.values())
+
+    def close(self) -> None:
+        """End every process; unfinished jobs fail with InfrastructureError."""
+        self._closing.set()
+        for _ in self._threads:
+            self._queue.put(None)
+        self._zygote.close()  # its workers die with it, which ends whatever a dispatcher waits for
+        for thread in self._threads:
+            thread.join()
+
+    def _dispatch(self, number: int, ready: Future[None]) -> None:
+        worker: _Worker | None = None
+        try:
+            worker = self._hire(number)
+        except MagistralError as error:
+            ready.set_exception(error)
+            return
+        ready.set_result(None)
+        while (batch := self._queue.get()) is not None:
+            attempts = 0
+            while batch:
+                try:
+                    if self._closing.is_set():
+                        raise InfrastructureError("the verifier pool was closed")
+                    worker = worker or self._hire(number)
+                    done, fault = self._run(worker, batch)
+                except Exception as error:  # whatever it is belongs to the waiting caller; this thread must live on
+                    for _, future in batch:
+                        if not future.done():
+                            future.set_exception(error)
+                    break
+                batch = batch[done:]
+                attempts = (attempts if done == 0 else 0) + bool(fault)
+                if fault or worker.spent or worker.jobs >= RECYCLE_AFTER:
+                    ending = self._dismiss(number, worker)
+                    worker = None
+                    if fault and attempts > self._retries and not self._closing.is_set():
+                        batch.pop(0)[1].set_result(Outcome(Ending.BROKEN, detail=fault.format(ending=ending)))
+                        attempts = 0
+        if worker is not None:
+            self._dismiss(number, worker)
+
+    def _run(self, worker: _Worker, batch: _Batch) -> tuple[int, str]:
+        """Run a batch; returns how many jobs were settled, and what broke the worker under the next one (empty: nothing)."""
+        try:
+            worker.connection.send([job for job, _ in batch])
+            for number, (job, future) in enumerate(batch):
+                cpu = worker.cpu_seconds()
+                if worker.connection.poll(self._timeout_s):
+                    ending, value, seconds = worker.connection.recv()
+                    worker.jobs += 1
+                    failed = ending == "error"
+                    future.set_result(Outcome(Ending(ending), None if failed else value, value if failed else "", seconds))
+                    continue
+                worker.spent = True
+                if job.task != "extra" and worker.cpu_seconds() - cpu < self._timeout_s / 2:
+                    # It hardly ran, which says nothing about the answer.
+                    return number, f"the machine is overloaded: less than half of {self._timeout_s:g} s of CPU time in as much wall time"
+                future.set_result(Outcome(Ending.TIMEOUT, detail=f"longer than {self._timeout_s:g} s", seconds=self._timeout_s))
+                return number + 1, ""
+        except (EOFError, OSError):
+            return sum(future.done() for _, future in batch), "the verifier's worker died ({ending})"
+        return len(batch), ""
+
+    def _hire(self, number: int) -> _Worker:
+        worker = self._zygote.fork()
+        with self._lock:
+            self._pids[number] = worker.pid
+        try:
+            worker.connection.send(self._setup)
+            if not worker.connection.poll(START_TIMEOUT_S):
+                raise InfrastructureError(f"a verifier worker did not start within {START_TIMEOUT_S:g} s (rewards.extra: {self._setup['extra']})")
+            fault = worker.connection.recv()
+        except (EOFError, OSError) as error:
+            raise InfrastructureError(f"a verifier worker died while it started ({self._dismiss(number, worker)})") from error
+        if fault:
+            self._dismiss(number, worker)
+            raise InputError(fault)
+        return worker
+
+    def _dismiss(self, number: int, worker: _Worker) -> str:
+        with self._lock:
+            self._pids.pop(number, None)
+            self.restarts += not self._closing.is_set()
+        worker.connection.close()
+        return self._zygote.end(worker)
+
+
+@dataclass(slots=True)
+class _Worker:
+    pid: int
+    zygote: int  # pid of the process that forked it
+    connection: Connection
+    jobs: int = 0
+    spent: bool = False  # over the limit: to be killed
+
+    def cpu_seconds(self) -> float:
+        """CPU time it has used. Raises OSError if it is gone."""
+        with open(f"/proc/{self.pid}/stat", encoding="utf-8") as file:
+            user, system = file.read().rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / _TICKS
+
+
+class _Zygote:
+    """The training process's side of `zygote.py`. It must be started by a thread that lives as long as it is needed: the kernel kills
+    it when the *thread* that started it ends. Dispatcher threads do."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+        self._closed = False
+
+    def fork(self) -> _Worker:
+        """A new worker, connected. Raises InfrastructureError."""
+        ours, theirs = socket.socketpair()
+        try:
+            with self._lock:
+                pid = int(self._ask(b"fork", theirs.fileno()))
+                assert self._process is not None
+                zygote = self._process.pid
+        except (OSError, ValueError) as error:
+            ours.close()
+            raise InfrastructureError(f"cannot start a verifier worker ({error})") from error
+        finally:
+            theirs.close()
+        return _Worker(pid, zygote, Connection(ours.detach()))
+
+    def end(self, worker: _Worker) -> str:
+        """Kill a worker, and say how it had ended."""
+        with self._lock:
+            if self._closed or self._process is None or self._process.pid != worker.zygote or self._process.poll() is not None:
+                return "its parent process ended"
+            try:
+                status = int(self._ask(b"end %d" % worker.pid))
+            except (OSError, ValueError):
+                return "its parent process ended"
+        if os.WIFSIGNALED(status):
+            return f"signal {os.WTERMSIG(status)}"
+        return f"exit code {os.waitstatus_to_exitcode(status)}"
+
+    def close(self) -> None:
+        """End it; it ends its workers."""
+        with self._lock:
+            self._closed = True
+            self._stop()
+
+    def _ask(self, message: bytes, handle: int | None = None) -> bytes:
+        if self._closed:
+            raise OSError("the verifier pool was closed")
+        if self._process is None or self._process.poll() is not None:
+            self._stop()
+            self._start()
+        assert self._control is not None
+        try:
+            socket.send_fds(self._control, [message], [] if handle is None else [handle])
+            answer = self._control.recv(64)
+        except OSError:
+            self._stop()
+            raise
+        if not answer:
+            self._stop()
+            raise OSError("the process that starts verifier workers died")
+        return answer
+
+    def _start(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.settimeout(START_TIMEOUT_S)
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join(folder for folder in sys.path if folder),
+            "SYMPY_GROUND_TYPES": "python",  # gmpy2 computes in C, where nothing but a kill can interrupt it
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+        }
+        command = [sys.executable, "-P", "-m", "magistral_core.rewards.zygote", str(theirs.fileno()), str(os.getpid())]
+        with theirs:
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], env=environment)
+        self._control = ours
+        if ours.recv(64) != b"ready":
+            self._stop()
+            raise OSError("the process that starts verifier workers did not start")
+
+    def _stop(self) -> None:
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        if self._process is not None:
+            try:
+                self._process.wait(_GOODBYE_S)  # it ends its workers when the control socket closes
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
