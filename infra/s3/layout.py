@@ -72,7 +72,7 @@ use = egg:swift#{name}
 # `copy` stands after s3api and tempauth: before them, copies are silently wrong.
 _PROXY = """
 [pipeline:main]
-pipeline = catch_errors gatekeeper healthcheck listing_formats bulk s3api tempauth copy slo dlo versioned_writes symlink proxy-server
+pipeline = catch_errors gatekeeper healthcheck full_disk listing_formats bulk s3api tempauth copy slo dlo versioned_writes symlink proxy-server
 
 [filter:catch_errors]
 use = egg:swift#catch_errors
@@ -80,6 +80,10 @@ use = egg:swift#catch_errors
 use = egg:swift#gatekeeper
 [filter:healthcheck]
 use = egg:swift#healthcheck
+[filter:full_disk]
+paste.filter_factory = infra.s3.full_disk:filter_factory
+folder = {devices}
+keep_free = {reserve}
 [filter:listing_formats]
 use = egg:swift#listing_formats
 [filter:bulk]
@@ -173,7 +177,9 @@ def _check_xattrs(device: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOTSUP, errno.EPERM, errno.E2BIG):
             raise
-        raise InputError(f"{device}: its file system keeps no extended attributes, which the S3 server needs; use a folder on ext4, xfs or btrfs") from error
+        raise InputError(
+            f"{device}: its file system keeps no extended attributes, which the S3 server needs; use a folder on ext4, xfs or btrfs"
+        ) from error
     finally:
         probe.unlink()
 

@@ -33,7 +33,9 @@ class S3Server:
             running, in a session of its own.
     """
 
-    def __init__(self, folder: str | Path, access_key: str, secret_key: str, port: int | None = None, *, die_with_parent: bool = True) -> None:
+    def __init__(
+        self, folder: str | Path, access_key: str, secret_key: str, port: int | None = None, *, die_with_parent: bool = True
+    ) -> None:
         check_credentials(access_key, secret_key)
         self.folder = Path(folder).resolve()
         self.access_key = access_key
@@ -93,7 +95,9 @@ class S3Server:
                     start_new_session=not self._die_with_parent,
                 )
         except OSError as error:
-            raise InputError(f"{self.folder}: the S3 server cannot keep its data here ({error.strerror}); give it another folder") from error
+            raise InputError(
+                f"{self.folder}: the S3 server cannot keep its data here ({error.strerror}); give it another folder"
+            ) from error
         self._endpoint = self._read_ready_line(self._process)
         return self
 

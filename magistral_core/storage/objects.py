@@ -1,0 +1,156 @@
+"""Objects under keys: in S3 (`s3://bucket/prefix`), or in a folder (`file:DIR`) for work without a server.
+
+Both keep the same promise: an object under its key is whole. A write that fails or is killed leaves what was there before.
+Neither promises atomic conditional writes, so nothing here offers them (see `runs.Lease`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+from magistral_core.errors import InfrastructureError, InputError
+
+CHUNK_BYTES = 1 << 20
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+#: (key, bytes), sorted by key.
+Listing = list[tuple[str, int]]
+#: Sorted.
+Names = list[str]
+
+
+class MissingObjectError(InfrastructureError):
+    """No object under this key."""
+
+
+class ObjectStore(Protocol):
+    """Objects under keys: relative, `/`-separated, without `.` and `..`.
+
+    Every method raises InfrastructureError when the store fails, MissingObjectError for an absent key, and InputError when a
+    disk is full.
+    """
+
+    @property
+    def uri(self) -> str:
+        """`s3://bucket/prefix` or `file:/absolute/folder`, without a slash at the end."""
+        ...
+
+    def check(self) -> None:
+        """Write, read and delete a tiny object; makes the bucket or the folder if it is missing. Raises InputError."""
+        ...
+
+    def put_file(self, path: Path, key: str) -> None:
+        """Store a file."""
+        ...
+
+    def put_bytes(self, data: bytes, key: str) -> None:
+        """Store some bytes."""
+        ...
+
+    def get_bytes(self, key: str) -> bytes:
+        """A whole object."""
+        ...
+
+    def get_file(self, key: str, path: Path) -> None:
+        """Write an object into a file; the file appears whole or not at all."""
+        ...
+
+    def read(self, key: str) -> Iterator[bytes]:
+        """An object in pieces of at most `CHUNK_BYTES`."""
+        ...
+
+    def list(self, prefix: str) -> Listing:
+        """(key, bytes) of every object whose key starts with the prefix, sorted by key."""
+        ...
+
+    def folders(self, prefix: str) -> Names:
+        """Names directly below a prefix (empty, or ending in `/`) that have objects below them, sorted."""
+        ...
+
+    def exists(self, key: str) -> bool:
+        """Whether there is an object under this key."""
+        ...
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete objects; absent ones are no error."""
+        ...
+
+
+def open_store(uri: str) -> ObjectStore:
+    """The store at a URI. Nothing is contacted yet: call `check` before relying on it.
+
+    Args:
+        uri: `s3://bucket/prefix` (endpoint and account from the usual AWS variables) or `file:DIR`.
+
+    Raises:
+        InputError: not such a URI, or no credentials.
+    """
+    scheme, _, rest = uri.partition(":")
+    if scheme == "s3" and rest.startswith("//"):
+        from magistral_core.storage.s3 import S3Store
+
+        bucket, _, prefix = rest.removeprefix("//").partition("/")
+        if bucket:
+            return S3Store(bucket, prefix.strip("/"))
+    if scheme == "file" and rest:
+        from magistral_core.storage.files import FileStore
+
+        folder = rest.removeprefix("//") if rest.startswith("///") else rest
+        if not folder.startswith("//"):  # file://host/path names another machine
+            return FileStore(Path(folder))
+    raise InputError(f"storage.uri {uri!r}: not a storage URI; write s3://bucket/prefix or file:DIR")
+
+
+def check_key(key: str) -> str:
+    """The key itself. Raises ValueError if it could leave its store."""
+    if not key or any(part in {"", ".", ".."} for part in key.split("/")):
+        raise ValueError(f"not an object key: {key!r}")
+    return key
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that a disk or a quota is full."""
+    return isinstance(error, OSError) and error.errno in _FULL
+
+
+def disk_full(place: str | Path, needed: int | None, what: str) -> InputError:
+    """The error for a full disk: names the place, what did not fit, the bytes that it needs, and the mend."""
+    need = "" if needed is None else f" ({needed:,} bytes"
+    if need:
+        try:
+            need += f" needed, {shutil.disk_usage(place).free:,} free)"
+        except OSError:
+            need += " needed)"
+    return InputError(
+        f"{place}: the disk is full, no room for {what}{need}; free some space, or choose another place (storage.uri, TMPDIR)"
+    )
+
+
+@contextlib.contextmanager
+def explain_full_disk(place: Path, needed: int | None = None, what: str = "a checkpoint") -> Iterator[None]:
+    """Turn "no space left" raised inside into the one-line InputError of `disk_full`.
+
+    For code that writes into the local folder `place`: also for writers that hide the system's error number, as torch.save
+    does, when fewer than `needed` bytes (or 1 MiB) are free at that moment.
+    """
+    try:
+        yield
+    except OSError as error:
+        if is_full(error):
+            raise disk_full(place, needed, what) from error
+        raise
+    except RuntimeError as error:
+        if shutil.disk_usage(place).free < max(needed or 0, 1 << 20):
+            raise disk_full(place, needed, what) from error
+        raise
+
+
+def require_space(place: Path, needed: int, what: str = "a checkpoint") -> None:
+    """Raise InputError unless so many bytes are free at `place`, an existing folder."""
+    if shutil.disk_usage(place).free < needed:
+        raise disk_full(place, needed, what)
