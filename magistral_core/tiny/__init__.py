@@ -1,9 +1,14 @@
 """The embedded default: generated problems, a small tokenizer and a small base model made here, so that nothing is downloaded.
 
-Importing this package loads no torch; `magistral_core.tiny.base` and `.model` do when they build a model.
+Importing this package loads no torch (building a model does), and lets `problems.path` be `tiny` or `tiny-multilingual`.
 """
 
-from magistral_core.tiny.problems import Split, generate, load
+from magistral_core.problems import register_source
+from magistral_core.tiny.base import base_model_path, ensure_base_model
+from magistral_core.tiny.problems import Split, generate, load_quick, load_multilingual
 from magistral_core.tiny.version import VERSION
 
-__all__ = ["VERSION", "Split", "generate", "load"]
+register_source("tiny", load_quick)
+register_source("tiny-multilingual", load_multilingual)
+
+__all__ = ["VERSION", "Split", "base_model_path", "ensure_base_model", "generate"]

@@ -1,0 +1,122 @@
+"""The tiny base model, trained on first use and kept in a cache under the hash of everything that shapes it."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from magistral_core.config.schema import TinySettings
+from magistral_core.errors import InfrastructureError
+from magistral_core.tiny.model import write_initial_model
+from magistral_core.tiny.traces import curriculum
+from magistral_core.tiny.version import VERSION
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from magistral_core.sft.train import SftExample
+
+LEARNING_RATE = 2e-3
+WARMUP_STEPS = 50
+TOKEN_BUDGET = 4096
+
+Progress = Callable[[int, dict[str, float]], None]
+
+
+def cache_folder() -> Path:
+    """Where models made here are kept: MAGISTRAL_CACHE, or ~/.cache/magistral."""
+    return Path(os.environ.get("MAGISTRAL_CACHE") or Path.home() / ".cache" / "magistral")
+
+
+def base_model_path(settings: TinySettings, cache_dir: Path | None = None) -> Path:
+    """The folder that holds, or will hold, the base model of these settings."""
+    recipe = {"version": VERSION, **settings.model_dump()}
+    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
+    return (cache_dir or cache_folder()) / "tiny" / f"{settings.world}-{digest}"
+
+
+def ensure_base_model(settings: TinySettings, cache_dir: Path | None = None, on_progress: Progress | None = None) -> Path:
+    """The folder of the base model for these settings; trains it if the cache has none.
+
+    It is built beside its place and renamed when complete, so a build that was killed leaves no half model, and of processes that
+    ask at the same time one builds while the others wait. `on_progress` gets the step and `{"loss", "grad_norm"}`. A folder that
+    transformers and vLLM load comes back. Raises InfrastructureError where the cache cannot be written.
+    """
+    path = base_model_path(settings, cache_dir)
+    if path.is_dir():
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _lock(path.with_suffix(".lock")):
+            if not path.is_dir():
+                _build(settings, path, on_progress)
+    except OSError as error:
+        raise InfrastructureError(
+            f"the cache of base models {path.parent} cannot be written ({error.strerror or error}); set MAGISTRAL_CACHE to another folder"
+        ) from error
+    return path
+
+
+def sft_examples(settings: TinySettings, tokenizer: PreTrainedTokenizerBase) -> list[SftExample]:
+    """The traces of the curriculum as token arrays, in the order of training."""
+    from magistral_core.sft.train import SftExample
+
+    traces = list(curriculum(settings.world, settings.sft_steps, settings.sft_batch, settings.seed))
+    prompts = [
+        tokenizer.apply_chat_template([{"role": "user", "content": trace.exercise.question}], tokenize=False, add_generation_prompt=True)
+        for trace in traces
+    ]
+    prompt_ids = tokenizer(prompts, add_special_tokens=False)["input_ids"]
+    response_ids = tokenizer([trace.response for trace in traces], add_special_tokens=False)["input_ids"]
+    return [
+        SftExample(np.array(prompt, dtype=np.int32), np.array([*response, tokenizer.eos_token_id], dtype=np.int32))
+        for prompt, response in zip(prompt_ids, response_ids, strict=True)
+    ]
+
+
+def _build(settings: TinySettings, path: Path, on_progress: Progress | None) -> None:
+    from transformers import AutoTokenizer
+
+    from magistral_core.sft.train import train_sft
+
+    for leftover in path.parent.glob(f".{path.name}-*"):  # of a build that was killed; the lock says that none is running
+        shutil.rmtree(leftover)
+    work = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        write_initial_model(work / "initial", settings)
+        examples = sft_examples(settings, AutoTokenizer.from_pretrained(work / "initial"))
+        train_sft(
+            work / "initial",
+            examples,
+            work / "trained",
+            steps=settings.sft_steps,
+            batch=settings.sft_batch,
+            learning_rate=LEARNING_RATE,
+            ranks=settings.sft_ranks,
+            seed=settings.seed,
+            dtype="float32",
+            token_budget=TOKEN_BUDGET,
+            warmup_steps=WARMUP_STEPS,
+            on_progress=on_progress,
+        )
+        (work / "trained").rename(path)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a file; the system gives it back when the process ends, however it ends."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
