@@ -26,10 +26,7 @@ OnEvent = Callable[[dict[str, Any]], None]
 
 def problems(recipe: Recipe) -> list[Problem]:
     """Every problem of the recipe, each line validated. Raises InputError with file and line."""
-    if recipe.problems.path == "tiny":
-        from magistral_core import tiny
-
-        return tiny.load(recipe.problems, world=recipe.model.tiny.world, seed=recipe.seed)
+    import magistral_core.tiny  # noqa: F401  (it registers its generated problems)
     from magistral_core.problems import load_problems
 
     return load_problems(recipe.problems, recipe.seed)

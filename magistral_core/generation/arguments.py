@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from magistral_core.config.schema import GenerationSettings
 from magistral_core.errors import InputError
+from magistral_core.processes import THREAD_ENVIRONMENT
 
 if TYPE_CHECKING:
     from vllm.engine.arg_utils import AsyncEngineArgs
@@ -19,9 +20,11 @@ _GIB = 1 << 30
 #: on a CPU is 128, which short prompts never reach.
 _CPU_BLOCK_SIZE = 32
 
+#: Tokens that one step of the engine reads at most, raised to the longest sequence.
+_CPU_BATCHED_TOKENS = 8192
+
 _ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",  # two threads an engine on two busy cores are several times slower than one
-    "OMP_WAIT_POLICY": "passive",
+    **THREAD_ENVIRONMENT,
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
@@ -68,24 +71,27 @@ def engine_args(model_path: str | Path, generation: GenerationSettings, *, max_m
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.platforms import current_platform
 
-    arguments: dict[str, Any] = dict(
-        model=str(model_path),
-        dtype=generation.dtype,
-        seed=seed,
-        max_model_len=max_model_len,
-        max_num_seqs=generation.max_num_seqs,
-        tensor_parallel_size=generation.tensor_parallel,
-        enforce_eager=generation.enforce_eager,
-        enable_prefix_caching=True,
-        skip_tokenizer_init=True,
-        disable_log_stats=True,
-        logprobs_mode="processed_logprobs",
-        worker_extension_cls="magistral_core.generation.worker.WeightReceiver",
-    )
+    arguments: dict[str, Any] = {
+        "model": str(model_path),
+        "dtype": generation.dtype,
+        "seed": seed,
+        "max_model_len": max_model_len,
+        "max_num_seqs": generation.max_num_seqs,
+        "tensor_parallel_size": generation.tensor_parallel,
+        "enforce_eager": generation.enforce_eager,
+        "enable_prefix_caching": True,
+        "skip_tokenizer_init": True,
+        "disable_log_stats": True,
+        "logprobs_mode": "processed_logprobs",
+        "worker_extension_cls": "magistral_core.generation.worker.WeightReceiver",
+    }
     if generation.tensor_parallel == 1:
         arguments["distributed_executor_backend"] = "magistral_core.generation.worker.SingleExecutor"
     if current_platform.is_cpu():
         arguments["block_size"] = _CPU_BLOCK_SIZE
+        # A prompt cut into chunks rewinds its request's random generator, which vLLM cannot do on a CPU: the engine dies.
+        arguments["enable_chunked_prefill"] = False
+        arguments["max_num_batched_tokens"] = max(max_model_len, _CPU_BATCHED_TOKENS)
         arguments["kv_cache_memory_bytes"] = int(generation.kv_cache_gib * _GIB)
     else:
         arguments["gpu_memory_utilization"] = generation.gpu_memory_utilization

@@ -57,5 +57,5 @@ class TrainerRole:
         self._trainer.export(Path(folder) / MODEL_FOLDER)
 
     def close(self) -> None:
-        """Leave the process group."""
+        """Free the trainer's memory. The process group ends with the process, or with the engine that shares it."""
         self._trainer.close()

@@ -118,7 +118,10 @@ class LocalRuntime:
 
     async def close(self) -> None:
         """See Runtime."""
-        for name in ("_engine", "_trainer", "_verifier", "_folder"):
+        from magistral_core.training.trainer import leave_group
+
+        for name in ("_trainer", "_engine", "_verifier", "_folder"):
             role = self.__dict__.pop(name, None)
             if role is not None:
                 role.close()
+        leave_group()

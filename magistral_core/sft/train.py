@@ -137,7 +137,7 @@ def _rank_main(job: _Job, rank: int, report: Connection | None) -> None:
     die_with_parent()
     os.environ.update(THREAD_ENVIRONMENT)
     from magistral_core.training.collation import build_row, empty_row, pack, rank_shares, sequence_row
-    from magistral_core.training.trainer import Trainer, join_group
+    from magistral_core.training.trainer import Trainer, join_group, leave_group
 
     join_group(rank, job.ranks, "127.0.0.1", job.port, local_rank=rank)
     trainer = Trainer(job.model_dir, job.settings, seed=job.seed)
@@ -163,3 +163,4 @@ def _rank_main(job: _Job, rank: int, report: Connection | None) -> None:
             report.send((step + 1, {"loss": result.loss * job.ranks, "grad_norm": result.grad_norm}))
     trainer.export(Path(job.out_dir))
     trainer.close()
+    leave_group()

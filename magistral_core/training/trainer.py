@@ -52,6 +52,12 @@ def join_group(rank: int, world: int, address: str, port: int, local_rank: int =
     deepspeed.init_distributed(dist_backend="nccl" if gpu else "gloo", timeout=_COLLECTIVE_TIMEOUT, verbose=False)
 
 
+def leave_group() -> None:
+    """Leave the process group, if something else has not ended it already (vLLM does, in the same process)."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 class _Policy(torch.nn.Module):
     """A causal language model whose forward gives log-probabilities of the counted tokens of a packed row."""
 
@@ -193,9 +199,8 @@ class Trainer:
             raise InputError(f"{folder}: no trainer state here; choose another checkpoint (magistral checkpoints list)")
 
     def close(self) -> None:
-        """Leave the process group."""
+        """Free the engine; `leave_group` comes after."""
         self._engine.destroy()
-        dist.destroy_process_group()
 
     def _step(self, rows: Sequence[Microbatch], objective: Callable[..., torch.Tensor], step: int) -> tuple[float, float, float]:
         started = time.perf_counter()
