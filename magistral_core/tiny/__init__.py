@@ -5,7 +5,7 @@ Importing this package loads no torch (building a model does), and lets `problem
 
 from magistral_core.problems import register_source
 from magistral_core.tiny.base import base_model_path, ensure_base_model
-from magistral_core.tiny.problems import Split, generate, load_quick, load_multilingual
+from magistral_core.tiny.problems import Split, generate, load_multilingual, load_quick
 from magistral_core.tiny.version import VERSION
 
 register_source("tiny", load_quick)

@@ -44,22 +44,22 @@ def draw(rng: random.Random, level: int) -> Exercise:
 def work(exercise: Exercise, slips: Slips) -> tuple[list[str], int]:
     """The written steps and the answer that they lead to, wrong where the author slipped."""
     if exercise.kind == "add":
-        return _add(*exercise.numbers, slips)
+        return _add(exercise.numbers, slips)
     if exercise.kind == "sub":
-        return _subtract(*exercise.numbers, slips)
+        return _subtract(exercise.numbers, slips)
     if exercise.kind == "mod":
-        return _remainder(*exercise.numbers, slips)
+        return _remainder(exercise.numbers, slips)
     totals = running_totals(exercise.numbers, slips)
     return [f"{change:+d}={total}" for change, total in zip(exercise.numbers[1:], totals, strict=True)], totals[-1]
 
 
-def _add(a: int, b: int, slips: Slips) -> tuple[list[str], int]:
+def _add(numbers: tuple[int, ...], slips: Slips) -> tuple[list[str], int]:
     """Columns from the right; a carry shows as `+1`. A slip forgets the carry, or is off by one."""
     steps, answer, carry, place = [], 0, 0, 1
-    for x, y in zip(map(int, reversed(str(a))), map(int, reversed(str(b))), strict=True):
+    for x, y in _columns(numbers):
         slipped = slips.now()
         if slipped and carry:
-            carry = slipped = 0
+            carry, slipped = 0, False
         total = x + y + carry
         if slipped:
             total = slips.near(total)
@@ -70,13 +70,13 @@ def _add(a: int, b: int, slips: Slips) -> tuple[list[str], int]:
     return steps, answer + carry * place
 
 
-def _subtract(a: int, b: int, slips: Slips) -> tuple[list[str], int]:
+def _subtract(numbers: tuple[int, ...], slips: Slips) -> tuple[list[str], int]:
     """Columns from the right; a borrow shows as ten more above, then `-1`. A slip forgets the borrow, or is off by one."""
     steps, answer, borrow, place = [], 0, 0, 1
-    for x, y in zip(map(int, reversed(str(a))), map(int, reversed(str(b))), strict=True):
+    for x, y in _columns(numbers):
         slipped = slips.now()
         if slipped and borrow:
-            borrow = slipped = 0
+            borrow, slipped = 0, False
         taken, borrow = borrow, int(x - y - borrow < 0)
         digit = x + 10 * borrow - y - taken
         if slipped:
@@ -87,8 +87,9 @@ def _subtract(a: int, b: int, slips: Slips) -> tuple[list[str], int]:
     return steps, answer
 
 
-def _remainder(n: int, divisor: int, slips: Slips) -> tuple[list[str], int]:
+def _remainder(numbers: tuple[int, ...], slips: Slips) -> tuple[list[str], int]:
     """Long division of which only the remainders are written; a slip is a remainder off by one."""
+    n, divisor = numbers
     steps, rest = [], 0
     for digit in map(int, str(n)):
         value = 10 * rest + digit
@@ -97,3 +98,9 @@ def _remainder(n: int, divisor: int, slips: Slips) -> tuple[list[str], int]:
             rest = slips.near(rest, high=divisor - 1)
         steps.append(f"{value}:{rest}")
     return steps, rest
+
+
+def _columns(numbers: tuple[int, ...]) -> list[tuple[int, int]]:
+    """The digits of two numbers of the same length, above one another, from the right."""
+    above, below = (map(int, reversed(str(number))) for number in numbers)
+    return list(zip(above, below, strict=True))

@@ -31,7 +31,10 @@ def arithmetic(problem: Problem) -> tuple[str, tuple[int, ...]]:
     if re.fullmatch(r"[\d+-]+=\?", text):
         return "chain", tuple(map(int, re.findall(r"[+-]?\d+", text)))
     if " has " in text and ", " in text:  # the quick world's stories
-        return "chain", (int(re.search(r"has (\d+)", text)[1]), *(int(n) * (1 if verb == "gets" else -1) for verb, n in re.findall(r"(gets|loses) (\d+)", text)))
+        return "chain", (
+            int(re.search(r"has (\d+)", text)[1]),
+            *(int(n) * (1 if verb == "gets" else -1) for verb, n in re.findall(r"(gets|loses) (\d+)", text)),
+        )
     start, *changes = re.split(r"(?<=[.。]) ?", text)[:-1]
     signs = [-1 if any(word in change for word in LOSS_WORDS) else 1 for change in changes]
     return "chain", (int(re.search(r"\d+", start)[0]), *(s * int(re.search(r"\d+", c)[0]) for s, c in zip(signs, changes, strict=True)))
@@ -93,7 +96,11 @@ def test_problems_path_tiny():
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"path": "tiny-multilingual"}, "problems.levels .*1, 2"), ({"levels": (9,)}, "problems.levels"), ({"split": "test"}, "problems.split 'test'.*heldout")],
+    [
+        ({"path": "tiny-multilingual"}, "problems.levels .*1, 2"),
+        ({"levels": (9,)}, "problems.levels"),
+        ({"split": "test"}, "problems.split 'test'.*heldout"),
+    ],
 )
 def test_what_the_world_lacks_is_refused(change, words):
     with pytest.raises(InputError, match=words):
