@@ -18,6 +18,7 @@ from magistral_core.errors import InputError, MagistralError
 
 
 def main() -> int:
+    """Parse, serve, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m infra.s3", description="A persistent S3 server for one machine.")
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("serve", help="serve in the foreground until SIGTERM")

@@ -72,7 +72,8 @@ use = egg:swift#{name}
 # `copy` stands after s3api and tempauth: before them, copies are silently wrong.
 _PROXY = """
 [pipeline:main]
-pipeline = catch_errors gatekeeper healthcheck full_disk listing_formats bulk s3api tempauth copy slo dlo versioned_writes symlink proxy-server
+pipeline = catch_errors gatekeeper healthcheck full_disk listing_formats bulk
+    s3api tempauth copy slo dlo versioned_writes symlink proxy-server
 
 [filter:catch_errors]
 use = egg:swift#catch_errors

@@ -135,7 +135,7 @@ def _fork_server(name: str, configuration: Path, sockets: dict[str, socket.socke
 
 
 def _run_server(name: str, configuration: Path, bound: socket.socket) -> None:
-    from eventlet.greenio import GreenSocket
+    from eventlet.greenio import GreenSocket  # type: ignore[import-untyped]
     from swift.common import wsgi
     from swift.obj.server import global_conf_callback
 

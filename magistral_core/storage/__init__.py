@@ -1,1 +1,25 @@
 """Objects in S3 (and `file:`), checkpoints that commit last, and which run a command belongs to."""
+
+from magistral_core.storage.checkpoints import CheckpointStore, CorruptCheckpointError, Manifest, StoredFile
+from magistral_core.storage.lease import Lease
+from magistral_core.storage.objects import MissingObjectError, ObjectStore, disk_full, explain_full_disk, open_store, require_space
+from magistral_core.storage.runs import RunHandle, RunIndex, recipe_digest
+from magistral_core.storage.writer import CheckpointWriter
+
+__all__ = [
+    "CheckpointStore",
+    "CheckpointWriter",
+    "CorruptCheckpointError",
+    "Lease",
+    "Manifest",
+    "MissingObjectError",
+    "ObjectStore",
+    "RunHandle",
+    "RunIndex",
+    "StoredFile",
+    "disk_full",
+    "explain_full_disk",
+    "open_store",
+    "recipe_digest",
+    "require_space",
+]

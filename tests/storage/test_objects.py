@@ -40,7 +40,7 @@ def test_an_object_is_read_as_it_was_written(store: ObjectStore, tmp_path: Path)
     assert store.folders("none/") == []
     store.get_file("a/b/file", tmp_path / "new" / "copy")
     assert (tmp_path / "new" / "copy").read_bytes() == data
-    assert os.listdir(tmp_path / "new") == ["copy"]
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["copy"]
     assert store.exists("a/small")
     store.delete(["a/small", "a/empty", "never/was"])
     assert not store.exists("a/small")

@@ -1,0 +1,120 @@
+r"""Checkpoints are uploaded beside training, by one background thread.
+
+submit --> waiting (at most one) --> uploading --> committed --> on_committed, prune, staging folder removed
+                                          \--> failed: raised by every later submit, wait and close; staging folder kept
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import shutil
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from magistral_core.errors import InfrastructureError, MagistralError
+from magistral_core.storage.checkpoints import CheckpointStore, Manifest
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    step: int
+    folder: Path
+    metadata: Mapping[str, Any]
+    on_committed: Callable[[Manifest], None] | None
+
+
+class CheckpointWriter:
+    """Saves checkpoints of one run in the order of their submission.
+
+    Args:
+        checkpoints: where they go.
+        keep: how many stay after each commit; None keeps all.
+    """
+
+    def __init__(self, checkpoints: CheckpointStore, keep: int | None = None) -> None:
+        self._checkpoints = checkpoints
+        self._keep = keep
+        self._jobs: queue.Queue[_Job | None] = queue.Queue(maxsize=1)
+        self._error: MagistralError | None = None
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="checkpoint-writer", daemon=True)
+        self._thread.start()
+
+    def submit(
+        self,
+        step: int,
+        folder: Path,
+        metadata: Mapping[str, Any] | None = None,
+        on_committed: Callable[[Manifest], None] | None = None,
+    ) -> None:
+        """Hand over a complete local folder, which then belongs to the writer and is deleted after the commit.
+
+        Returns at once unless one upload runs and another waits: then it waits for the first, so that staging folders never
+        pile up. `on_committed` is called in the writer's thread.
+
+        Raises:
+            MagistralError: an earlier upload failed; this folder was not taken.
+        """
+        self._raise_error()
+        if self._closed:
+            raise InfrastructureError(f"checkpoint of step {step}: the writer is closed")
+        self._jobs.put(_Job(step, folder, dict(metadata or {}), on_committed))
+
+    def wait(self) -> None:
+        """Until everything submitted is committed. Raises what an upload raised."""
+        self._jobs.join()
+        self._raise_error()
+
+    def close(self) -> None:
+        """Commit what was submitted and end the thread. Raises what an upload raised."""
+        if not self._closed:
+            self._closed = True
+            self._jobs.put(None)
+            self._thread.join()
+        self._raise_error()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is None:
+            self.close()
+            return
+        try:  # the error on its way out is the one to show
+            self.close()
+        except MagistralError as second:
+            if second is not error:
+                log.error("%s", second)
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            try:
+                if self._error is None:  # after a failure nothing more is committed: the order would break
+                    self._save(job)
+            except MagistralError as error:
+                self._error = error
+            except BaseException as error:  # raised in the trainer's thread by the next call
+                self._error = InfrastructureError(f"checkpoint of step {job.step}: not saved ({type(error).__name__}: {error})")
+                self._error.__cause__ = error
+            finally:
+                self._jobs.task_done()
+        self._jobs.task_done()
+
+    def _save(self, job: _Job) -> None:
+        manifest = self._checkpoints.save(job.step, job.folder, job.metadata)
+        if job.on_committed:
+            job.on_committed(manifest)
+        if self._keep is not None:
+            self._checkpoints.prune(self._keep)
+        shutil.rmtree(job.folder)
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            raise self._error

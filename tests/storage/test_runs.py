@@ -1,0 +1,190 @@
+"""A command finds its run again, and a run has one writer."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from magistral_core.errors import InfrastructureError, InputError
+from magistral_core.storage import Lease, ObjectStore, RunIndex, recipe_digest
+from magistral_core.storage.lease import Holder
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+RUN = "tiny-12345678-001"
+KEY = f"runs/{RUN}/lease.json"
+DIGEST = recipe_digest({"seed": 0})
+
+
+def test_the_same_command_goes_on_with_its_unfinished_run(store: ObjectStore) -> None:
+    index = RunIndex(store)
+    first = index.resolve("tiny", DIGEST)
+    assert (first.run_id, first.attempt, first.resumed) == (f"tiny-{DIGEST[:8]}-001", 1, False)
+    first.begin({"seed": 0})
+    assert index.resolve("tiny", DIGEST).run_id == first.run_id
+    assert index.resolve("tiny", DIGEST).resumed
+    assert index.resolve("tiny-2", DIGEST).attempt == 1
+    assert index.resolve("tiny", recipe_digest({"seed": 1})).attempt == 1
+    second = index.resolve("tiny", DIGEST, fresh=True)
+    assert (second.attempt, second.resumed) == (2, False)
+    second.begin({"seed": 0})
+    assert index.resolve("tiny", DIGEST).run_id == second.run_id
+    second.finish({"steps": 3})
+    assert second.finished
+    assert index.resolve("tiny", DIGEST).attempt == 3
+    assert [handle.run_id for handle in index.list()] == [first.run_id, second.run_id]
+
+
+def test_the_recipe_is_written_once(store: ObjectStore) -> None:
+    handle = RunIndex(store).resolve("tiny", DIGEST)
+    with pytest.raises(InputError, match="never began"):
+        handle.recipe()
+    handle.begin({"seed": 0, "name": "é"})
+    handle.begin({"seed": 1})
+    assert handle.recipe() == {"seed": 0, "name": "é"}
+
+
+def test_a_run_is_opened_by_its_id_or_a_name_of_its_own(store: ObjectStore) -> None:
+    index = RunIndex(store)
+    handle = index.resolve("tiny", DIGEST)
+    handle.begin({})
+    assert index.open(handle.run_id).run_id == index.open("tiny").run_id == handle.run_id
+    index.resolve("tiny", DIGEST, fresh=True).begin({})
+    with pytest.raises(InputError, match="several runs are called tiny"):
+        index.open("tiny")
+    with pytest.raises(InputError, match=f"no run is called other; there are: {handle.run_id}"):
+        index.open("other")
+
+
+def test_a_digest_depends_on_settings_not_on_their_order() -> None:
+    assert recipe_digest({"a": 1, "b": {"c": 2, "d": 3}}) == recipe_digest({"b": {"d": 3, "c": 2}, "a": 1})
+    assert recipe_digest({"a": 1}) != recipe_digest({"a": 2})
+
+
+def test_a_living_process_here_is_never_overrun(store: ObjectStore) -> None:
+    with Lease(store, RUN) as held:
+        held.check()
+        start = time.monotonic()
+        with pytest.raises(InputError, match=f"{RUN} is being written by process {os.getpid()}"):
+            Lease(store, RUN).acquire()
+        assert time.monotonic() - start < 2
+        held.check()
+    assert not store.exists(KEY)
+
+
+def test_of_two_at_the_same_moment_one_gets_it(store: ObjectStore) -> None:
+    leases = [Lease(store, RUN) for _ in range(4)]
+    got: list[Lease] = []
+
+    def compete(lease: Lease) -> None:
+        try:
+            lease.acquire()
+            got.append(lease)
+        except InputError:
+            pass
+
+    threads = [threading.Thread(target=compete, args=(lease,)) for lease in leases]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(got) == 1
+    got[0].check()
+    got[0].release()
+
+
+def test_a_dead_process_here_is_succeeded_at_once(store: ObjectStore) -> None:
+    code = f"""
+import time
+from magistral_core.storage import Lease, open_store
+Lease(open_store({store.uri!r}), {RUN!r}).acquire()
+print("held", flush=True)
+time.sleep(600)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(CHECKOUT)})
+    assert process.stdout
+    assert process.stdout.readline() == b"held\n"
+    with pytest.raises(InputError, match=f"process {process.pid}"):
+        Lease(store, RUN).acquire()
+    process.send_signal(signal.SIGKILL)
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # a zombie still: its parent has not looked
+    waits: list[str] = []
+    start = time.monotonic()
+    with Lease(store, RUN, on_wait=waits.append) as lease:
+        assert time.monotonic() - start < 5
+        lease.check()
+    assert waits == []
+    process.communicate()
+
+
+def elsewhere(**changes: object) -> Holder:
+    return replace(Holder.this_process(ttl=1.0), host="another-host", pid=1, **changes)  # type: ignore[arg-type]
+
+
+def write(store: ObjectStore, holder: Holder) -> None:
+    store.put_bytes(json.dumps(asdict(holder)).encode(), KEY)
+
+
+def test_a_silent_holder_elsewhere_is_waited_for(store: ObjectStore) -> None:
+    write(store, elsewhere())
+    waits: list[str] = []
+    start = time.monotonic()
+    with Lease(store, RUN, on_wait=waits.append):
+        assert 1.0 <= time.monotonic() - start < 5
+    assert len(waits) == 1
+    assert "process 1 on another-host" in waits[0]
+    write(store, elsewhere(heartbeat=time.time() - 3600))
+    waits.clear()
+    with Lease(store, RUN, on_wait=waits.append):
+        assert waits == []
+
+
+def test_a_beating_holder_elsewhere_is_respected(store: ObjectStore) -> None:
+    holder = elsewhere(heartbeat=time.time() - 5)  # its clock is behind ours
+    write(store, holder)
+    timer = threading.Timer(0.4, lambda: write(store, replace(holder, heartbeat=holder.heartbeat + 0.4)))
+    timer.start()
+    with pytest.raises(InputError, match="process 1 on another-host"):
+        Lease(store, RUN, on_wait=lambda line: None).acquire()
+    timer.join()
+
+
+def test_a_lost_lease_is_noticed_before_a_commit(store: ObjectStore, tmp_path: Path) -> None:
+    handle = RunIndex(store).resolve("tiny", DIGEST)
+    lease = handle.lease(ttl=1.0)
+    lease.acquire()
+    (tmp_path / "staging").mkdir()
+    (tmp_path / "staging" / "file").write_text("x")
+    checkpoints = handle.checkpoints(lease)
+    checkpoints.save(1, tmp_path / "staging")
+    taken = json.dumps(asdict(elsewhere())).encode()
+    store.put_bytes(taken, f"runs/{handle.run_id}/lease.json")
+    with pytest.raises(InfrastructureError, match="taken over by process 1 on another-host"):
+        checkpoints.save(2, tmp_path / "staging")
+    time.sleep(0.6)  # a heartbeat passes
+    lease.release()
+    assert store.get_bytes(f"runs/{handle.run_id}/lease.json") == taken
+    assert checkpoints.steps() == [1]
+
+
+def test_heartbeats_renew_the_lease(store: ObjectStore) -> None:
+    with Lease(store, RUN, ttl=0.4):
+        first = store.get_bytes(KEY)
+        deadline = time.monotonic() + 5
+        while store.get_bytes(KEY) == first:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def test_a_lease_that_cannot_be_read_is_named(store: ObjectStore) -> None:
+    store.put_bytes(b"{", KEY)
+    with pytest.raises(InputError, match=f"{KEY}: not a lease"):
+        Lease(store, RUN).acquire()
