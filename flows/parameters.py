@@ -1,0 +1,68 @@
+"""What a person fills in to start a flow: these models become the form in the Prefect UI."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from magistral_core.config import Recipe, load_recipe, recipe_names
+
+RecipeName = Enum("RecipeName", {name: name for name in recipe_names()}, type=str)  # type: ignore[misc]
+RecipeName.__doc__ = "A recipe that ships with the project."
+
+
+class _Form(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class _RecipeForm(_Form):
+    recipe: RecipeName = Field(RecipeName.tiny, title="Recipe", description="Which recipe; every setting of it can be changed below.")
+    seed: int | None = Field(None, ge=0, title="Seed", description="Of problems' order and of sampling. Empty: the recipe's own.")
+    overrides: list[str] = Field(
+        default_factory=list,
+        title="Settings to change",
+        description="One a line, as section.key=value; for example training.max_steps=50.",
+        examples=[["training.max_steps=50", "pipeline.group_size=8"]],
+    )
+
+    def load(self) -> Recipe:
+        """The recipe with its changes. Raises InputError, naming the field."""
+        seed = [] if self.seed is None else [f"seed={self.seed}"]
+        return load_recipe(self.recipe.value, [*self.overrides, *seed])
+
+
+class TrainForm(_RecipeForm):
+    """A training run."""
+
+    settings: dict[str, Any] | None = Field(
+        None, title="Whole recipe", description="All settings at once, in place of a named recipe; `magistral run FILE.yaml` sends them."
+    )
+    fresh: bool = Field(False, title="Begin anew", description="Do not resume an unfinished run of the same recipe.")
+
+    def load(self) -> Recipe:
+        """The recipe with its changes. Raises InputError or pydantic's error, naming the field."""
+        return super().load() if self.settings is None else Recipe.model_validate(self.settings)
+
+
+class DemoForm(_RecipeForm):
+    """Evaluate the base model, train it, evaluate again."""
+
+    fresh: bool = Field(False, title="Begin anew", description="Do not resume an unfinished run of the same recipe.")
+
+
+class EvaluateForm(_Form):
+    """An evaluation."""
+
+    suite: str = Field("tiny", title="Suite", description="Name of the suite, such as tiny, gsm8k or math500.", min_length=1)
+    model: str = Field("tiny", title="Model", description="`tiny`, a model folder, or a checkpoint's URI (s3://...).", min_length=1)
+    data: str | None = Field(None, title="Problem file", description="Problems in place of the suite's own: a file, or s3://...")
+    problems: int | None = Field(None, ge=1, title="Problems", description="Only the first so many. Empty: all.")
+    samples: int | None = Field(None, ge=1, title="Completions per problem", description="Empty: the suite's own number.")
+    engines: int = Field(1, ge=1, title="Engines", description="vLLM engines that sample at the same time.")
+
+    def overrides(self) -> list[str]:
+        """The same as `--set` arguments."""
+        values = {"problems": self.problems, "samples": self.samples, "engines": self.engines}
+        return [f"evaluation.{name}={value}" for name, value in values.items() if value is not None]

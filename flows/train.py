@@ -1,0 +1,28 @@
+"""Train a recipe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+from prefect.runtime import flow_run
+
+from flows.parameters import TrainForm
+from tasks.model import prepare_model
+from tasks.training import train_recipe
+
+
+def _name() -> str:
+    form = TrainForm.model_validate(flow_run.parameters.get("training") or {})
+    return f"train {form.settings['name'] if form.settings else form.recipe.value}"
+
+
+@flow(name="train", flow_run_name=_name, persist_result=True, result_serializer="json")
+def train(training: TrainForm = TrainForm()) -> dict[str, Any]:  # noqa: B008  (the form's defaults; never changed)
+    """Train a recipe to its last step; an unfinished run of the same recipe goes on where it stopped."""
+    recipe = training.load()
+    run_id = str(flow_run.id)
+    settings = recipe.model_dump(mode="json")
+    model = prepare_model(settings, run_id)
+    summary = train_recipe(settings, run_id, training.fresh)
+    return {**summary, "base_model": model}

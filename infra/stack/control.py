@@ -1,0 +1,227 @@
+"""Start, end and describe the local stack.
+
+    up:   prefect --+--> worker --> deployments
+          mlflow  --+   (each is waited for; what runs already and is unchanged is left as it is)
+          s3      --+
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from infra.stack import processes
+from infra.stack.home import State, home, locked, log_file, make_home
+from infra.stack.services import (
+    CHECKOUT,
+    HOST,
+    POOL,
+    SERVICES,
+    Service,
+    environment,
+    external,
+    fetch,
+    settings,
+    worker_command,
+    worker_online,
+)
+from magistral_core.errors import InfrastructureError, InputError
+
+#: A first start on two busy cores took Prefect 24 s.
+_START_S = 180.0
+_DEPLOY_S = 180.0
+_POLL_S = 0.2
+
+
+def up(on_progress: Callable[[str], None] | None = None) -> dict[str, Any]:
+    """Start what does not run yet; returns what `status` does.
+
+    Args:
+        on_progress: called with one line for each thing started.
+
+    Raises:
+        InputError: a production endpoint does not answer. InfrastructureError: a server did not start; names its log.
+    """
+    say = on_progress or (lambda _line: None)
+    make_home()
+    with locked():
+        state = State.read()
+        _check_external(state)
+        for service in SERVICES:
+            if external(service, state) is None:
+                port = _port(service, state)
+                _ensure(state, service.name, service.command(port), settings(), port, say)
+        _wait(state, {service.name: _answering(service, state) for service in SERVICES if service.name in state.running})
+        api = _api()
+        _ensure(state, "worker", worker_command(), environment(), 0, say)
+        _wait(state, {"worker": lambda: fetch(f"{api}/work_pools/{POOL}") is not None})
+        _deploy(state, api, say)
+        _wait(state, {"worker": lambda: worker_online(api)})
+    return status()
+
+
+def down() -> list[str]:
+    """End everything that `up` started; data stay. Returns the names of what ran.
+
+    Raises:
+        InfrastructureError: a process would not end, even by SIGKILL.
+    """
+    with locked():
+        state = State.read()
+        names = [name for name, running in state.running.items() if processes.find(running)]
+        worker = state.running.pop("worker", None)  # first, while its server can still record what becomes of its runs
+        left = processes.end([worker] if worker else [])
+        left += processes.end(state.running.values())
+        if left:
+            raise InfrastructureError(f"stack: processes {', '.join(map(str, left))} did not end; see {home() / 'logs'}")
+        state.running.clear()
+        state.write()
+    return names
+
+
+def status() -> dict[str, Any]:
+    """Every service's address, process and health; `up` is true when all are well."""
+    state = State.read()
+    services: dict[str, dict[str, Any]] = {}
+    for service in SERVICES:
+        variable = external(service, state)
+        if variable is not None:
+            services[service.name] = {"url": os.environ[variable], "healthy": _reachable(service), "pid": None, "external": variable, "log": None}
+            continue
+        running = state.running.get(service.name)
+        alive = running is not None and processes.find(running) is not None
+        url = service.url(running.port) if running and alive else None
+        healthy = url is not None and service.answers(url)
+        pid = running.pid if running and alive else None
+        services[service.name] = {"url": url, "healthy": healthy, "pid": pid, "external": None, "log": str(log_file(service.name))}
+    worker = state.running.get("worker")
+    alive = worker is not None and processes.find(worker) is not None
+    healthy = alive and worker_online(_api())
+    services["worker"] = {
+        **{"url": None, "healthy": healthy, "pid": worker.pid if worker and alive else None, "external": None, "log": str(log_file("worker"))}
+    }
+    return {"up": all(item["healthy"] for item in services.values()), "home": str(home()), "services": services}
+
+
+def _ensure(state: State, name: str, command: list[str], overlay: dict[str, str], port: int, say: Callable[[str], None]) -> None:
+    digest = hashlib.sha256(repr((command, sorted(overlay.items()), _inherited())).encode()).hexdigest()[:16]
+    running = state.running.get(name)
+    if running is not None:
+        if processes.find(running) and running.digest == digest:
+            return
+        processes.end([running])  # settings changed, or its leader died and left others behind
+    say(f"starting {name}" + (f" on port {port}" if port else ""))
+    state.running[name] = processes.spawn(command, {**os.environ, **overlay}, log_file(name), CHECKOUT, port, digest)
+    if port:
+        state.ports[name] = port
+    state.write()  # at once: a start that is cut short can still be ended
+
+
+def _inherited() -> list[tuple[str, str]]:
+    """Variables of the caller that the stack's processes depend on."""
+    prefixes = ("PREFECT_", "MLFLOW_", "AWS_", "MAGISTRAL_")
+    ours = settings().keys() | {"PREFECT_API_URL", "MLFLOW_TRACKING_URI"}
+    return sorted((name, value) for name, value in os.environ.items() if name.startswith(prefixes) and name not in ours)
+
+
+def _port(service: Service, state: State) -> int:
+    """The running one's port; else the port of last time or the usual one, if free; else any free one."""
+    running = state.running.get(service.name)
+    if running is not None and processes.find(running):
+        return running.port
+    for port in (state.ports.get(service.name), service.port):
+        if port and _free(port):
+            return port
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+def _answering(service: Service, state: State) -> Callable[[], bool]:
+    url = service.url(state.running[service.name].port)
+    return lambda: service.answers(url)
+
+
+def _wait(state: State, conditions: dict[str, Callable[[], bool]]) -> None:
+    """Wait until every service answers; one that ended, or takes too long, is an error that names its log."""
+    deadline = time.monotonic() + _START_S
+    waiting = dict(conditions)
+    while waiting:
+        for name, condition in list(waiting.items()):
+            log = log_file(name)
+            if processes.find(state.running[name]) is None:
+                raise InfrastructureError(f"stack: {name} ended while starting ({processes.last_line(log)}); see {log}")
+            if condition():
+                del waiting[name]
+            elif time.monotonic() > deadline:
+                raise InfrastructureError(f"stack: {name} did not answer within {_START_S:.0f} s; see {log}")
+        time.sleep(_POLL_S)
+
+
+def _deploy(state: State, api: str, say: Callable[[str], None]) -> None:
+    """Apply prefect.yaml, unless the same was applied to the same server before."""
+    digest = hashlib.sha256(f"{api} {CHECKOUT} {sys.executable}".encode())
+    for file in sorted([CHECKOUT / "prefect.yaml", *CHECKOUT.glob("flows/*.py"), *CHECKOUT.glob("tasks/*.py"), *CHECKOUT.glob("recipes/*.yaml")]):
+        digest.update(file.read_bytes())
+    if state.deployed == digest.hexdigest():
+        return
+    say("applying the deployments")
+    log = log_file("deploy")
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
+    with log.open("wb") as output:
+        try:
+            code = subprocess.run(
+                command, cwd=CHECKOUT, env={**os.environ, **environment()}, stdin=subprocess.DEVNULL, stdout=output, stderr=output, timeout=_DEPLOY_S
+            ).returncode
+        except subprocess.TimeoutExpired as error:
+            raise InfrastructureError(f"stack: applying the deployments took more than {_DEPLOY_S:.0f} s; see {log}") from error
+    if code:
+        raise InfrastructureError(f"stack: the deployments were not applied ({processes.last_line(log)}); see {log}")
+    state.deployed = digest.hexdigest()
+    state.write()
+
+
+def _api() -> str:
+    """Prefect's API, ours or the environment's; empty before the first start."""
+    return (environment().get("PREFECT_API_URL") or os.environ.get("PREFECT_API_URL", "")).rstrip("/")
+
+
+def _check_external(state: State) -> None:
+    for service in SERVICES:
+        variable = external(service, state)
+        if variable is not None and not _reachable(service):
+            raise InputError(f"{service.name}: {variable}={os.environ[variable]} does not answer; start that server, or unset {variable} for a local one")
+
+
+def _reachable(service: Service) -> bool:
+    """Whether the server that the environment names answers at all."""
+    if service.name == "prefect":
+        return fetch(os.environ["PREFECT_API_URL"].rstrip("/") + "/health") is not None
+    if service.name == "mlflow":
+        uri = os.environ["MLFLOW_TRACKING_URI"].rstrip("/")
+        return not uri.startswith("http") or fetch(f"{uri}/health") is not None
+    from magistral_core.storage import open_store
+
+    try:
+        open_store(os.environ.get("MAGISTRAL_STORAGE_URI") or environment()["MAGISTRAL_STORAGE_URI"]).check()
+    except (InputError, InfrastructureError):
+        return False
+    return True
+
+

@@ -1,0 +1,107 @@
+"""Processes that outlive the command that started them, and are ended without ever touching another's.
+
+A process is known by its pid and start time, so a recycled pid is never signalled. Each leads a session of its own;
+ending one ends its descendants and whatever else is left in that session, also where the leader itself is long gone.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+from infra.stack.home import Running
+
+_TERM_S = 15.0
+_KILL_S = 5.0
+#: Start times of one process, read twice, differ by less than this; pids are not reused so fast.
+_SAME_START_S = 1.0
+#: Kept so that Python does not complain about children that are meant to stay.
+_started: list[subprocess.Popen[bytes]] = []
+
+
+def spawn(command: Sequence[str], environment: Mapping[str, str], log: Path, cwd: Path, port: int, digest: str) -> Running:
+    """Start a process in its own session, its output appended to `log`."""
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command, cwd=cwd, env=dict(environment), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        )
+    _started.append(process)
+    return Running(process.pid, psutil.Process(process.pid).create_time(), port, digest)
+
+
+def find(running: Running) -> psutil.Process | None:
+    """The process, if it is the same one and alive."""
+    try:
+        process = psutil.Process(running.pid)
+        same = abs(process.create_time() - running.started) < _SAME_START_S
+        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+    except psutil.NoSuchProcess:
+        return None
+
+
+def end(all_running: Iterable[Running]) -> list[int]:
+    """End processes with all that they started: SIGTERM, then SIGKILL. Returns the pids that are still there (none)."""
+    leaders, members = [], set()
+    for running in all_running:
+        leader = find(running)
+        members |= _session(running)
+        if leader is not None:
+            leaders.append(leader)
+            members |= {leader, *leader.children(recursive=True)}
+    _signal(leaders, signal.SIGTERM)
+    psutil.wait_procs(members, timeout=_TERM_S if leaders else 0)
+    # What a leader started while it was ending is in its session, or was its descendant a moment ago.
+    rest = {process for process in members if process.is_running() and _alive(process)}
+    for process in tuple(rest):
+        try:
+            rest |= set(process.children(recursive=True))
+        except psutil.NoSuchProcess:
+            continue
+    _signal(rest, signal.SIGKILL)
+    _, alive = psutil.wait_procs(rest, timeout=_KILL_S)
+    return [process.pid for process in alive if _alive(process)]
+
+
+def _session(running: Running) -> set[psutil.Process]:
+    """Processes of the session that the leader opened. While one lives, the kernel does not give its number away."""
+    found = set()
+    for process in psutil.process_iter():
+        try:
+            if os.getsid(process.pid) == running.pid and process.create_time() > running.started - _SAME_START_S and _alive(process):
+                found.add(process)
+        except (ProcessLookupError, PermissionError, psutil.NoSuchProcess):
+            continue
+    leader = next((process for process in found if process.pid == running.pid), None)
+    if leader is not None and find(running) is None:
+        return set()  # the number was given to another session's leader since
+    return found
+
+
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _signal(processes: Iterable[psutil.Process], signum: int) -> None:
+    for process in processes:
+        try:
+            process.send_signal(signum)
+        except psutil.NoSuchProcess:
+            continue
+
+
+def last_line(log: Path) -> str:
+    """The last line of a log that says something."""
+    try:
+        lines = [line.strip() for line in log.read_text(errors="replace").splitlines()[-50:]]
+    except OSError:
+        return ""
+    return next((line[:300] for line in reversed(lines) if line), "")
+

@@ -1,0 +1,160 @@
+"""The four services of the stack: how each is started, where it answers, and what replaces it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.s3.probe import healthy as s3_healthy
+from infra.stack.home import State, home, read_secrets, secrets_file
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+HOST = "127.0.0.1"
+POOL = "magistral"
+BUCKET = "s3://magistral"
+_PROBE_S = 3.0
+
+
+@dataclass(frozen=True)
+class Service:
+    """One server.
+
+    Attributes:
+        variables: any of these names a production endpoint that replaces it; the first is the one we set.
+        port: the usual one; another is found where it is taken.
+        command: of the process, given its port.
+        url: for people, given its port.
+    """
+
+    name: str
+    variables: tuple[str, ...]
+    port: int
+    command: Callable[[int], list[str]]
+    url: Callable[[int], str]
+    answers: Callable[[str], bool]
+
+
+def _prefect(port: int) -> list[str]:
+    return [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port), "--analytics-off", "--log-level", "WARNING"]
+
+
+def _mlflow(port: int) -> list[str]:
+    folder = home() / "mlflow"
+    folder.mkdir(exist_ok=True)
+    return [
+        *(sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"),
+        *("--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts")),
+    ]
+
+
+def _s3(port: int) -> list[str]:
+    return [sys.executable, "-m", "infra.s3", "serve", "--dir", str(home() / "s3"), "--port", str(port), "--secrets", str(secrets_file())]
+
+
+def _http(port: int) -> str:
+    return f"http://{HOST}:{port}"
+
+
+SERVICES = (
+    Service("prefect", ("PREFECT_API_URL",), 4200, _prefect, _http, lambda url: fetch(f"{url}/api/health") is not None),
+    Service("mlflow", ("MLFLOW_TRACKING_URI",), 5000, _mlflow, _http, lambda url: fetch(f"{url}/health") is not None),
+    Service("s3", ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "MAGISTRAL_STORAGE_URI"), 9000, _s3, _http, s3_healthy),
+)
+
+
+def settings() -> dict[str, str]:
+    """What every process of the stack and every client of it is told besides the addresses."""
+    folder = home()
+    return {
+        "MAGISTRAL_HOME": str(folder),
+        "PREFECT_HOME": str(folder / "prefect"),
+        "PREFECT_LOCAL_STORAGE_PATH": str(folder / "prefect" / "storage"),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        "PREFECT_WORKER_QUERY_SECONDS": "2",
+        "PREFECT_WORKER_CANCELLATION_POLL_SECONDS": "5",
+        "DO_NOT_TRACK": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "passive",
+    }
+
+
+def addresses(service: Service, port: int) -> dict[str, str]:
+    """The variables that point clients at one of our own servers."""
+    url = service.url(port)
+    if service.name == "prefect":
+        return {"PREFECT_API_URL": f"{url}/api"}
+    if service.name == "mlflow":
+        return {"MLFLOW_TRACKING_URI": url}
+    keys = read_secrets()
+    return {
+        "AWS_ENDPOINT_URL_S3": url,
+        "AWS_ACCESS_KEY_ID": keys["access_key"],
+        "AWS_SECRET_ACCESS_KEY": keys["secret_key"],
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "MAGISTRAL_STORAGE_URI": BUCKET,
+    }
+
+
+def external(service: Service, state: State) -> str | None:
+    """The variable that names another server in place of ours, if one does.
+
+    Variables that hold our own addresses (a shell that took over `environment()`) do not count.
+    """
+    port = state.ports.get(service.name)
+    ours = {url for url in (service.url(port), service.url(port) + "/api")} if port else set()
+    if service.name == "s3" and port and any(os.environ.get(name) in ours for name in service.variables[:2]):
+        return None
+    for name in service.variables:
+        value = os.environ.get(name, "")
+        if value and value.rstrip("/") not in ours:
+            return name
+    return None
+
+
+def environment() -> dict[str, str]:
+    """Variables to lay over `os.environ`, so that Prefect, MLflow and S3 clients find the stack as it was last started.
+
+    What the environment replaces by a production endpoint is left alone.
+    """
+    state = State.read()
+    found = settings()
+    for service in SERVICES:
+        if external(service, state) is None and service.name in state.ports:
+            found |= addresses(service, state.ports[service.name])
+    if external(SERVICES[2], state) is not None and not os.environ.get("MAGISTRAL_STORAGE_URI"):
+        found["MAGISTRAL_STORAGE_URI"] = BUCKET  # another server, the usual bucket
+    return found
+
+
+def worker_command() -> list[str]:
+    """The process worker, which starts a process for every flow run."""
+    return [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", "local"]
+
+
+def worker_online(api: str) -> bool:
+    """Whether our worker has reported to the server lately."""
+    answer = fetch(f"{api}/work_pools/{POOL}/workers/filter", {})
+    return answer is not None and any(worker["name"] == "local" and worker["status"] == "ONLINE" for worker in json.loads(answer))
+
+
+def fetch(url: str, body: Mapping[str, object] | None = None) -> bytes | None:
+    """The body of a successful answer within a few seconds, else None. Prefect's own credentials are sent along."""
+    headers = {"Content-Type": "application/json"}
+    if key := os.environ.get("PREFECT_API_KEY"):
+        headers["Authorization"] = f"Bearer {key}"
+    request = urllib.request.Request(url, None if body is None else json.dumps(body).encode(), headers)  # noqa: S310
+    try:
+        with urllib.request.urlopen(request, timeout=_PROBE_S) as answer:  # noqa: S310
+            return answer.read()
+    except (OSError, ValueError, urllib.error.URLError):
+        return None
