@@ -9,11 +9,11 @@ from decimal import Decimal
 from pathlib import PurePosixPath
 from typing import Any
 
+from magistral_core.boxed import extract_boxed
 from magistral_core.config.schema import FieldNames
 from magistral_core.errors import InputError
 from magistral_core.problems.readers import Row
 from magistral_core.records import Problem, ProblemKind, TestCase
-from magistral_core.boxed import extract_boxed
 
 #: Usual names in order of preference, compared in lower case. A field that is missing, null or blank is passed over.
 QUESTION = ("question", "problem", "prompt", "statement", "informal_statement", "input")
@@ -53,7 +53,8 @@ def parse_problem(row: Row, fields: FieldNames | None = None) -> Problem:
     cases = () if tests is None else _tests(tests, f"{row.place}: field {tests_name}")
     if not text and not cases:
         raise InputError(
-            f"{row.place}: the problem has no answer; give it one of the fields {', '.join(ANSWER)} (code: tests), or set problems.fields.answer"
+            f"{row.place}: the problem has no answer; expected one of the fields {', '.join(ANSWER)} (code: tests), "
+            "or set problems.fields.answer"
         )
     id_name, id_ = picker.pick("id", fields.id, ID)
     language_name, language = picker.pick("language", fields.language, LANGUAGE)
@@ -91,9 +92,8 @@ class _Picker:
             value: Any = self._row.data
             for part in set_name.split("."):
                 if not isinstance(value, Mapping) or part not in value:
-                    raise InputError(
-                        f"{self._row.place}: no field {set_name} (set as problems.fields.{what}); it has {', '.join(self._row.data) or 'none'}"
-                    )
+                    known = ", ".join(self._row.data) or "none"
+                    raise InputError(f"{self._row.place}: no field {set_name} (set as problems.fields.{what}); it has {known}")
                 value = value[part]
             return set_name, value
         for name in usual:

@@ -44,7 +44,9 @@ def load_problems(settings: ProblemSettings, seed: int = 0) -> list[Problem]:
         problem = parse_problem(row, settings.fields)
         first = places.setdefault(problem.id, row.place)
         if first != row.place:
-            raise InputError(f"{row.place}: the id {problem.id!r} is taken by {first}; give each problem its own, or set problems.fields.id")
+            raise InputError(
+                f"{row.place}: the id {problem.id!r} is taken by {first}; give each problem its own, or set problems.fields.id"
+            )
         if settings.limit is None or len(problems) < settings.limit:
             problems.append(problem)
     return problems
@@ -66,19 +68,22 @@ def _rows(settings: ProblemSettings) -> Iterator[Row]:
 
 def _objects(uri: str) -> Iterator[Row]:
     """Rows of one object, or of every problem file below a prefix; each is fetched to a temporary file first."""
-    from magistral_core.storage import open_store
+    from magistral_core.storage.objects import MissingObjectError, open_store
 
     parent, _, last = uri.rstrip("/").rpartition("/")
     single = PurePosixPath(last).suffix in SUFFIXES
     base = parent if single else uri.rstrip("/")
     store = open_store(base)
-    keys = [last] if single else sorted(key for key in store.list() if PurePosixPath(key).suffix in SUFFIXES)
+    keys = [last] if single else [key for key, _ in store.list("") if PurePosixPath(key).suffix in SUFFIXES]
     if not keys:
         raise InputError(f"{uri}: no problem file ({', '.join(SUFFIXES)}) below this prefix")
     with tempfile.TemporaryDirectory(prefix="magistral-problems-") as folder:
         for key in keys:
             file = Path(folder) / f"object{PurePosixPath(key).suffix}"
-            store.get_file(key, file)
+            try:
+                store.get_file(key, file)
+            except MissingObjectError as error:
+                raise InputError(f"{base}/{key}: no such problem file") from error
             yield from read_rows(file, f"{base}/{key}")
 
 

@@ -90,7 +90,9 @@ def _json_lines(path: Path, name: str) -> Iterator[Row]:
                 data = json.loads(text)
             except ValueError as error:
                 if not line.endswith(b"\n"):
-                    raise InputError(f"{name}:{number}: the last line is cut off (the file was not written to its end); write the file again") from error
+                    raise InputError(
+                        f"{name}:{number}: the last line is cut off (the file was not written to its end); write the file again"
+                    ) from error
                 raise InputError(f"{name}:{number}: not JSON ({error}); write one JSON object a line") from error
             yield Row(name, number, _object(data, f"{name}:{number}"))
 
@@ -101,7 +103,9 @@ def _json_list(path: Path, name: str) -> Iterator[Row]:
         items = json.loads(text)
     except json.JSONDecodeError as error:
         if error.pos >= len(text.rstrip()) or "Unterminated" in error.msg:
-            raise InputError(f"{name}:{error.lineno}: the list is cut off (the file was not written to its end); write the file again") from error
+            raise InputError(
+                f"{name}:{error.lineno}: the list is cut off (the file was not written to its end); write the file again"
+            ) from error
         raise InputError(f"{name}:{error.lineno}: not JSON ({error.msg}); the file must hold one list of objects") from error
     for number, item in enumerate(items, start=1):
         yield Row(name, number, _object(item, f"{name}, item {number}"))
@@ -132,7 +136,9 @@ def _decode(raw: bytes, place: str, *, first: bool) -> str:
         return raw.decode("utf-8-sig" if first else "utf-8")
     except UnicodeDecodeError as error:
         guess = "UTF-16" if first and raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "LATIN1"
-        raise InputError(f"{place}: not UTF-8 (byte {error.start}: {error.reason}); convert the file, for instance with iconv -f {guess} -t UTF-8") from error
+        raise InputError(
+            f"{place}: not UTF-8 (byte {error.start}: {error.reason}); convert the file, for instance with iconv -f {guess} -t UTF-8"
+        ) from error
 
 
 def _object(data: Any, place: str) -> dict[str, Any]:

@@ -22,14 +22,16 @@ MIN_SHARE = 0.9
 MIN_SCORE = 0.5
 #: Chinese writes no spaces; about so many characters make a word.
 _CHARACTERS_A_WORD = 2
+#: One such character says as much as several letters of an alphabet.
+_LETTERS_A_CHARACTER = 3
 
-_MARKUP = re.compile(
-    r"```.*?(?:```|\Z)|`[^`\n]*`"  # code
-    r"|\$\$.*?\$\$|\\\[.*?\\\]|\\\(.*?\\\)"  # formulas
+#: Where a block of code or formulas opens, and with what each closes; `\begin{x}` closes with its own name.
+_OPENING = re.compile(r"```|\$\$|\\\[|\\\(|\[asy\]|\\begin\{(\w{1,20}\*?)\}")
+_CLOSING = {"```": "```", "$$": "$$", "\\[": "\\]", "\\(": "\\)", "[asy]": "[/asy]"}
+_INLINE = re.compile(
+    r"`[^`\n]*`"
     r"|\$(?=\S)[^$\n]{1,300}?(?<=\S)\$(?!\d)"  # inline formulas, but not the text between two prices
-    r"|\\begin\{(\w+\*?)\}.*?\\end\{\1\}"
-    r"|https?://\S+",
-    re.DOTALL,
+    r"|https?://\S+"
 )
 _BOX = re.compile(r"\\(?:boxed|text|mathrm|frac|d?frac|sqrt)\s*(?:\{[^{}]*\})+")
 _COMMAND = re.compile(r"\\[a-zA-Z]+")
@@ -56,7 +58,7 @@ class Language(NamedTuple):
 
 def strip_markup(text: str) -> str:
     """The prose of a text: without code, formulas, boxes and LaTeX commands."""
-    text = _MARKUP.sub(" ", text)
+    text = _INLINE.sub(" ", _strip_blocks(text))
     if "\\" in text:
         text = _COMMAND.sub(" ", _BOX.sub(" ", text))
     return text
@@ -71,7 +73,7 @@ def classify(text: str) -> Language:
         kana, hangul = len(_KANA.findall(prose)), len(_HANGUL.findall(prose))
         # Japanese mixes kana and Chinese characters; a Chinese text has no kana.
         code = "ko" if hangul > east_asian / 2 else "ja" if kana > 0.1 * east_asian else "zh"
-        letters[code] = east_asian * _CHARACTERS_A_WORD  # one character says as much as several letters
+        letters[code] = east_asian * _LETTERS_A_CHARACTER
         prose = _EAST_ASIAN.sub(" ", prose)
     words = [word for word in _WORD.findall(prose) if not _ABBREVIATION.fullmatch(word)]
     for cyrillic in (True, False):
@@ -116,6 +118,25 @@ def _detector() -> Any:
     detector = LangDetector(LangDetectConfig(max_input_length=None, model="lite"))
     detector.detect("a first sentence loads the model")
     return detector
+
+
+def _strip_blocks(text: str) -> str:
+    """Cut out closed blocks (code to the end if it never closes). Each kind of closing is missed once at most, so time stays linear."""
+    kept: list[str] = []
+    missing: set[str] = set()
+    position = searched = 0
+    while found := _OPENING.search(text, searched):
+        closing = _CLOSING.get(found.group()) or f"\\end{{{found.group(1)}}}"
+        end = -1 if closing in missing else text.find(closing, found.end())
+        searched = found.end()
+        if end >= 0:
+            kept.append(text[position : found.start()])
+            position = searched = end + len(closing)
+        elif closing == "```":
+            return " ".join((*kept, text[position : found.start()]))
+        else:
+            missing.add(closing)
+    return " ".join((*kept, text[position:]))
 
 
 def _label(text: str) -> str:

@@ -39,9 +39,9 @@ _CHARACTERS = str.maketrans(
     {
         "−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": "/", "⁄": "/", "π": r"\pi ", "∞": r"\infty ",
         "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "±": r"\pm ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ",
-        "°": r"^\circ ", "，": ",", "、": ",", "。": ".", "\u00a0": " ", "\u202f": " ", "\u2009": " ", "θ": r"\theta ",
+        "°": r"^\circ ", "、": ",", "。": ".", "\u00a0": " ", "\u202f": " ", "\u2009": " ", "θ": r"\theta ",
     }
-    | {chr(code): chr(code - 0xFEE0) for code in (*range(0xFF10, 0xFF1A), *range(0xFF21, 0xFF3B), *range(0xFF41, 0xFF5B), 0xFF08, 0xFF09, 0xFF0B, 0xFF0D, 0xFF0E, 0xFF0F)}
+    | {chr(code): chr(code - 0xFEE0) for code in range(0xFF08, 0xFF5E)}  # full-width forms of ASCII
 )  # fmt: skip
 _SUPERSCRIPTS = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+")
 _VULGAR_FRACTION = re.compile("[¼-¾⅐-⅞]")
@@ -78,7 +78,8 @@ _UNITS = {
     name: line[0]
     for line in (
         ["mm", "millimeter", "millimeters"], ["cm", "centimeter", "centimeters"], ["m", "meter", "meters", "metre", "metres"],
-        ["km", "kilometer", "kilometers"], ["in", "inch", "inches"], ["ft", "foot", "feet"], ["yd", "yard", "yards"], ["mi", "mile", "miles"],
+        ["km", "kilometer", "kilometers"], ["in", "inch", "inches"], ["ft", "foot", "feet"], ["yd", "yard", "yards"],
+        ["mi", "mile", "miles"],
         ["s", "sec", "second", "seconds"], ["min", "minute", "minutes"], ["h", "hr", "hour", "hours"], ["day", "days"], ["week", "weeks"],
         ["year", "years"], ["mg"], ["g", "gram", "grams"], ["kg", "kilogram", "kilograms"], ["lb", "lbs", "pound", "pounds"],
         ["ml", "mL"], ["l", "L", "liter", "liters", "litre", "litres"], ["cent", "cents"], ["dollar", "dollars"],
@@ -246,7 +247,7 @@ def _ratio(sign: str, whole: str | None, top: str, bottom: str) -> Fraction | No
 
 
 def _words(text: str) -> str:
-    """The words of an answer that is not a formula (`\\text{east}`, `Monday`, a choice `(C)`), in one notation; empty for formulas."""
+    r"""The words of an answer that is not a formula (`\text{east}`, `Monday`, a choice `(C)`), in one notation; empty for formulas."""
     wrapped = _TEXT_ONLY.fullmatch(text)
     inner = (wrapped.group(1) if wrapped else text).strip(" .")
     choice = _CHOICE.fullmatch(inner)

@@ -48,7 +48,9 @@ def judge(gold: str, pred: str) -> tuple[ScoreStatus, str]:
 def check_gold(gold: str) -> tuple[ScoreStatus, str]:
     """Whether a reference answer can be read and equals itself; one that does not makes its problem unusable."""
     status, detail = judge(gold, gold)
-    return (status, detail) if status in (ScoreStatus.CORRECT, ScoreStatus.ERROR) else (ScoreStatus.ERROR, f"the reference answer {gold!r} does not equal itself")
+    if status in (ScoreStatus.CORRECT, ScoreStatus.ERROR):
+        return status, detail
+    return ScoreStatus.ERROR, f"the reference answer {gold!r} does not equal itself"
 
 
 @functools.lru_cache(maxsize=256)
@@ -59,7 +61,8 @@ def _parse(text: str) -> tuple[Any, ...]:
     """
     from math_verify import LatexExtractionConfig, parse
 
-    forms = parse("\\boxed{" + text + "}", [LatexExtractionConfig(boxed_match_priority=0)], fallback_mode="no_fallback", parsing_timeout=None)
+    boxes_only = [LatexExtractionConfig(boxed_match_priority=0)]
+    forms = parse("\\boxed{" + text + "}", boxes_only, fallback_mode="no_fallback", parsing_timeout=None)
     return tuple(_with_imaginary_unit(form) for form in forms)
 
 

@@ -88,6 +88,17 @@ class Verifier:
             built_in.append("language")
         return (*built_in, *self._extra)
 
+    def check_supported(self, problems: Iterable[Problem]) -> None:
+        """Refuse, before a run starts, problems that no verifier judges and functions that cannot be loaded. Raises InputError.
+
+        Functions are loaded in a worker of a pool of its own; this verifier need not be started.
+        """
+        check_supported(problems)
+        if self._rewards.extra:
+            pool = WorkerPool(1, self._rewards.timeout_s, self._rewards.memory_mb, 0, self._rewards.extra)
+            pool.start()
+            pool.close()
+
     def start(self) -> None:
         """Start the workers. Raises InputError if a function of `rewards.extra` cannot be loaded."""
         if self._rewards.language:

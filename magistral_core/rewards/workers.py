@@ -23,6 +23,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from enum import StrEnum
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from magistral_core.errors import InfrastructureError, InputError, MagistralError
@@ -32,6 +33,8 @@ RECYCLE_AFTER = 2000
 #: Limit for starting the zygote or a worker, a user's imports included.
 START_TIMEOUT_S = 120.0
 _GOODBYE_S = 5.0
+#: A formula that had less than this share of a core up to its limit was not hard: its worker was starved.
+_STARVED = 0.25
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -72,7 +75,7 @@ class WorkerPool:
         self._workers = workers
         self._timeout_s = timeout_s
         self._retries = retries
-        self._setup = {"extra": tuple(extra), "memory_bytes": memory_mb * 2**20, "folder": os.getcwd()}
+        self._setup = {"extra": tuple(extra), "memory_bytes": memory_mb * 2**20, "folder": str(Path.cwd())}
         self._queue: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
         self._zygote = _Zygote()
         self._threads: list[threading.Thread] = []
@@ -169,9 +172,8 @@ class WorkerPool:
                     future.set_result(Outcome(Ending(ending), None if failed else value, value if failed else "", seconds))
                     continue
                 worker.spent = True
-                if job.task != "extra" and worker.cpu_seconds() - cpu < self._timeout_s / 2:
-                    # It hardly ran, which says nothing about the answer.
-                    return number, f"the machine is overloaded: less than half of {self._timeout_s:g} s of CPU time in as much wall time"
+                if job.task != "extra" and worker.cpu_seconds() - cpu < _STARVED * self._timeout_s:
+                    return number, f"the machine is overloaded: less than {_STARVED:.0%} of a core for {self._timeout_s:g} s"
                 future.set_result(Outcome(Ending.TIMEOUT, detail=f"longer than {self._timeout_s:g} s", seconds=self._timeout_s))
                 return number + 1, ""
         except (EOFError, OSError):
@@ -179,20 +181,26 @@ class WorkerPool:
         return len(batch), ""
 
     def _hire(self, number: int) -> _Worker:
-        worker = self._zygote.fork()
-        with self._lock:
-            self._pids[number] = worker.pid
-        try:
-            worker.connection.send(self._setup)
-            if not worker.connection.poll(START_TIMEOUT_S):
-                raise InfrastructureError(f"a verifier worker did not start within {START_TIMEOUT_S:g} s (rewards.extra: {self._setup['extra']})")
-            fault = worker.connection.recv()
-        except (EOFError, OSError) as error:
-            raise InfrastructureError(f"a verifier worker died while it started ({self._dismiss(number, worker)})") from error
-        if fault:
-            self._dismiss(number, worker)
-            raise InputError(fault)
-        return worker
+        """A worker that is set up; one that dies meanwhile is tried again. Raises InputError (a user's function) or InfrastructureError."""
+        for attempt in range(self._retries + 1):
+            worker = self._zygote.fork()
+            with self._lock:
+                self._pids[number] = worker.pid
+            try:
+                worker.connection.send(self._setup)
+                fault = worker.connection.recv() if worker.connection.poll(START_TIMEOUT_S) else f"not ready after {START_TIMEOUT_S:g} s"
+            except (EOFError, OSError):
+                ending = self._dismiss(number, worker)
+                if attempt < self._retries:
+                    continue
+                raise InfrastructureError(
+                    f"a verifier worker died while it started ({ending}); rewards.extra: {self._setup['extra']}"
+                ) from None
+            if fault:
+                self._dismiss(number, worker)
+                raise InputError(fault)
+            return worker
+        raise AssertionError("unreachable")
 
     def _dismiss(self, number: int, worker: _Worker) -> str:
         with self._lock:
@@ -218,8 +226,11 @@ class _Worker:
 
 
 class _Zygote:
-    """The training process's side of `zygote.py`. It must be started by a thread that lives as long as it is needed: the kernel kills
-    it when the *thread* that started it ends. Dispatcher threads do."""
+    """The training process's side of `zygote.py`.
+
+    It must be started by a thread that lives as long as it is needed, for the kernel kills it when the *thread* that started it ends.
+    Dispatcher threads do.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -63,7 +63,17 @@ def test_public_answers_are_canonical() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(27.0, "27"), (2125, "2125"), (0.1, "0.1"), (1e-7, "0.0000001"), (True, "True"), ([1, 2.0], "1, 2"), (" x ", "x"), ("a\n#### 1,080 ", "1,080"), (0, "0")],
+    [
+        (27.0, "27"),
+        (2125, "2125"),
+        (0.1, "0.1"),
+        (1e-7, "0.0000001"),
+        (True, "True"),
+        ([1, 2.0], "1, 2"),
+        (" x ", "x"),
+        ("a\n#### 1,080 ", "1,080"),
+        (0, "0"),
+    ],
 )
 def test_answers_become_text(tmp_path: Path, value: object, text: str) -> None:
     assert one(tmp_path, question="q", answer=value).answer == text

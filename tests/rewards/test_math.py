@@ -1,0 +1,252 @@
+"""Judging answers: the rules that need no parser, and math-verify behind them (here in this process; the pool has tests of its own)."""
+
+from __future__ import annotations
+
+import json
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from magistral_core.records import ScoreStatus
+from magistral_core.rewards import canonical_answer
+from magistral_core.rewards.math import MAX_CHARS, clean, parse_number, quick_gold_verdict, quick_verdict, too_costly
+from magistral_core.rewards.symbolic import check_gold, judge
+
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+SAME = [
+    ("5", "5"),
+    ("5", "5.0"),
+    ("7", "07"),
+    ("0", "-0"),
+    ("1,000", "1000"),
+    ("1000", "1\\,000"),
+    ("1000", "1{,}000"),
+    ("1500", "1.5e3"),
+    ("300000", "3 \\times 10^{5}"),
+    ("1/2", "0.5"),
+    ("\\frac12", "0.5"),
+    ("\\frac{1}{2}", "\\dfrac{1}{2}"),
+    ("\\frac{1}{3}", "0.\\overline{3}"),
+    ("1/6", "0.1\\overline{6}"),
+    ("7/2", "3 1/2"),
+    ("7/2", "3\\frac{1}{2}"),
+    ("-\\frac{1}{2}", "-0.5"),
+    ("-\\frac{35}{9}", "\\frac{-35}{9}"),
+    ("1/2", "½"),
+    ("\\sqrt{2}", "√2"),
+    ("x^2", "x²"),
+    ("12", "１２"),
+    ("\\pi", "π"),
+    ("7", "\\color{red}{7}"),
+    ("7", "\\textcolor{red}{7}"),
+    ("7", "7."),
+    ("72", "\\$72"),
+    ("72", "$72"),
+    ("\\boxed{5}", "$5$"),
+    ("$\\frac{1}{2}$", "\\(1/2\\)"),
+    ("\\emptyset", "\\varnothing"),
+    ("90", "90^\\circ"),
+    ("\\frac{1}{2}", "\\sin 30^\\circ"),
+    ("2i", "(1+i)^2"),
+    ("6+9i", "9i+6"),
+    ("(2,\\infty)", "x>2"),
+    ("x > 2", "(2,\\infty)"),
+    ("[1,2]", "1 \\le x \\le 2"),
+    ("x \\in [-2,7]", "[-2,7]"),
+    ("(-\\infty,2)\\cup(3,\\infty)", "(3,\\infty)\\cup(-\\infty,2)"),
+    ("5", "x=5"),
+    ("x=5", "5"),
+    ("y=2x+3", "y = 3 + 2x"),
+    ("2x+1", "1+2x"),
+    ("(x+1)^2", "x^2+2x+1"),
+    ("6*x", "6x"),
+    ("p - q", "p-q"),
+    ("\\{1,2\\}", "\\{2,1\\}"),
+    ("1,2", "2, 1"),
+    ("(3,\\frac{\\pi}{2})", "\\left(3, \\pi/2\\right)"),
+    ("1 \\pm \\sqrt{19}", "1+\\sqrt{19}, 1-\\sqrt{19}"),
+    ("\\frac{\\sqrt{2}}{2}", "\\frac{1}{\\sqrt{2}}"),
+    ("3\\sqrt{2}", "\\sqrt{18}"),
+    ("11\\sqrt2", "11\\sqrt{2}"),
+    ("2^{10}", "1024"),
+    ("\\log_2 8", "3"),
+    ("\\begin{pmatrix}1\\\\2\\end{pmatrix}", "\\begin{bmatrix}1\\\\2\\end{bmatrix}"),
+    ("101_2", "101_{2}"),
+    ("101_2", "101"),
+    ("5", "101_2"),
+    ("\\text{east}", "east"),
+    ("Evelyn", "\\text{Evelyn}"),
+    ("\\text{even}", "\\text{Even}"),
+    ("C", "\\text{(C)}"),
+    ("\\text{(C)}", "C"),
+    ("5", "5 \\text{ cm}"),
+    ("5 \\text{ cm}", "5\\,\\mathrm{cm}"),
+    ("5 \\text{ inches}", "5\\text{ in}"),
+    ("10\\%", "10"),
+    ("10\\%", "0.1"),
+]
+DIFFERENT = [
+    ("5", "6"),
+    ("5", "-5"),
+    ("1000001", "1000000"),
+    ("7", "3 \\garbage 7"),
+    ("7", "5=7"),
+    ("7", "\\frac{7}{0}"),
+    ("27", "2 7"),
+    ("12", "1,2"),
+    ("1,2", "12"),
+    ("AC", "CA"),
+    ("3/7", "0.428571"),
+    ("1/3", "0.333"),
+    ("\\sqrt{2}", "1.414214"),
+    ("\\pi", "3.14"),
+    ("5 m", "5 cm"),
+    ("5\\text{ m}", "5\\text{ cm}"),
+    ("5 \\text{ minutes}", "5 \\text{ hours}"),
+    ("101_2", "101_3"),
+    ("(1,2)", "\\{1,2\\}"),
+    ("\\{1,2\\}", "(1,2)"),
+    ("(1,2)", "[1,2]"),
+    ("(1,2)", "(2,1)"),
+    ("(1,2,3)", "(1,2)"),
+    ("x>2", "x<2"),
+    ("[2,\\infty)", "x>2"),
+    ("x", "y"),
+    ("x^2", "x^3"),
+    ("x=5", "y=5"),
+    ("1", "x=2, y=1"),
+    ("2", "1+2"),
+    ("\\frac{1}{2}", "\\frac{2}{1}"),
+    ("10!", "10"),
+    ("3", "3!"),
+    ("\\emptyset", "0"),
+    ("72", "72,000"),
+    ("\\text{east}", "\\text{west}"),
+    ("C", "D"),
+    ("Monday", "\\text{not Monday}"),
+    ("5", "5x"),
+    ("5", "\\text{I don't know}"),
+    ("5", "5 or 6"),
+    ("5", "5,6"),
+    ("7", "7 \\text{ or } 8"),
+    ("3", "\\text{3 or 4}"),
+    ("15", "\\$15 per day and 4"),
+    ("7", "\\{7,8\\}"),
+    ("5", "?"),
+    ("5", "answer"),
+]
+#: Wrong verdicts that are known and written down in docs/rewards.md; when one of these changes, so should that page.
+KNOWN_FALSE_ACCEPTS = [("7", "[7]"), ("7", "7\\%"), ("0.07", "7\\%"), ("x", "X")]
+KNOWN_FALSE_REJECTS = [("BA", "AB"), ("1.41", "\\sqrt{2}")]
+
+
+def verdict(gold: str, pred: str) -> ScoreStatus:
+    quick = quick_verdict(gold, pred)
+    return quick.status if quick is not None else judge(gold, pred)[0]
+
+
+@pytest.mark.parametrize(("gold", "pred"), SAME)
+def test_same(gold: str, pred: str) -> None:
+    assert verdict(gold, pred) is ScoreStatus.CORRECT
+
+
+@pytest.mark.parametrize(("gold", "pred"), DIFFERENT)
+def test_different(gold: str, pred: str) -> None:
+    assert verdict(gold, pred) in (ScoreStatus.WRONG, ScoreStatus.UNPARSABLE)
+
+
+@pytest.mark.parametrize(("pairs", "status"), [(KNOWN_FALSE_ACCEPTS, ScoreStatus.CORRECT), (KNOWN_FALSE_REJECTS, ScoreStatus.WRONG)])
+def test_known_limits(pairs: list[tuple[str, str]], status: ScoreStatus) -> None:
+    assert [verdict(*pair) for pair in pairs] == [status] * len(pairs)
+
+
+@pytest.mark.parametrize(
+    ("gold", "pred", "status"),
+    [
+        ("", "5", ScoreStatus.ERROR),
+        (" ", "5", ScoreStatus.ERROR),
+        ("\\foo{", "5", ScoreStatus.ERROR),
+        ("1" * 600, "5", ScoreStatus.ERROR),
+        ("5", "", ScoreStatus.NO_ANSWER),
+        ("5", "\\foo{", ScoreStatus.UNPARSABLE),
+    ],
+)
+def test_statuses(gold: str, pred: str, status: ScoreStatus) -> None:
+    assert verdict(gold, pred) is status
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1" * (MAX_CHARS + 1),
+        "(" * 40 + "1" + ")" * 40,
+        "9^{9^{9^9}}",
+        "9^9^9",
+        "2^{100000}",
+        "99999!",
+        "(10!)!",
+        "5!!!",
+        "x^{x^{x^{x}}}",
+        "10**10**10",
+    ],
+)
+def test_costly_answers_are_refused_before_parsing(text: str) -> None:
+    started = time.perf_counter()
+    assert quick_verdict("5", text) is not None
+    assert verdict("5", text) is ScoreStatus.UNPARSABLE
+    assert time.perf_counter() - started < 0.1
+
+
+@pytest.mark.parametrize("text", ["2^{10}", "e^{x^2}", "2^{2^3}", "10!", "x^2+y^2+z^2", "((((1))))", "10^{100}"])
+def test_ordinary_answers_are_not_refused(text: str) -> None:
+    assert too_costly(text) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("27.0", "27"),
+        ("\\frac{2}{4}", "1/2"),
+        ("$1,000$", "1000"),
+        ("\\text{East}", "east"),
+        ("(C)", "C"),
+        ("x^2 + 1", "x^2+1"),
+        ("\\dfrac{\\pi}{2}", "\\frac{\\pi}{2}"),
+    ],
+)
+def test_canonical_answers(text: str, key: str) -> None:
+    assert canonical_answer(text) == key
+
+
+@given(st.fractions(-(10**6), 10**6, max_denominator=10**4))
+def test_numbers_survive_every_notation(value: Fraction) -> None:
+    n, d = value.numerator, value.denominator
+    for text in (f"{n}/{d}", f"\\frac{{{n}}}{{{d}}}", f"$\\dfrac{{{n}}}{{{d}}}$."):
+        assert parse_number(clean(text)) == value
+    assert verdict(str(value), f"\\frac{{{2 * n}}}{{{2 * d}}}") is ScoreStatus.CORRECT
+
+
+@given(st.decimals(-(10**9), 10**9, places=6, allow_nan=False), st.decimals(-(10**9), 10**9, places=6, allow_nan=False))
+def test_decimals_are_compared_exactly(a: object, b: object) -> None:
+    assert (verdict(f"{a:f}", f"{b:f}") is ScoreStatus.CORRECT) == (a == b)  # type: ignore[str-format]
+
+
+@given(st.text("0123456789.,/-+{}\\frac$ eE^_()=%x", max_size=25))
+def test_any_text_equals_itself_and_nothing_raises(text: str) -> None:
+    quick = quick_verdict(text, text)
+    canonical_answer(text)
+    assert quick is None or quick.status in (ScoreStatus.CORRECT, ScoreStatus.ERROR, ScoreStatus.WRONG)
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="the data folder ../shared/data is not here")
+def test_every_reference_of_math500_is_usable() -> None:
+    for line in (DATA / "math500/test.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        quick = quick_gold_verdict(row["answer"])
+        status = quick.status if quick is not None else check_gold(row["answer"])[0]
+        assert status is ScoreStatus.CORRECT, row["answer"]
