@@ -56,7 +56,7 @@ _EDITS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\\(?:leq|leqslant)(?![a-zA-Z])"), r"\\le "),
     (re.compile(r"\\(?:geq|geqslant)(?![a-zA-Z])"), r"\\ge "),
     (re.compile(r"(?<=\d)(?:\\[,!;: ]|\{,\}|~)+(?=\d{3}(?!\d))"), ""),  # 1\,000
-    (re.compile(r"\\[,!;:]|\\q?quad(?![a-zA-Z])|~|\\ "), " "),
+    (re.compile(r"(?<!\\)\\[,!;: ]|\\q?quad(?![a-zA-Z])|~"), " "),
     (re.compile(r"\^\s*\{\s*\\(?:circ|degree)\s*\}|\^\s*\\circ(?![a-zA-Z])|\\degree(?![a-zA-Z])"), r"^\\circ "),
     (re.compile(r"\s+"), " "),
 )
@@ -198,15 +198,8 @@ def too_costly(text: str) -> str:
             depth -= 1
     if "!" in text and re.search(r"\d{4,}\s*[)}]*\s*!|!\s*[)}\]]*\s*!", text):
         return "a huge factorial"
-    powers = re.sub(r"[\s{}()]|\\left|\\right", "", text.replace("**", "^").replace(",", "")) if "^" in text or "**" in text else ""
-    for tower in re.findall(r"\d+(?:\^-?\d+)+", powers):
-        exponents = [int(part) for part in tower.split("^")[1:]]
-        if len(exponents) > 2 or any(abs(part) > MAX_EXPONENT for part in exponents):
-            return "a huge power"
-        if len(exponents) == 2 and (exponents[1] > 13 or abs(exponents[0] ** max(exponents[1], 0)) > MAX_EXPONENT):
-            return "a huge power"
-    if powers.count("^") > 20 or re.search(r"\^[^^+\-*/=,]*\^[^^+\-*/=,]*\^", powers):
-        return "a tower of powers"
+    if "^" in text or "**" in text:
+        return _costly_power(text.replace("**", "^"))
     return ""
 
 
@@ -225,6 +218,35 @@ def for_parser(text: str) -> str:
 def _squeeze(text: str) -> str:
     """Without white space, except between two digits: `2 7` is not 27."""
     return _SPACE.sub("", text) if " " in text else text
+
+
+def _costly_power(text: str) -> str:
+    """Towers of powers, and plain powers too large to write out."""
+    if _exponent_depth(text) > 2 or re.search(r"\^\s*\w\s*\^\s*\w\s*\^", text):
+        return "a tower of powers"
+    # Without opening brackets 9^{9^{9}} reads 9^9^9; a closing one ends a number, as in 2^{3}4^{5}.
+    for tower in re.findall(r"\d+(?:\^-?\d+)+", re.sub(r"[)}]", " ", re.sub(r"[\s{(,]|\\left|\\right", "", text))):
+        first, *rest = [abs(int(part)) for part in tower.split("^")[1:]]
+        if first > MAX_EXPONENT or len(rest) > 1 or (rest and first > 1 and (rest[0] > 13 or first ** rest[0] > MAX_EXPONENT)):
+            return "a huge power"
+    return ""
+
+
+def _exponent_depth(text: str) -> int:
+    """How deep exponents in brackets stand in one another: 2 for x^{y^{z}}."""
+    depth = deepest = 0
+    brackets: list[bool] = []  # whether each open bracket holds an exponent
+    previous = ""
+    for character in text:
+        if character in "{(":
+            brackets.append(previous == "^")
+            depth += brackets[-1]
+            deepest = max(deepest, depth)
+        elif character in "})" and brackets:
+            depth -= brackets.pop()
+        if not character.isspace():
+            previous = character
+    return deepest
 
 
 def _verdict(same: bool, pred: str) -> Verdict:
