@@ -20,7 +20,7 @@ def demo(demonstration: DemoForm = DemoForm()) -> dict[str, Any]:  # noqa: B008 
     """Show what training changes: the same held-out problems before and after.
 
     Returns:
-        `before` and `after` (evaluation reports) and `training` (the run's summary).
+        `before` and `after` (evaluation reports), `table` (both by difficulty) and `training` (the run's summary).
     """
     recipe = demonstration.load()
     settings = recipe.evaluation
@@ -31,5 +31,5 @@ def demo(demonstration: DemoForm = DemoForm()) -> dict[str, Any]:  # noqa: B008 
     before = evaluate(EvaluateForm(**form, model=base))
     summary = train(TrainForm(settings=recipe.model_dump(mode="json"), fresh=demonstration.fresh))
     after = evaluate(EvaluateForm(**form, model=summary["checkpoints"][-1]))
-    publish_comparison(before, after)
-    return {"before": before, "after": after, "training": summary}
+    table = publish_comparison(before, after)
+    return {"before": before, "after": after, "table": table, "training": summary}

@@ -39,6 +39,8 @@ def publish_comparison(before: dict[str, Any], after: dict[str, Any]) -> list[di
         rows.append(row)
     create_table_artifact(rows, key="results", description="Held-out problems before and after training, by difficulty")
     gain = after["pass_at_1"] - before["pass_at_1"]
-    text = f"pass@1 went from **{before['pass_at_1']:.3f}** to **{after['pass_at_1']:.3f}** ({gain:+.3f}) on problems that training never saw."
+    text = (
+        f"pass@1 went from **{before['pass_at_1']:.3f}** to **{after['pass_at_1']:.3f}** ({gain:+.3f}) on problems that training never saw."
+    )
     create_markdown_artifact(text, key="summary", description="In one sentence")
     return rows

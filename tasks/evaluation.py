@@ -14,7 +14,9 @@ from tasks.child import run_command, work_folder
 from tasks.training import broken_not_wrong
 
 
-@task(name="evaluate", retries=1, retry_delay_seconds=10, retry_condition_fn=broken_not_wrong, persist_result=True, result_serializer="json")
+@task(
+    name="evaluate", retries=1, retry_delay_seconds=10, retry_condition_fn=broken_not_wrong, persist_result=True, result_serializer="json"
+)
 def evaluate_model(suite: str, model: str, overrides: list[str], data: str | None, flow_run_id: str) -> dict[str, Any]:
     """The suite's report for a model folder or a checkpoint's URI.
 

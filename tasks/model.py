@@ -29,7 +29,7 @@ def prepare_model(recipe: dict[str, Any], flow_run_id: str) -> str:
     def report() -> None:
         for event in progress.read():
             if event["step"] % _LOG_STEPS == 0:
-                logger.info("base model: step %d, loss %.3f", event["step"], event["metrics"]["loss"])
+                logger.info("base model: step %d of %d, loss %.3f", event["step"], event["max_steps"], event["metrics"]["loss"])
 
     run_command(["prepare", str(settings), "--events", str(events), "--json"], folder / f"{name}.log", output, on_poll=report)
     path = str(json.loads(output.read_text())["model"])

@@ -94,7 +94,9 @@ class _Follower:
         rows = [("optimiser steps", summary["steps"]), ("weight updates", summary["weight_updates"])]
         rows += [("of these with sequences in flight", summary["weight_updates_in_flight"]), ("seconds", summary["seconds"])]
         rows += [(f"groups {state}", count) for state, count in ledger.items() if isinstance(count, int)]
-        create_table_artifact([{"": name, "value": value} for name, value in rows], key="training-results", description="The run in figures")
+        create_table_artifact(
+            [{"": name, "value": value} for name, value in rows], key="training-results", description="The run in figures"
+        )
         create_table_artifact(checkpoints_table(summary["checkpoints"]), key="checkpoints", description="Checkpoints in storage")
         return summary
 
@@ -106,13 +108,19 @@ class _Follower:
         self._step = event["resumed_step"] or 0
         self._log.info("run %s, step %d of %d; MLflow: %s", event["run_id"], self._step, event["max_steps"], event["mlflow_url"])
         if str(event["mlflow_url"]).startswith("http"):
-            create_link_artifact(event["mlflow_url"], link_text="Curves in MLflow", key="mlflow", description="The run's metrics and samples")
+            create_link_artifact(
+                event["mlflow_url"], link_text="Curves in MLflow", key="mlflow", description="The run's metrics and samples"
+            )
 
     def _on_step(self, event: dict[str, Any]) -> None:
         self._step = event["step"]
         if self._step % _LOG_STEPS == 0 or self._step == self._max_steps:
-            figures = {name: event["metrics"][name] for name in ("reward/mean", "pass/rate", "pass/valid_format") if name in event["metrics"]}
-            self._log.info("step %d of %d %s", self._step, self._max_steps, " ".join(f"{name} {value:.3f}" for name, value in figures.items()))
+            figures = {
+                name: event["metrics"][name] for name in ("reward/mean", "pass/rate", "pass/valid_format") if name in event["metrics"]
+            }
+            self._log.info(
+                "step %d of %d %s", self._step, self._max_steps, " ".join(f"{name} {value:.3f}" for name, value in figures.items())
+            )
 
     def _on_wait(self, event: dict[str, Any]) -> None:
         self._log.info("waiting: %s", event["message"])

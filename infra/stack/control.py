@@ -1,8 +1,8 @@
 """Start, end and describe the local stack.
 
-    up:   prefect --+--> worker --> deployments
-          mlflow  --+   (each is waited for; what runs already and is unchanged is left as it is)
-          s3      --+
+up:   prefect --+--> worker --> deployments
+      mlflow  --+   (each is waited for; what runs already and is unchanged is left as it is)
+      s3      --+
 """
 
 from __future__ import annotations
@@ -92,7 +92,13 @@ def status() -> dict[str, Any]:
     for service in SERVICES:
         variable = external(service, state)
         if variable is not None:
-            services[service.name] = {"url": os.environ[variable], "healthy": _reachable(service), "pid": None, "external": variable, "log": None}
+            services[service.name] = {
+                "url": os.environ[variable],
+                "healthy": _reachable(service),
+                "pid": None,
+                "external": variable,
+                "log": None,
+            }
             continue
         running = state.running.get(service.name)
         alive = running is not None and processes.find(running) is not None
@@ -104,13 +110,19 @@ def status() -> dict[str, Any]:
     alive = worker is not None and processes.find(worker) is not None
     healthy = alive and worker_online(_api())
     services["worker"] = {
-        **{"url": None, "healthy": healthy, "pid": worker.pid if worker and alive else None, "external": None, "log": str(log_file("worker"))}
+        **{
+            "url": None,
+            "healthy": healthy,
+            "pid": worker.pid if worker and alive else None,
+            "external": None,
+            "log": str(log_file("worker")),
+        }
     }
     return {"up": all(item["healthy"] for item in services.values()), "home": str(home()), "services": services}
 
 
 def _ensure(state: State, name: str, command: list[str], overlay: dict[str, str], port: int, say: Callable[[str], None]) -> None:
-    digest = hashlib.sha256(repr((command, sorted(overlay.items()), _inherited())).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(repr((command, sorted(overlay.items()), _inherited() if name == "worker" else [])).encode()).hexdigest()[:16]
     running = state.running.get(name)
     if running is not None:
         if processes.find(running) and running.digest == digest:
@@ -124,10 +136,14 @@ def _ensure(state: State, name: str, command: list[str], overlay: dict[str, str]
 
 
 def _inherited() -> list[tuple[str, str]]:
-    """Variables of the caller that the stack's processes depend on."""
-    prefixes = ("PREFECT_", "MLFLOW_", "AWS_", "MAGISTRAL_")
-    ours = settings().keys() | {"PREFECT_API_URL", "MLFLOW_TRACKING_URI"}
-    return sorted((name, value) for name, value in os.environ.items() if name.startswith(prefixes) and name not in ours)
+    """The caller's variables that decide where flow runs find their servers."""
+    overlaid = environment()
+    names = (
+        "PREFECT_API_KEY",
+        *(name for service in SERVICES for name in service.variables),
+        *(name for name in os.environ if name.startswith("AWS_")),
+    )
+    return sorted((name, os.environ[name]) for name in set(names) if name in os.environ and name not in overlaid)
 
 
 def _port(service: Service, state: State) -> int:
@@ -177,7 +193,9 @@ def _wait(state: State, conditions: dict[str, Callable[[], bool]]) -> None:
 def _deploy(state: State, api: str, say: Callable[[str], None]) -> None:
     """Apply prefect.yaml, unless the same was applied to the same server before."""
     digest = hashlib.sha256(f"{api} {CHECKOUT} {sys.executable}".encode())
-    for file in sorted([CHECKOUT / "prefect.yaml", *CHECKOUT.glob("flows/*.py"), *CHECKOUT.glob("tasks/*.py"), *CHECKOUT.glob("recipes/*.yaml")]):
+    for file in sorted(
+        [CHECKOUT / "prefect.yaml", *CHECKOUT.glob("flows/*.py"), *CHECKOUT.glob("tasks/*.py"), *CHECKOUT.glob("recipes/*.yaml")]
+    ):
         digest.update(file.read_bytes())
     if state.deployed == digest.hexdigest():
         return
@@ -187,7 +205,13 @@ def _deploy(state: State, api: str, say: Callable[[str], None]) -> None:
     with log.open("wb") as output:
         try:
             code = subprocess.run(
-                command, cwd=CHECKOUT, env={**os.environ, **environment()}, stdin=subprocess.DEVNULL, stdout=output, stderr=output, timeout=_DEPLOY_S
+                command,
+                cwd=CHECKOUT,
+                env={**os.environ, **environment()},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                timeout=_DEPLOY_S,
             ).returncode
         except subprocess.TimeoutExpired as error:
             raise InfrastructureError(f"stack: applying the deployments took more than {_DEPLOY_S:.0f} s; see {log}") from error
@@ -206,7 +230,9 @@ def _check_external(state: State) -> None:
     for service in SERVICES:
         variable = external(service, state)
         if variable is not None and not _reachable(service):
-            raise InputError(f"{service.name}: {variable}={os.environ[variable]} does not answer; start that server, or unset {variable} for a local one")
+            raise InputError(
+                f"{service.name}: {variable}={os.environ[variable]} does not answer; start that server, or unset {variable} for a local one"
+            )
 
 
 def _reachable(service: Service) -> bool:
@@ -223,5 +249,3 @@ def _reachable(service: Service) -> bool:
     except (InputError, InfrastructureError):
         return False
     return True
-
-

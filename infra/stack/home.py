@@ -1,10 +1,10 @@
 """Where the local stack keeps its state: `~/.magistral`, or MAGISTRAL_HOME.
 
-    secrets.json  the S3 account, made on first start, readable by its owner only
-    stack.json    which processes run, on which ports; the ports are kept for the next start
-    stack.lock    held while the stack is started or ended
-    logs/         one file a service
-    prefect/  mlflow/  s3/   data; `down` leaves them
+secrets.json  the S3 account, made on first start, readable by its owner only
+stack.json    which processes run, on which ports; the ports are kept for the next start
+stack.lock    held while the stack is started or ended
+logs/         one file a service
+prefect/  mlflow/  s3/   data; `down` leaves them
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ def read_secrets() -> dict[str, str]:
         keys = json.loads(path.read_text())
         return {"access_key": str(keys["access_key"]), "secret_key": str(keys["secret_key"])}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a JSON file with access_key and secret_key; give back the old one, or remove it for a new account") from error
+        raise InputError(
+            f"{path}: not a JSON file with access_key and secret_key; give back the old one, or remove it for a new account"
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -104,4 +104,3 @@ def last_line(log: Path) -> str:
     except OSError:
         return ""
     return next((line[:300] for line in reversed(lines) if line), "")
-

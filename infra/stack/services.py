@@ -41,7 +41,20 @@ class Service:
 
 
 def _prefect(port: int) -> list[str]:
-    return [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port), "--analytics-off", "--log-level", "WARNING"]
+    return [
+        sys.executable,
+        "-m",
+        "prefect",
+        "server",
+        "start",
+        "--host",
+        HOST,
+        "--port",
+        str(port),
+        "--analytics-off",
+        "--log-level",
+        "WARNING",
+    ]
 
 
 def _mlflow(port: int) -> list[str]:
@@ -77,6 +90,7 @@ def settings() -> dict[str, str]:
         "PREFECT_LOCAL_STORAGE_PATH": str(folder / "prefect" / "storage"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        "PREFECT_SERVER_DATABASE_TIMEOUT": "60",  # a training run leaves SQLite little of two cores
         "PREFECT_WORKER_QUERY_SECONDS": "2",
         "PREFECT_WORKER_CANCELLATION_POLL_SECONDS": "5",
         "DO_NOT_TRACK": "1",

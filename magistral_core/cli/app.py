@@ -1,0 +1,74 @@
+"""Parse the command line, run the command, and turn every failure into one line and an exit code.
+
+0  done      1  the work failed      2  bad input      3  a service or process broke      130  interrupted
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from types import FrameType
+from typing import NoReturn
+
+from magistral_core import __version__
+from magistral_core.cli import checkpoints, demo, doctor, evaluate, prepare, run, stack
+from magistral_core.errors import MagistralError
+
+_GROUPS = (doctor, stack, demo, run, evaluate, checkpoints, prepare)
+_INTERRUPTED = 130
+_TERMINATED = 143
+#: What BrokenPipeError means to a shell: the reader (`| head`) has seen enough.
+_PIPE_CLOSED = 141
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors as one line with exit code 2, without the usage text."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"magistral: {message} (see {self.prog} --help)\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = _Parser(prog="magistral", description="Reinforcement learning on verifiable problems.")
+    parser.add_argument("--version", action="version", version=f"magistral {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for group in _GROUPS:
+        group.add(commands)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    options = build_parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = int(options.command(options) or 0)
+        sys.stdout.flush()
+        return code
+    except MagistralError as error:
+        return _fail(error, str(error), error.exit_code)
+    except KeyboardInterrupt as error:
+        return _fail(error, "interrupted", _INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more to say, at exit neither
+        return _PIPE_CLOSED
+    except Exception as error:  # noqa: BLE001  (the last line of defence: nobody wants a traceback)
+        return _fail(error, f"unexpected {type(error).__name__}: {error}; MAGISTRAL_DEBUG=1 shows where", MagistralError.exit_code)
+
+
+def _fail(error: BaseException, message: str, code: int) -> int:
+    if os.environ.get("MAGISTRAL_DEBUG") == "1":
+        traceback.print_exception(error)
+    print("magistral:", " ".join(message.split()), file=sys.stderr)
+    return code
+
+
+def _terminate(_signum: int, _frame: FrameType | None) -> None:
+    """SIGTERM unwinds the stack as Ctrl-C does, so that engines and servers are closed."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise SystemExit(_TERMINATED)

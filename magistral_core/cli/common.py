@@ -1,0 +1,117 @@
+"""What several commands share: the stack's environment, dying with a parent, tables, JSON."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from magistral_core.errors import InputError
+
+_QUIET = {
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "DS_LOG_LEVEL": "error",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "1",
+    "OMP_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "passive",
+}
+
+
+def add_set(parser: argparse.ArgumentParser) -> None:
+    """The option `--set`."""
+    parser.add_argument(
+        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="change a setting: section.key=value; repeatable"
+    )
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """The option `--json`."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+
+
+def add_parent(parser: argparse.ArgumentParser) -> None:
+    """The hidden option `--parent PID`: end when that process does."""
+    parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
+
+
+def bind_to_parent(parent: int | None) -> None:
+    """Ask the kernel for SIGTERM when the parent ends; SIGTERM closes engines in order."""
+    if parent is None:
+        return
+    from magistral_core.processes import die_with_parent
+
+    die_with_parent(signal.SIGTERM)
+    if os.getppid() != parent:
+        raise SystemExit(0)
+
+
+def use_stack() -> None:
+    """Point this process at the local stack, if it was ever started, for whatever the environment does not name itself."""
+    try:
+        from infra.stack import environment
+    except ImportError:  # a wheel without the checkout has no stack
+        return
+    for name, value in environment().items():
+        if name.startswith("AWS_") or name not in os.environ:
+            os.environ[name] = value
+
+
+def local_stack() -> Any:
+    """The module that runs the local stack. Raises InputError in an installation without the checkout."""
+    try:
+        from infra import stack
+    except ImportError as error:
+        raise InputError(
+            f"the local stack and Prefect runs need the project's checkout ({error}); "
+            "run from one after make setup, or use `magistral run RECIPE --direct`"
+        ) from error
+    return stack
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on stdout."""
+    json.dump(value, sys.stdout, indent=2, default=str)
+    sys.stdout.write("\n")
+
+
+def print_table(rows: Sequence[Sequence[Any]]) -> None:
+    """Columns, aligned."""
+    texts = [[str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    for row in texts:
+        print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def note(line: str) -> None:
+    """A line for people, on stderr, so that stdout stays for results."""
+    print(line, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def results_only() -> Iterator[None]:
+    """Sends what engines and their child processes print on stdout to stderr meanwhile: stdout is for the result."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def quiet_engines() -> None:
+    """Engines warn and fail in their logs, no more; a variable that is set already wins."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)

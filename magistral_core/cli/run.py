@@ -1,0 +1,120 @@
+"""`magistral run RECIPE`: train, through Prefect or directly; or only check everything and print the plan."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from magistral_core.cli.common import (
+    add_json,
+    add_parent,
+    add_set,
+    bind_to_parent,
+    local_stack,
+    note,
+    print_json,
+    quiet_engines,
+    results_only,
+    use_stack,
+)
+from magistral_core.cli.progress import EventWriter, RunView
+from magistral_core.config import Recipe, load_recipe, recipe_names
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser("run", help="train a recipe", description=__doc__)
+    parser.add_argument("recipe", metavar="RECIPE", help=f"name ({', '.join(recipe_names())}) or .yaml file")
+    add_set(parser)
+    parser.add_argument("--direct", action="store_true", help="in this process, without Prefect")
+    parser.add_argument("--dry-run", action="store_true", help="read and check everything, print the plan, train nothing")
+    parser.add_argument("--fresh", action="store_true", help="begin anew where an unfinished run of this recipe exists")
+    parser.add_argument("--events", metavar="FILE", help="with --direct: append progress to FILE, one JSON object a line")
+    add_json(parser)
+    add_parent(parser)
+    parser.set_defaults(command=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    bind_to_parent(options.parent)
+    recipe = load_recipe(options.recipe, options.overrides)
+    if options.dry_run:
+        return _plan(recipe, options.json)
+    summary = _direct(recipe, options) if options.direct else _deployed(recipe, options)
+    if options.json:
+        print_json(summary)
+    else:
+        _print_summary(summary)
+    return 0
+
+
+def _plan(recipe: Recipe, as_json: bool) -> int:
+    use_stack()
+    quiet_engines()
+    from magistral_core import api
+
+    with results_only():
+        plan = api.plan(recipe)
+    if as_json:
+        print_json(plan.to_json())
+    else:
+        print(plan.to_text())
+    return 0
+
+
+def _direct(recipe: Recipe, options: argparse.Namespace) -> dict[str, Any]:
+    use_stack()
+    quiet_engines()
+    from magistral_core import api
+
+    with results_only(), EventWriter(options.events) as events, RunView() as view:
+
+        def on_event(event: dict[str, Any]) -> None:
+            events(event)
+            view(event)
+
+        return api.run(recipe, fresh=options.fresh, on_event=on_event)
+
+
+def _deployed(recipe: Recipe, options: argparse.Namespace) -> dict[str, Any]:
+    local_stack().up(note)
+    use_stack()
+    from magistral_core.cli.deployed import run_deployed
+
+    form: dict[str, Any] = {"fresh": options.fresh}
+    if options.recipe in recipe_names():
+        form |= {"recipe": options.recipe, "overrides": [*options.overrides, *absolute_paths(recipe)]}
+    else:
+        form["settings"] = load_recipe(options.recipe, [*options.overrides, *absolute_paths(recipe)]).model_dump(mode="json")
+    result = run_deployed("train/train", {"training": form})
+    return {**result.value, "prefect_run_url": result.url}
+
+
+def absolute_paths(recipe: Recipe) -> list[str]:
+    """Overrides that make local paths absolute: a flow run has another working folder than the command."""
+    found = []
+    for field, value in (("problems.path", recipe.problems.path), ("model.path", recipe.model.path)):
+        path = Path(value)
+        if not path.is_absolute() and path.exists() and value != "tiny":
+            found.append(f"{field}={path.absolute()}")
+    for field, value, scheme in (("storage.uri", recipe.storage.uri, "file:"), ("tracking.uri", recipe.tracking.uri, "sqlite:")):
+        place = value.removeprefix(scheme)
+        if value.startswith(scheme) and not place.startswith("/"):
+            found.append(f"{field}={scheme}{Path(place).absolute()}")
+    return found
+
+
+def _print_summary(summary: dict[str, Any]) -> None:
+    rows: Sequence[tuple[str, Any]] = [
+        ("run", summary["run_id"]),
+        ("steps", summary["steps"]),
+        ("weight updates", f"{summary['weight_updates']}, {summary['weight_updates_in_flight']} with sequences in flight"),
+        ("groups", ", ".join(f"{value} {name}" for name, value in summary["ledger"].items() if isinstance(value, int))),
+        ("metrics", summary["mlflow_url"]),
+        *([("Prefect", summary["prefect_run_url"])] if "prefect_run_url" in summary else []),
+        *[("checkpoint", uri) for uri in summary["checkpoints"]],
+    ]
+    for name, value in rows:
+        print(f"{name:<14}  {value}")
