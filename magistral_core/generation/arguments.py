@@ -28,7 +28,7 @@ _ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
-    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_LOGGING_LEVEL": "ERROR",  # on a CPU it warns of things that are as intended
     "VLLM_PLUGINS": "",
     "TOKENIZERS_PARALLELISM": "false",
 }
@@ -82,6 +82,7 @@ def engine_args(model_path: str | Path, generation: GenerationSettings, *, max_m
         "enable_prefix_caching": True,
         "skip_tokenizer_init": True,
         "disable_log_stats": True,
+        "use_tqdm_on_load": False,
         "logprobs_mode": "processed_logprobs",
         "worker_extension_cls": "magistral_core.generation.worker.WeightReceiver",
     }

@@ -11,8 +11,9 @@ Life of a `GeneratorEngine`:
                   |
                   '-- engine process dies --> errored: every call raises InfrastructureError; make a new one
 
-The prefix cache is salted with the weight version, so that no prompt is continued from another version's cache. No more
-than `max_num_seqs` requests are inside vLLM at a time: the others wait outside, where their salt is not yet fixed.
+The prefix cache is salted with the weight version, so that no prompt is continued from another version's cache: a prompt
+is computed with one version. No more than `max_num_seqs` requests are inside vLLM at a time; the others wait outside, where
+their salt is not yet fixed.
 """
 
 from __future__ import annotations
@@ -32,8 +33,12 @@ from magistral_core.generation.tokens import Decoder, Sampling, sampling_params,
 from magistral_core.records import Completion, Request
 
 if TYPE_CHECKING:
-    from vllm import SamplingParams
     from vllm.v1.engine.async_llm import AsyncLLM
+
+
+#: After a request to end, the engine process frees its resources within a second; then it would spend several on the interpreter's
+#: own clean-up, which a kill spares.
+_CLOSE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +101,7 @@ class GeneratorEngine:
         self._ids = itertools.count()
         self._slots = asyncio.Semaphore(generation.max_num_seqs)
         self._updating = asyncio.Lock()
-        self._running_open = asyncio.Event()
+        self._accepting = asyncio.Event()
         self._running = 0
         self._busy_since: float | None = None
         self._started = 0.0
@@ -112,7 +117,7 @@ class GeneratorEngine:
             raise InfrastructureError(f"vLLM did not start with {self._arguments.model}: {error}") from error
         await self._engine.update_weight_version(str(self.version))
         self._started = time.perf_counter()
-        self._running_open.set()
+        self._accepting.set()
 
     @property
     def errored(self) -> bool:
@@ -136,20 +141,23 @@ class GeneratorEngine:
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         params = sampling_params(request, sampling or self._sampling, self._decoder.stop_ids)
+        prompt_ids = request.prompt.token_ids.tolist()
         async with self._slots:
-            await self._running_open.wait()
             self._enter()
             try:
-                prompt = tokens_input(request.prompt.token_ids.tolist(), cache_salt=str(self.version))
-                async for output in self._live.generate(prompt, params, f"{request.group_id}-{request.index}-{next(self._ids)}"):
-                    final = output
+                finished = None
+                while finished is None or finished.outputs[0].finish_reason == "abort":  # taken back by an update, see there
+                    await self._accepting.wait()
+                    prompt = tokens_input(prompt_ids, cache_salt=str(self.version))
+                    async for output in self._live.generate(prompt, params, f"{request.group_id}-{request.index}-{next(self._ids)}"):
+                        finished = output
             except (EngineDeadError, EngineGenerateError) as error:
-                raise InfrastructureError(f"the engine died while generating completion {request.index} of group {request.group_id}") from error
+                raise InfrastructureError(f"the engine died during completion {request.index} of group {request.group_id}") from error
             except VLLMValidationError as error:
                 raise InputError(f"prompt of group {request.group_id}: {error}") from error
             finally:
                 self._leave()
-        completion = to_completion(request, final, self._decoder)
+        completion = to_completion(request, finished, self._decoder)
         self._totals.completions += 1
         self._totals.tokens += completion.length
         return completion
@@ -169,12 +177,12 @@ class GeneratorEngine:
 
         async with self._updating:
             start = time.perf_counter()
-            self._running_open.clear()
-            in_flight = self._running
+            self._accepting.clear()
             self._mark_idle()
             try:
                 await self._live.pause_generation(mode="keep", clear_cache=False)
                 try:
+                    taken_back = await self._take_back_unstarted()
                     refused = await self._live.collective_rpc("load_weight_file", args=(str(path), checksum))
                     _raise_refused(refused, version)
                     await self._live.update_weight_version(str(version))
@@ -184,9 +192,10 @@ class GeneratorEngine:
             except EngineDeadError as error:
                 raise InfrastructureError(f"the engine died during the update to version {version}") from error
             finally:
-                self._running_open.set()
+                self._accepting.set()
                 self._mark_busy()
             seconds = time.perf_counter() - start
+        in_flight = self._running - taken_back
         self._totals.updates += 1
         self._totals.updates_in_flight += in_flight > 0
         self._totals.pause_seconds += seconds
@@ -209,7 +218,19 @@ class GeneratorEngine:
         """End the engine process. Does nothing if it is ended already."""
         if self._engine is not None:
             engine, self._engine = self._engine, None
-            engine.shutdown(timeout=5.0)
+            engine.shutdown(timeout=_CLOSE_SECONDS)
+
+    async def _take_back_unstarted(self) -> int:
+        """Take out the requests that have no token yet; `generate` hands them in again after the update. Returns how many.
+
+        Their salt names the old weights, so that they would continue a prompt from the old weights' cache under the new
+        version's label.
+        """
+        states = self._live.output_processor.request_states
+        unstarted = [identifier for identifier, state in states.items() if state.is_prefilling]
+        if unstarted:
+            await self._live.abort(unstarted, internal=True)
+        return len(unstarted)
 
     @property
     def _live(self) -> AsyncLLM:
@@ -289,12 +310,14 @@ class LocalEngine:
                 yield to_completion(running.pop(output.request_id), output, self._decoder)
 
     def update_weights(self, path: str | Path, version: int, checksum: str) -> WeightUpdate:
-        """Swap in new weights; see `GeneratorEngine.update_weights`. Sequences of an unfinished `stream` go on with them."""
+        """Swap in new weights between two calls; see `GeneratorEngine.update_weights`."""
+        if self._engine.has_unfinished_requests():
+            raise RuntimeError("an in-process engine takes weights between calls: finish the stream first")
         start = time.perf_counter()
         _raise_refused(self._engine.collective_rpc("load_weight_file", args=(str(path), checksum)), version)
         self._engine.set_weight_version(str(version))
         self.version = version
-        return WeightUpdate(version, time.perf_counter() - start, self._engine.get_num_unfinished_requests())
+        return WeightUpdate(version, time.perf_counter() - start, in_flight=0)
 
     def close(self) -> None:
         """Free the model and the KV cache."""

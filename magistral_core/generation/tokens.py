@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from vllm.outputs import RequestOutput
 
 
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json")
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How tokens are drawn. Training samples the full distribution; `top_p` below 1 is for evaluation only.
@@ -40,8 +43,8 @@ def load_tokenizer(model_path: str | Path) -> Any:
     from transformers import AutoTokenizer
 
     folder = Path(model_path)
-    if folder.exists() and not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json")):
-        raise InputError(f"{folder} has no tokenizer (no tokenizer.json): copy the tokenizer's files into the folder, or save it there with save_pretrained")
+    if folder.exists() and not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        raise InputError(f"{folder} has no tokenizer (no {_TOKENIZER_FILES[0]}): copy its files there, or save it with save_pretrained")
     try:
         return AutoTokenizer.from_pretrained(str(model_path))
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -61,7 +64,7 @@ class Decoder:
         self._dropped = frozenset(self.tokenizer.all_special_ids) - kept
         self.stop_ids = sorted(_stop_ids(self.tokenizer, Path(model_path)))
         if not self.stop_ids:
-            raise InputError(f"{model_path}: the tokenizer has no end-of-sequence token, so that completions would never end; set eos_token")
+            raise InputError(f"{model_path}: the tokenizer has no end-of-sequence token, completions would never end; set eos_token")
 
     def __call__(self, token_ids: Sequence[int]) -> str:
         """Text of some tokens."""
@@ -79,7 +82,7 @@ def _stop_ids(tokenizer: Any, folder: Path) -> set[int]:
 
 
 def sampling_params(request: Request, sampling: Sampling, stop_ids: Sequence[int]) -> SamplingParams:
-    """vLLM's parameters for one request: one completion, its sampled tokens' log-probabilities, no text."""
+    """Parameters of one request for vLLM: one completion, its sampled tokens' log-probabilities, no text."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -104,9 +107,10 @@ def to_completion(request: Request, output: RequestOutput, decoder: Decoder) -> 
         InfrastructureError: vLLM ended the request for another reason than its end or its length.
     """
     (result,) = output.outputs
+    name = f"completion {request.index} of group {request.group_id}"
     token_ids = np.asarray(result.token_ids, dtype=np.int32)
     if result.finish_reason not in ("stop", "length"):
-        raise InfrastructureError(f"completion {request.index} of group {request.group_id} was ended by the engine ({result.finish_reason})")
+        raise InfrastructureError(f"{name} was ended by the engine ({result.finish_reason})")
     versions = np.empty(len(token_ids), dtype=np.int32)
     for span in result.weight_versions:
         versions[span.start : span.end] = int(span.version)

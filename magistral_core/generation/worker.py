@@ -5,7 +5,6 @@ Imported by name (`worker_extension_cls`, `distributed_executor_backend`) in the
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -14,45 +13,47 @@ from typing import TYPE_CHECKING
 
 import vllm._custom_ops
 import vllm.model_executor.layers.utils as linear_dispatch
+import vllm.v1.sample.sampler as sampler
 from safetensors import SafetensorError, safe_open
+from torch._dynamo.eval_frame import innermost_fn
 from vllm.platforms import current_platform
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
 from magistral_core.generation.weights import file_checksum
+from magistral_core.processes import die_with_parent
 
 if TYPE_CHECKING:
-    import torch
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
-_PR_SET_PDEATHSIG = 1
 
+def end_with_parent() -> None:
+    """In a process that `multiprocessing` started, such as vLLM's engine: be killed when the parent ends, however that happens.
 
-def die_with_parent() -> None:
-    """Have the kernel kill this process when the thread that started it ends, however that happens.
-
-    Does nothing in a process that `multiprocessing` did not start: an in-process engine lives in the user's own process.
+    Does nothing elsewhere: an in-process engine lives in the user's own process.
     """
     parent = multiprocessing.parent_process()
     if parent is None:
         return
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent.pid:  # the parent died before the line above
+    die_with_parent()
+    if os.getppid() != parent.pid:  # the parent ended while this process was importing
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def keep_weights_plain() -> None:
-    """On a CPU, have linear layers compute from `layer.weight` itself.
+def adapt_to_cpu() -> None:
+    """On a CPU, have linear layers compute from `layer.weight` itself, and nothing compile.
 
-    vLLM otherwise packs copies for oneDNN (or, in bfloat16 on AMX, for its own kernels), and new weights written into
-    the parameters would not be computed with.
+    vLLM otherwise packs copies of the weights for oneDNN (or, in bfloat16 on AMX, for its own kernels), and new weights written
+    into the parameters would not be computed with. It also compiles the function that ranks a sampled token, in the first step
+    of all: seconds, and a C++ compiler, for a number that nobody reads here.
     """
     if current_platform.is_cpu():
         vllm._custom_ops._supports_onednn = False
         linear_dispatch.check_cpu_sgl_kernel = lambda *_: False
+        sampler.batched_count_greater_than = innermost_fn(sampler.batched_count_greater_than)
 
 
-die_with_parent()
-keep_weights_plain()
+end_with_parent()
+adapt_to_cpu()
 
 
 class SingleExecutor(UniProcExecutor):
@@ -95,7 +96,3 @@ class WeightReceiver:
         if missing:
             raise RuntimeError(f"{path} lacks weights for {', '.join(sorted(missing)[:3])}")
         return ""
-
-    def resident_bytes(self) -> int:
-        """Resident memory of the worker's process in bytes."""
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,183 @@
+"""Both vLLM engines against a plain transformers reference, through weight updates."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from random_model import make_model, make_requests
+from transformers import MistralForCausalLM
+
+from magistral_core.errors import InfrastructureError, InputError
+from magistral_core.generation.engine import GeneratorEngine, LocalEngine
+from magistral_core.generation.tokens import Sampling
+from magistral_core.generation.weights import file_checksum, write_weight_file
+from magistral_core.records import Completion, FinishReason
+
+#: Of fp32 log-probabilities between vLLM and transformers.
+TOLERANCE = 1e-4
+
+
+def reference_logprobs(models: dict[int, MistralForCausalLM], completion: Completion, temperature: float = 1.0) -> np.ndarray:
+    """Log-probabilities of a completion's tokens, token by token, keeping the KV cache when the version changes."""
+    result, cache = [], None
+    inputs = completion.prompt_ids
+    for token, version in zip(completion.token_ids.tolist(), completion.versions.tolist(), strict=True):
+        with torch.no_grad():
+            output = models[version](torch.tensor(inputs, dtype=torch.long)[None], past_key_values=cache, use_cache=True)
+        cache = output.past_key_values
+        result.append(torch.log_softmax(output.logits[0, -1].float() / temperature, -1)[token].item())
+        inputs = [token]
+    return np.asarray(result)
+
+
+@pytest.fixture(scope="module")
+def models(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, MistralForCausalLM]:
+    """Weights of versions 0 (in the model folder), 1, 2 and 3; embeddings tied."""
+    others = {seed: make_model(tmp_path_factory.mktemp("other"), seed) for seed in (1, 2, 3)}
+    return {0: MistralForCausalLM.from_pretrained(model_folder, dtype=torch.float32).eval(), **others}
+
+
+@pytest.fixture(scope="module")
+def files(models: dict[int, MistralForCausalLM], tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[Path, str]]:
+    """A weight file and its checksum for each version."""
+    folder = tmp_path_factory.mktemp("weights")
+    return {v: (folder / f"{v}.safetensors", write_weight_file(m.state_dict(), folder / f"{v}.safetensors")) for v, m in models.items()}
+
+
+class TestLocalEngine:
+    def test_logprobs_equal_transformers(self, local_engine: LocalEngine, models: dict[int, MistralForCausalLM]) -> None:
+        completions = local_engine.generate(make_requests(6, 40) + make_requests(6, 40, group=1, prompt_length=17))
+        assert [(c.group_id, c.index) for c in completions] == [(g, i) for g in (0, 1) for i in range(6)]
+        for completion in completions:
+            assert completion.logprobs.dtype == np.float32 and completion.length == len(completion.logprobs)
+            np.testing.assert_allclose(completion.logprobs, reference_logprobs(models, completion), atol=TOLERANCE)
+
+    def test_logprobs_are_of_the_tempered_distribution(self, local_engine: LocalEngine, models: dict[int, MistralForCausalLM]) -> None:
+        for completion in local_engine.generate(make_requests(3, 30), Sampling(temperature=0.7)):
+            np.testing.assert_allclose(completion.logprobs, reference_logprobs(models, completion, 0.7), atol=TOLERANCE)
+
+    def test_same_seed_same_tokens_to_the_bit(self, local_engine: LocalEngine) -> None:
+        first, second = (local_engine.generate(make_requests(8, 40, seed=5)) for _ in range(2))
+        other = local_engine.generate(make_requests(8, 40, seed=6))
+        for a, b, c in zip(first, second, other, strict=True):
+            assert a.token_ids.tolist() == b.token_ids.tolist() and a.logprobs.tolist() == b.logprobs.tolist()
+            assert a.token_ids.tolist() != c.token_ids.tolist()
+
+    def test_finish_reasons_and_text(self, local_engine: LocalEngine) -> None:
+        completions = local_engine.generate(make_requests(64, 120, seed=2))
+        eos = 2
+        assert {c.finish_reason for c in completions} == set(FinishReason)
+        for completion in completions:
+            stopped = completion.token_ids[-1] == eos
+            assert stopped == (completion.finish_reason is FinishReason.STOP) and eos not in completion.token_ids[:-1]
+            assert stopped or completion.length == 120
+            assert "</s>" not in completion.text and "<|user|>" not in completion.text
+
+    def test_stream_keeps_every_request_with_more_than_fit(self, local_engine: LocalEngine) -> None:
+        requests = [r for group in range(5) for r in make_requests(40, 12, group=group)]
+        streamed = {(c.group_id, c.index): c.token_ids.tolist() for c in local_engine.stream((r, Sampling()) for r in requests)}
+        assert streamed.keys() == {(r.group_id, r.index) for r in requests}
+
+    def test_prompt_without_room_is_refused(self, local_engine: LocalEngine) -> None:
+        with pytest.raises(InputError, match="prompt of group 0"):
+            local_engine.generate(make_requests(1, 4, prompt_length=600))
+
+    def test_update_changes_logprobs_of_the_same_prompt(
+        self, local_engine: LocalEngine, models: dict[int, MistralForCausalLM], files: dict[int, tuple[Path, str]]
+    ) -> None:
+        """The prompt of two full blocks stays in the prefix cache: were it reused, the new log-probabilities would be wrong."""
+        for version in (1, 0):
+            local_engine.generate(make_requests(2, 8, prompt_length=80))
+            local_engine.update_weights(files[version][0], version, files[version][1])
+            for completion in local_engine.generate(make_requests(2, 8, prompt_length=80)):
+                assert completion.versions.tolist() == [version] * completion.length
+                np.testing.assert_allclose(completion.logprobs, reference_logprobs(models, completion), atol=TOLERANCE)
+
+    def test_untied_embeddings_are_updated_too(self, tmp_path: Path, local_engine: LocalEngine) -> None:
+        """Both the embedding and the output layer of an untied model, which vLLM keeps as two parameters."""
+        from random_model import GENERATION, MAX_MODEL_LEN
+
+        old = make_model(tmp_path / "old", 7, tied=False)
+        new = make_model(tmp_path / "new", 8, tied=False)
+        engine = LocalEngine(tmp_path / "old", GENERATION, max_model_len=MAX_MODEL_LEN)
+        checksum = write_weight_file(new.state_dict(), tmp_path / "new.safetensors")
+        engine.update_weights(tmp_path / "new.safetensors", 1, checksum)
+        for completion in engine.generate(make_requests(3, 20)):
+            np.testing.assert_allclose(completion.logprobs, reference_logprobs({0: old, 1: new}, completion), atol=TOLERANCE)
+        engine.close()
+
+
+@pytest.mark.asyncio(loop_scope="session")
+class TestGeneratorEngine:
+    async def test_updates_in_flight_lose_nothing_and_every_token_has_its_version(
+        self, generator_engine: GeneratorEngine, models: dict[int, MistralForCausalLM], files: dict[int, tuple[Path, str]]
+    ) -> None:
+        requests = [r for group in range(10) for r in make_requests(12, 100, group=group, seed=3)]
+        tasks = [asyncio.create_task(generator_engine.generate(request)) for request in requests]
+        updates = []
+        for version in (1, 2, 3):
+            await asyncio.sleep(0.25)
+            updates.append(await generator_engine.update_weights(files[version][0], version, files[version][1]))
+        completions = await asyncio.gather(*tasks)
+
+        assert [(c.group_id, c.index) for c in completions] == [(r.group_id, r.index) for r in requests]
+        assert all(update.in_flight > 0 and update.seconds < 5.0 for update in updates)
+        mixed = [c for c in completions if len(set(c.versions.tolist())) > 1]
+        assert mixed, "no completion was in flight during an update"
+        for completion in completions:
+            assert np.all(np.diff(completion.versions) >= 0)
+        for completion in [*mixed[:8], *completions[-4:]]:
+            np.testing.assert_allclose(completion.logprobs, reference_logprobs(models, completion), atol=TOLERANCE)
+
+    async def test_idle_update_and_salted_prefix_cache(
+        self, generator_engine: GeneratorEngine, models: dict[int, MistralForCausalLM], files: dict[int, tuple[Path, str]]
+    ) -> None:
+        for version in (1, 2):
+            await generator_engine.generate(make_requests(1, 4, prompt_length=96)[0])
+            update = await generator_engine.update_weights(files[version][0], version, files[version][1])
+            assert update.in_flight == 0 and generator_engine.version == version
+            completion = await generator_engine.generate(make_requests(1, 12, prompt_length=96)[0])
+            assert completion.versions.tolist() == [version] * completion.length
+            np.testing.assert_allclose(completion.logprobs, reference_logprobs(models, completion), atol=TOLERANCE)
+
+    async def test_wrong_checksum_is_refused_and_old_weights_stay(
+        self, generator_engine: GeneratorEngine, models: dict[int, MistralForCausalLM], files: dict[int, tuple[Path, str]], tmp_path: Path
+    ) -> None:
+        await generator_engine.update_weights(files[2][0], 2, files[2][1])
+        damaged = tmp_path / "damaged.safetensors"
+        data = bytearray(files[3][0].read_bytes())
+        data[-1] ^= 1
+        damaged.write_bytes(data)
+        running = asyncio.create_task(generator_engine.generate(make_requests(1, 60, seed=9)[0]))
+        await asyncio.sleep(0.02)
+        with pytest.raises(InfrastructureError, match="checksum"):
+            await generator_engine.update_weights(damaged, 3, files[3][1])
+        with pytest.raises(InfrastructureError, match="does not exist"):
+            await generator_engine.update_weights(tmp_path / "nothing", 3, files[3][1])
+        completion = await running
+        assert generator_engine.version == 2 and set(completion.versions.tolist()) == {2}
+        np.testing.assert_allclose(completion.logprobs, reference_logprobs(models, completion), atol=TOLERANCE)
+
+    async def test_cancelled_request_leaves_the_engine(self, generator_engine: GeneratorEngine) -> None:
+        task = asyncio.create_task(generator_engine.generate(make_requests(1, 400)[0]))
+        await asyncio.sleep(0.1)
+        assert generator_engine.running == 1
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert generator_engine.running == 0
+        stats = await generator_engine.stats()
+        assert 0 < stats["busy_fraction"] <= 1 and stats["updates_in_flight"] >= 3
+
+
+def test_weight_file_is_whole_and_its_checksum_is_of_its_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    shared = torch.arange(6.0)
+    checksum = write_weight_file({"a": shared, "b": shared, "c": torch.ones(2, 2).T}, path)
+    assert checksum == file_checksum(path) and [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
+    path.write_bytes(path.read_bytes() + b"\0")
+    assert file_checksum(path) != checksum
