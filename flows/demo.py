@@ -23,13 +23,18 @@ def demo(demonstration: DemoForm = DemoForm()) -> dict[str, Any]:  # noqa: B008 
         `before` and `after` (evaluation reports), `table` (both by difficulty) and `training` (the run's summary).
     """
     recipe = demonstration.load()
-    settings = recipe.evaluation
-    if settings.suite is None:
+    settings, suite = recipe.evaluation, recipe.evaluation.suite
+    if suite is None:
         raise InputError(f"recipe {recipe.name}: evaluation.suite is null, so there is nothing to compare; set it to a suite")
-    form = {"suite": settings.suite, "problems": settings.problems, "samples": settings.samples, "engines": settings.engines}
+
+    def measure(model: str) -> dict[str, Any]:
+        return evaluate(
+            EvaluateForm(suite=suite, model=model, problems=settings.problems, samples=settings.samples, engines=settings.engines)
+        )
+
     base = prepare_model(recipe.model_dump(mode="json"), str(flow_run.id))
-    before = evaluate(EvaluateForm(**form, model=base))
+    before = measure(base)
     summary = train(TrainForm(settings=recipe.model_dump(mode="json"), fresh=demonstration.fresh))
-    after = evaluate(EvaluateForm(**form, model=summary["checkpoints"][-1]))
+    after = measure(summary["checkpoints"][-1])
     table = publish_comparison(before, after)
     return {"before": before, "after": after, "table": table, "training": summary}

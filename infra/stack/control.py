@@ -110,13 +110,11 @@ def status() -> dict[str, Any]:
     alive = worker is not None and processes.find(worker) is not None
     healthy = alive and worker_online(_api())
     services["worker"] = {
-        **{
-            "url": None,
-            "healthy": healthy,
-            "pid": worker.pid if worker and alive else None,
-            "external": None,
-            "log": str(log_file("worker")),
-        }
+        "url": None,
+        "healthy": healthy,
+        "pid": worker.pid if worker and alive else None,
+        "external": None,
+        "log": str(log_file("worker")),
     }
     return {"up": all(item["healthy"] for item in services.values()), "home": str(home()), "services": services}
 

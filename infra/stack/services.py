@@ -125,7 +125,7 @@ def external(service: Service, state: State) -> str | None:
     Variables that hold our own addresses (a shell that took over `environment()`) do not count.
     """
     port = state.ports.get(service.name)
-    ours = {url for url in (service.url(port), service.url(port) + "/api")} if port else set()
+    ours = {service.url(port), service.url(port) + "/api"} if port else set()
     if service.name == "s3" and port and any(os.environ.get(name) in ours for name in service.variables[:2]):
         return None
     for name in service.variables:

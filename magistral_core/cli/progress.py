@@ -22,7 +22,7 @@ class EventWriter:
     """Appends events to a file, each whole at once; does nothing without one."""
 
     def __init__(self, path: str | None) -> None:
-        self._file = Path(path).open("a", encoding="utf-8") if path else None
+        self._file = Path(path).open("a", encoding="utf-8") if path else None  # noqa: SIM115  (closed by __exit__)
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         if self._file:
