@@ -219,6 +219,7 @@ class Coordinator:
                 groups, state.queue[:] = state.queue[:count], state.queue[count:]
                 self._admission.dequeued(settings.n_minibatch)
                 await self._step(groups)
+                await self._pump()
             await self._hand_over()
             self._admission.training = False
             last = state.step >= self._recipe.training.max_steps
@@ -303,7 +304,8 @@ class Coordinator:
         await self._runtime.save(folder)
         self._state.save(folder)
         self._checkpointed = step
-        self._observer.on_checkpoint(step, folder, self._last_metrics)
+        # In a thread: it waits when uploads fall behind, and generators must not.
+        await asyncio.to_thread(self._observer.on_checkpoint, step, folder, self._last_metrics)
 
     async def _watch(self) -> None:
         """Stop a run in which nothing moves, and name who stood still."""

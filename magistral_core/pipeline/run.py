@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
-import json
 import shutil
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from magistral_core import __version__
 from magistral_core.config.schema import Recipe
 from magistral_core.errors import InputError, MagistralError
+from magistral_core.paths import cache_folder
 from magistral_core.pipeline.coordinator import Coordinator
 from magistral_core.pipeline.prepare import Prepared, storage_uri, tracking_uri
 from magistral_core.pipeline.runtime import LocalRuntime, Runtime
 from magistral_core.pipeline.state import MODEL_FOLDER, LoopState
 from magistral_core.records import Batch
-from magistral_core.storage import CheckpointStore, CheckpointWriter, Manifest, ObjectStore, RunHandle, RunIndex, open_store
+from magistral_core.storage import CheckpointStore, CheckpointWriter, Manifest, RunHandle, RunIndex, open_store, recipe_digest
 from magistral_core.tracking import Tracker
 
 OnEvent = Callable[[dict[str, Any]], None]
@@ -46,7 +44,6 @@ def run_prepared(prepared: Prepared, *, fresh: bool = False, on_event: OnEvent |
     store = open_store(storage_uri(recipe))
     store.check()
     Tracker.check(tracking_uri(recipe))
-    index = RunIndex(store)
     handle = index.resolve(recipe.name, recipe_digest(recipe), fresh=fresh)
     with (
         handle.lease(on_wait=lambda message: _emit(on_event, "wait", message=message)),
@@ -55,25 +52,40 @@ def run_prepared(prepared: Prepared, *, fresh: bool = False, on_event: OnEvent |
         return _Run(prepared, store, handle, Path(work), on_event).execute()
 
 
-def recipe_digest(recipe: Recipe) -> str:
-    """Eight hexadecimal digits that change with anything that changes what is learnt."""
-    settings = recipe.model_dump(mode="json", exclude={"storage", "tracking", "checkpoints", "evaluation"})
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+def _what_is_learnt(recipe: Recipe) -> dict[str, Any]:
+    """The settings that make a run the same run: where it is stored and watched does not matter."""
+    return recipe.model_dump(mode="json", exclude={"storage", "tracking", "checkpoints", "evaluation"})
+
+
+@contextlib.contextmanager
+def _staging_folder(run_id: str) -> Iterator[Path]:
+    """A local folder for checkpoints on their way; what a killed attempt left there goes first."""
+    folder = cache_folder() / "staging" / run_id
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror}); set MAGISTRAL_CACHE to a folder with room") from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class _Run:
     """One attempt at a run; the coordinator's observer."""
 
-    def __init__(self, prepared: Prepared, store: ObjectStore, handle: RunHandle, work: Path, on_event: OnEvent | None) -> None:
+    def __init__(
+        self, prepared: Prepared, handle: RunHandle, checkpoints: CheckpointStore, work: Path, on_event: OnEvent | None
+    ) -> None:
         self._prepared, self._recipe, self._handle, self._work, self._on_event = prepared, prepared.recipe, handle, work, on_event
-        self._checkpoints = CheckpointStore(store, handle.run_id, owner=handle)
-        self._writer = CheckpointWriter(self._checkpoints)
-        self._runtime: Runtime | None = None
+        self._checkpoints = checkpoints
+        self._writer = CheckpointWriter(checkpoints, keep=prepared.recipe.checkpoints.keep)
 
     def execute(self) -> dict[str, Any]:
         """Resume or begin, loop, commit."""
         recipe = self._recipe
-        self._handle.describe({**recipe.model_dump(mode="json"), "problems_digest": self._prepared.problems_digest})
+        self._handle.begin(recipe.model_dump(mode="json"))
         manifest = self._checkpoints.latest()
         state, model_dir, folder = self._restore(manifest)
         self._tracker = self._track(manifest)
@@ -90,8 +102,8 @@ class _Run:
             with contextlib.suppress(MagistralError) if status != "FINISHED" else contextlib.nullcontext():
                 self._writer.close()
             self._tracker.finish(status)
-        self._handle.finish()
         summary = self._summary(state)
+        self._handle.finish(summary)
         self._emit("end", **summary)
         return summary
 
@@ -161,7 +173,6 @@ class _Run:
 
         def committed(manifest: Manifest) -> None:
             self._tracker.log_checkpoint(step, manifest.uri, metrics)
-            self._checkpoints.prune(self._recipe.checkpoints.keep)
             self._emit("checkpoint", step=step, uri=manifest.uri)
 
         metadata = {

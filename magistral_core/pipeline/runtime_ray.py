@@ -72,9 +72,11 @@ class GeneratorActor:
 
     async def _generate(self, request: Request) -> None:
         try:
-            self._finished.append(await self._engine.generate(request))
-        except MagistralError as error:
+            completion = await self._engine.generate(request)
+        except Exception as error:  # any failure of the engine ends the run, at the next collect
             self._error = error
+        else:
+            self._finished.append(completion)
         self._news.set()
 
 

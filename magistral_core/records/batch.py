@@ -41,7 +41,7 @@ class Microbatch:
         logprobs: float32 [T], the generator's log-probability of each generated token, 0 elsewhere.
         advantages: float32 [T], the completion's advantage on its generated tokens, 0 elsewhere.
         weights: float32 [T], the token's weight in the loss, 0 where it does not count.
-        versions: int32 [T], the weight version that made each generated token, -1 elsewhere.
+        versions: int32 [T], the weight version that made each generated token of sequences that one version made whole; -1 elsewhere.
         mask: bool [T], generated tokens of completions that count; metrics are taken over these.
     """
 

@@ -118,5 +118,6 @@ def _sequence(completion: Completion, batch: Batch, index: int) -> Microbatch:
         weight=float(batch.weights[index]),
         logprobs=completion.logprobs,
         advantage=float(batch.advantages[index]),
-        versions=completion.versions,
+        # Only whole sequences of one version compare exactly: after a swap, cached keys are still the older weights'.
+        versions=completion.versions if (completion.versions == completion.versions[0]).all() else None,
     )

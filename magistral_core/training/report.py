@@ -17,8 +17,8 @@ class StepReport:
         tokens: generated tokens that counted.
         entropy_sum, clipped: sum of entropies (nats), tokens stopped by the clip.
         log_ratios: float32, trainer minus generator log-probability of (a sample of) the tokens.
-        mismatch_sum, mismatch_max, mismatch_tokens: absolute difference of the log-probabilities over the tokens that the
-            very weights being trained had made, where it should be zero.
+        mismatch_sum, mismatch_max, mismatch_tokens: absolute difference of the log-probabilities over the sequences that
+            the very weights being trained had made from their first token, where it should be zero.
         grad_norm: norm of the whole gradient before clipping, the same on all ranks.
         seconds: wall time.
     """

@@ -113,6 +113,10 @@ class Trainer:
         """Parameters of the whole model."""
         return sum(getattr(p, "ds_numel", p.numel()) for p in self._engine.module.parameters())
 
+    def _tensor(self, values: np.ndarray) -> torch.Tensor:
+        # A copy: arrays that came through Ray's object store are read-only.
+        return torch.tensor(values, device=self.device)
+
     def step_rl(self, microbatches: Sequence[Microbatch], loss: LossSettings, *, step: int) -> StepReport:
         """One optimiser step of the clipped policy objective; `step` counts from 0 and is also the current weight version."""
         report = StepReport()
@@ -120,7 +124,7 @@ class Trainer:
 
         def objective(row: Microbatch, counted: torch.Tensor, logprobs: torch.Tensor, entropy: torch.Tensor) -> torch.Tensor:
             def at(values: np.ndarray) -> torch.Tensor:
-                return torch.from_numpy(values).to(self.device)[counted]
+                return self._tensor(values)[counted]
 
             reference, mask = at(row.logprobs), at(row.mask)
             value, stopped = policy_loss(
@@ -150,7 +154,7 @@ class Trainer:
         def objective(row: Microbatch, counted: torch.Tensor, logprobs: torch.Tensor, entropy: torch.Tensor) -> torch.Tensor:
             report.tokens += int(row.mask.sum())
             report.entropy_sum += float(entropy.sum())
-            return cross_entropy(logprobs, torch.from_numpy(row.weights).to(self.device)[counted])
+            return cross_entropy(logprobs, self._tensor(row.weights)[counted])
 
         report.loss, report.grad_norm, report.seconds = self._step(microbatches, objective, step)
         return report
@@ -166,7 +170,7 @@ class Trainer:
         from deepspeed.utils import safe_get_full_grad
 
         def objective(row: Microbatch, counted: torch.Tensor, logprobs: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
-            parts = [torch.from_numpy(v).to(self.device)[counted] for v in (row.logprobs, row.advantages, row.weights)]
+            parts = [self._tensor(v)[counted] for v in (row.logprobs, row.advantages, row.weights)]
             return policy_loss(logprobs, *parts, eps_low=loss.eps_low, eps_high=loss.eps_high)[0]
 
         self._backward(microbatches, objective)

@@ -1,0 +1,11 @@
+"""Where this project keeps what it can make again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """Base models made here, checkpoints on their way to storage: MAGISTRAL_CACHE, or ~/.cache/magistral."""
+    return Path(os.environ.get("MAGISTRAL_CACHE") or Path.home() / ".cache" / "magistral")
