@@ -31,6 +31,7 @@ from magistral_core.pipeline.runtime import Runtime
 from magistral_core.pipeline.state import LoopState
 from magistral_core.problems import ProblemStream
 from magistral_core.records import Batch, Completion, Group, Problem, Prompt, Request
+from magistral_core.storage import explain_full_disk
 from magistral_core.training.collation import collate, unused_share
 from magistral_core.training.report import StepReport
 
@@ -302,7 +303,8 @@ class Coordinator:
         step = self._state.step
         folder = self._observer.staging(step)
         await self._runtime.save(folder)
-        self._state.save(folder)
+        with explain_full_disk(folder):
+            self._state.save(folder)
         self._checkpointed = step
         # In a thread: it waits when uploads fall behind, and generators must not.
         await asyncio.to_thread(self._observer.on_checkpoint, step, folder, self._last_metrics)

@@ -114,7 +114,8 @@ class Plan:
             "model": f"{self.model} ({self.parameters / 1e6:,.2f}M parameters)",
             "problems": f"{self.problems:,} read and valid{skipped}; longest prompt {self.longest_prompt} tokens of {self.max_model_len}",
             "steps": f"{self.max_steps} optimiser steps, {self.completions:,} completions trained, {self.epochs:.2f} epochs before filters",
-            "staleness": f"a sequence sees about {self.policies_per_sequence:.1f} policies; nothing older than {self.largest_age_steps:.0f} updates is trained",
+            "staleness": f"a sequence sees about {self.policies_per_sequence:.1f} policies, "
+            f"none is trained more than {self.largest_age_steps:.0f} updates late",
             "memory": f"{self.generator_gib:.2f} GiB a generator, {self.trainer_gib:.2f} GiB a trainer rank (weights, optimiser, KV cache)",
             "devices": f"{self.device}; {self.generators} generator(s), {self.trainers} trainer rank(s), runtime {self.runtime}",
             "storage": f"{self.storage}, {self.checkpoints} checkpoints",

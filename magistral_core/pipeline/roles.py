@@ -9,6 +9,7 @@ from magistral_core.config.schema import Recipe
 from magistral_core.generation.weights import write_weight_file
 from magistral_core.pipeline.state import MODEL_FOLDER, TRAINER_FOLDER
 from magistral_core.records import Microbatch
+from magistral_core.storage import explain_full_disk
 from magistral_core.training.report import StepReport
 from magistral_core.training.trainer import Trainer, join_group
 
@@ -53,8 +54,9 @@ class TrainerRole:
 
     def save(self, folder: str) -> None:
         """Write this rank's part of a checkpoint: the trainer's state, and the model as a folder that vLLM loads."""
-        self._trainer.save(Path(folder) / TRAINER_FOLDER)
-        self._trainer.export(Path(folder) / MODEL_FOLDER)
+        with explain_full_disk(Path(folder)):
+            self._trainer.save(Path(folder) / TRAINER_FOLDER)
+            self._trainer.export(Path(folder) / MODEL_FOLDER)
 
     def close(self) -> None:
         """Free the trainer's memory. The process group ends with the process, or with the engine that shares it."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from magistral_core import __version__
 from magistral_core.config.schema import Recipe
-from magistral_core.errors import InputError, MagistralError
+from magistral_core.errors import InputError
 from magistral_core.paths import cache_folder
 from magistral_core.pipeline.coordinator import Coordinator
 from magistral_core.pipeline.prepare import Prepared, storage_uri, tracking_uri
@@ -19,7 +19,7 @@ from magistral_core.pipeline.runtime import LocalRuntime, Runtime
 from magistral_core.pipeline.state import MODEL_FOLDER, LoopState
 from magistral_core.records import Batch
 from magistral_core.storage import CheckpointStore, CheckpointWriter, Manifest, RunHandle, RunIndex, open_store, recipe_digest
-from magistral_core.tracking import Tracker
+from magistral_core.tracking import RUN_TAG, Tracker
 
 OnEvent = Callable[[dict[str, Any]], None]
 _SAMPLE_CHARACTERS = 2000
@@ -44,12 +44,9 @@ def run_prepared(prepared: Prepared, *, fresh: bool = False, on_event: OnEvent |
     store = open_store(storage_uri(recipe))
     store.check()
     Tracker.check(tracking_uri(recipe))
-    handle = index.resolve(recipe.name, recipe_digest(recipe), fresh=fresh)
-    with (
-        handle.lease(on_wait=lambda message: _emit(on_event, "wait", message=message)),
-        tempfile.TemporaryDirectory(prefix="magistral-") as work,
-    ):
-        return _Run(prepared, store, handle, Path(work), on_event).execute()
+    handle = RunIndex(store).resolve(recipe.name, recipe_digest(_what_is_learnt(recipe)), fresh=fresh)
+    with handle.lease() as lease, _staging_folder(handle.run_id) as work:
+        return _Run(prepared, handle, handle.checkpoints(lease), work, on_event).execute()
 
 
 def _what_is_learnt(recipe: Recipe) -> dict[str, Any]:
@@ -75,12 +72,9 @@ def _staging_folder(run_id: str) -> Iterator[Path]:
 class _Run:
     """One attempt at a run; the coordinator's observer."""
 
-    def __init__(
-        self, prepared: Prepared, handle: RunHandle, checkpoints: CheckpointStore, work: Path, on_event: OnEvent | None
-    ) -> None:
+    def __init__(self, prepared: Prepared, handle: RunHandle, checkpoints: CheckpointStore, work: Path, on_event: OnEvent | None) -> None:
         self._prepared, self._recipe, self._handle, self._work, self._on_event = prepared, prepared.recipe, handle, work, on_event
         self._checkpoints = checkpoints
-        self._writer = CheckpointWriter(checkpoints, keep=prepared.recipe.checkpoints.keep)
 
     def execute(self) -> dict[str, Any]:
         """Resume or begin, loop, commit."""
@@ -88,20 +82,11 @@ class _Run:
         self._handle.begin(recipe.model_dump(mode="json"))
         manifest = self._checkpoints.latest()
         state, model_dir, folder = self._restore(manifest)
-        self._tracker = self._track(manifest)
-        status = "FAILED"
-        try:
-            self._emit("start", resumed_step=state.step, problems=len(self._prepared.problems))
+        steps = recipe.training.max_steps
+        # The writer closes first: its last commits still have something to tell the tracker.
+        with self._track(manifest) as self._tracker, CheckpointWriter(self._checkpoints, keep=recipe.checkpoints.keep) as self._writer:
+            self._emit("start", **self._identity(), resumed_step=state.step, max_steps=steps, problems=len(self._prepared.problems))
             asyncio.run(self._loop(state, model_dir, folder))
-            self._writer.close()
-            status = "FINISHED"
-        except (KeyboardInterrupt, asyncio.CancelledError):
-            status = "KILLED"
-            raise
-        finally:
-            with contextlib.suppress(MagistralError) if status != "FINISHED" else contextlib.nullcontext():
-                self._writer.close()
-            self._tracker.finish(status)
         summary = self._summary(state)
         self._handle.finish(summary)
         self._emit("end", **summary)
@@ -138,19 +123,22 @@ class _Run:
         return LoopState.load(folder, lambda group_id: stream[group_id]), folder / MODEL_FOLDER, folder
 
     def _track(self, manifest: Manifest | None) -> Tracker:
-        recipe, run_id = self._recipe, self._handle.run_id
+        recipe, run_id, uri = self._recipe, self._handle.run_id, tracking_uri(self._recipe)
+        experiment = recipe.tracking.experiment
+        # Killed before its first checkpoint, a run has an MLflow run that only its tag remembers.
+        earlier = manifest.metadata["mlflow_run_id"] if manifest else Tracker.find(uri, experiment, run_id)
         return Tracker.start(
-            tracking_uri(recipe),
-            recipe.tracking.experiment,
+            uri,
+            experiment,
             run_id,
-            params=_flat(recipe.model_dump(mode="json")),
+            params=recipe.model_dump(mode="json"),
             tags={
+                RUN_TAG: run_id,
                 "magistral.recipe": recipe.name,
-                "magistral.run_id": run_id,
                 "magistral.version": __version__,
                 "magistral.problems": self._prepared.problems_digest,
             },
-            resume_run_id=manifest.metadata["mlflow_run_id"] if manifest else None,
+            resume_run_id=earlier,
             resume_step=manifest.step if manifest else None,
         )
 
@@ -181,21 +169,20 @@ class _Run:
             "trainers": self._recipe.pipeline.trainers,
             "recipe": self._recipe.model_dump(mode="json"),
         }
+        # Metrics first: after a crash no step before a committed checkpoint may be missing from a curve.
+        self._tracker.flush()
         self._writer.submit(step, folder, metadata, committed)
 
     def _emit(self, event: str, **fields: Any) -> None:
-        if event == "start":
-            fields |= {
-                "run_id": self._handle.run_id,
-                "mlflow_run_id": self._tracker.run_id,
-                "mlflow_url": self._tracker.run_url,
-                "max_steps": self._recipe.training.max_steps,
-            }
-        _emit(self._on_event, event, **fields)
+        if self._on_event is not None:
+            self._on_event({"event": event, **fields})
+
+    def _identity(self) -> dict[str, Any]:
+        return {"run_id": self._handle.run_id, "mlflow_run_id": self._tracker.run_id, "mlflow_url": self._tracker.run_url}
 
     def _summary(self, state: LoopState) -> dict[str, Any]:
         return {
-            "run_id": self._handle.run_id,
+            **self._identity(),
             "steps": state.step,
             "weight_updates": state.counters.weight_updates,
             "weight_updates_in_flight": state.counters.weight_updates_in_flight,
@@ -205,8 +192,6 @@ class _Run:
             "seconds": round(state.counters.seconds, 1),
             "ledger": state.ledger.summary(),
             "checkpoints": [manifest.uri for manifest in self._checkpoints.manifests()],
-            "mlflow_run_id": self._tracker.run_id,
-            "mlflow_url": self._tracker.run_url,
         }
 
 
@@ -230,16 +215,3 @@ def _sample_rows(batch: Batch, count: int) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        name = f"{prefix}{key}"
-        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
-    return flat
-
-
-def _emit(on_event: OnEvent | None, event: str, **fields: Any) -> None:
-    if on_event is not None:
-        on_event({"event": event, **fields})

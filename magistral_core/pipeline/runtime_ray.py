@@ -73,7 +73,7 @@ class GeneratorActor:
     async def _generate(self, request: Request) -> None:
         try:
             completion = await self._engine.generate(request)
-        except Exception as error:  # any failure of the engine ends the run, at the next collect
+        except Exception as error:  # noqa: BLE001  (whatever it is, it ends the run at the next collect)
             self._error = error
         else:
             self._finished.append(completion)

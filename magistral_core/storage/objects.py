@@ -127,7 +127,7 @@ def disk_full(place: str | Path, needed: int | None, what: str) -> InputError:
         except OSError:
             need += " needed)"
     return InputError(
-        f"{place}: the disk is full, no room for {what}{need}; free some space, or choose another place (storage.uri, TMPDIR)"
+        f"{place}: the disk is full, no room for {what}{need}; free some space, or choose another place (storage.uri, MAGISTRAL_CACHE)"
     )
 
 

@@ -78,8 +78,10 @@ def varlen_attention(
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # [T, H, D]
     out = torch.zeros_like(q)
     for places, (source, target) in zip(layout.gather, layout.scatter, strict=True):
-        bucket = [tensor[places].transpose(1, 2) for tensor in (q, k, v)]  # [S, H, L, D]
-        attended = F.scaled_dot_product_attention(*bucket, is_causal=True, scale=scaling, dropout_p=dropout, enable_gqa=grouped)
+        queries, keys, values = (tensor[places].transpose(1, 2) for tensor in (q, k, v))  # [S, H, L, D]
+        attended = F.scaled_dot_product_attention(
+            queries, keys, values, is_causal=True, scale=scaling, dropout_p=dropout, enable_gqa=grouped
+        )
         rows = attended.transpose(1, 2).flatten(0, 1)  # [S * L, H, D]
         out = out.index_copy(0, target, rows[source])
     return out.unsqueeze(0), None

@@ -89,7 +89,7 @@ def sequence_row(
     p, t = len(prompt_ids), len(response_ids)
 
     def padded(values: np.ndarray | float | bool, before: float | bool, dtype: type) -> np.ndarray:
-        row = np.full(p + t, before, dtype=dtype)
+        row: np.ndarray = np.full(p + t, before, dtype=dtype)
         row[p:] = values
         return row
 
