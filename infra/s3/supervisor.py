@@ -128,7 +128,7 @@ def _fork_server(name: str, configuration: Path, sockets: dict[str, socket.socke
             if other != name:
                 bound.close()
         _run_server(name, configuration, sockets[name])
-    except BaseException:  # a forked child must never return into the supervisor's code
+    except BaseException:  # noqa: BLE001 - a forked child must never return into the supervisor's code
         traceback.print_exc()
     finally:
         os._exit(1)
@@ -160,7 +160,7 @@ def _fork_updater(configuration: Path) -> None:
         conf = readconf(str(configuration), "object-updater", log_name="updater")
         set_swift_dir(conf["swift_dir"])
         ObjectUpdater(conf).run_once()
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - as above
         traceback.print_exc()
     finally:
         os._exit(0)

@@ -100,7 +100,7 @@ class CheckpointWriter:
                     self._save(job)
             except MagistralError as error:
                 self._error = error
-            except BaseException as error:  # raised in the trainer's thread by the next call
+            except BaseException as error:  # noqa: BLE001 - raised in the trainer's thread by its next call
                 self._error = InfrastructureError(f"checkpoint of step {job.step}: not saved ({type(error).__name__}: {error})")
                 self._error.__cause__ = error
             finally:

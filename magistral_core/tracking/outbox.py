@@ -28,6 +28,8 @@ CAPACITY = 500_000
 BATCH = 1000
 #: An outage that lasts longer stops the run: its metrics could not be watched any more.
 PATIENCE_S = 1800.0
+#: Mistakes in a program, which no patience cures.
+_BUGS = (AssertionError, AttributeError, ImportError, LookupError, NameError, TypeError)
 _PAUSES_S = (0.5, 1, 2, 4, 8, 15)
 
 
@@ -159,6 +161,8 @@ class Outbox:
                     batch[0]()
             except RefusedError:
                 raise
+            except _BUGS as error:
+                raise RefusedError(f"MLflow: could not be told ({type(error).__name__}: {error})") from error
             except Exception as error:
                 reason = " ".join(str(error).split())[:200] or type(error).__name__
                 if time.monotonic() - since > self._patience_s:

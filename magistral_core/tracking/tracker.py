@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +21,8 @@ from magistral_core.tracking.server import Place, check, connect, locate, mlflow
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from mlflow import MlflowClient
+
+log = logging.getLogger(__name__)
 
 #: Tag with the id of the run in storage, by which an MLflow run is found again.
 RUN_TAG = "magistral.run"
@@ -198,7 +201,14 @@ class Tracker:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.finish("FINISHED" if error is None else "FAILED", FINISH_TIMEOUT_S if error is None else 20.0)
+        if error is None:
+            self.finish()
+            return
+        try:  # the error on its way out is the one to show
+            self.finish("FAILED", timeout_s=20)
+        except MagistralError as second:
+            if second is not error:
+                log.error("%s", second)
 
     def _call(self, call: Callable[[], object]) -> None:
         def guarded() -> None:

@@ -107,6 +107,13 @@ def test_a_refusal_is_raised_by_every_later_call() -> None:
         outbox.close(5)
 
 
+def test_a_mistake_in_the_program_is_not_tried_for_half_an_hour() -> None:
+    outbox = Outbox(Sink(), flush_s=0.01)
+    outbox.put([lambda: {}["absent"]])
+    with pytest.raises(RefusedError, match="KeyError: 'absent'"):
+        outbox.flush(5)
+
+
 def test_an_outage_beyond_all_patience_is_raised() -> None:
     outbox = Outbox(Sink(failures=1000), flush_s=0.01, patience_s=0.1)
     outbox.put(points(0, 1))

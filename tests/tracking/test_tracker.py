@@ -188,6 +188,15 @@ def test_what_mlflow_refuses_is_raised(sqlite_uri: str) -> None:
         tracker.log(2, {"loss": 1.0})
 
 
+def test_an_error_in_the_loop_marks_the_run_failed_and_is_the_one_shown(sqlite_uri: str) -> None:
+    with pytest.raises(ZeroDivisionError), Tracker.start(sqlite_uri, "exp", "tiny") as tracker:
+        tracker.log(1, {"loss": 1.0})
+        raise ZeroDivisionError
+    client = connect(locate(sqlite_uri))
+    assert client.get_run(tracker.run_id).info.status == "FAILED"
+    assert curve(client, tracker.run_id, "loss") == [(1, 1.0)]
+
+
 def test_an_unreachable_server_is_one_clear_line(tmp_path: Path) -> None:
     start = time.monotonic()
     for call in (lambda: Tracker.check("http://127.0.0.1:9"), lambda: Tracker.start("http://127.0.0.1:9", "exp", "tiny")):
