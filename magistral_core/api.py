@@ -73,8 +73,14 @@ def plan(recipe: Recipe) -> Plan:
 
 def run(recipe: Recipe, *, fresh: bool = False, on_event: OnEvent | None = None) -> dict[str, Any]:
     """Run a recipe on this machine, or on the Ray cluster that it names; see `pipeline.run.run_prepared`."""
+    from magistral_core.pipeline.prepare import storage_uri, tracking_uri
     from magistral_core.pipeline.run import run_prepared
+    from magistral_core.storage import open_store
+    from magistral_core.tracking import Tracker
 
+    # Before minutes go into a base model that could not be used.
+    open_store(storage_uri(recipe)).check()
+    Tracker.check(tracking_uri(recipe))
     return run_prepared(prepare(recipe, on_event), fresh=fresh, on_event=on_event)
 
 

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from magistral_core.errors import InputError
@@ -115,3 +116,5 @@ def quiet_engines() -> None:
     """Engines warn and fail in their logs, no more; a variable that is set already wins."""
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
+    if not Path("/dev/nvidiactl").exists():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else every process of DeepSpeed warns that it found no GPU

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from magistral_core.cli.common import add_json, add_parent, add_set, bind_to_parent, print_json, results_only, use_stack
+from magistral_core.cli.common import add_json, add_parent, add_set, bind_to_parent, print_json, quiet_engines, results_only, use_stack
 from magistral_core.cli.progress import EventWriter, RunView
 from magistral_core.config import load_recipe
 
@@ -25,6 +25,7 @@ def _prepare(options: argparse.Namespace) -> int:
     bind_to_parent(options.parent)
     recipe = load_recipe(options.recipe, options.overrides)
     use_stack()
+    quiet_engines()
     from magistral_core import api
 
     with results_only(), EventWriter(options.events) as events, RunView() as view:

@@ -1,0 +1,120 @@
+"""The command itself: start-up, doctor, checkpoints, what a run's events look like."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from magistral_core.cli import main
+from magistral_core.cli.progress import EventWriter, RunView
+from magistral_core.cli.run import absolute_paths
+from magistral_core.config import load_recipe
+from magistral_core.storage import RunIndex, open_store
+
+HEAVY = ("torch", "vllm", "ray", "prefect", "mlflow", "boto3", "transformers")
+
+
+def test_help_is_light() -> None:
+    code = f"import sys; sys.argv = ['magistral', '--help']\ntry:\n    from magistral_core.cli import main; main()\nexcept SystemExit:\n    print([m for m in {HEAVY} if m in sys.modules])"
+    began = time.monotonic()
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.splitlines()[-1] == "[]"
+    assert time.monotonic() - began < 5  # 0.3 s on a quiet machine
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out.startswith("magistral 0.")
+
+
+def test_doctor(tmp_path: Path) -> None:
+    environment = {**os.environ, "MAGISTRAL_HOME": str(tmp_path)}
+    result = subprocess.run(
+        [sys.executable, "-m", "magistral_core.cli", "doctor", "--json"], capture_output=True, text=True, env=environment
+    )
+    report = json.loads(result.stdout)
+    checks = {check["name"]: check for check in report["checks"]}
+    assert {"python", "memory", "disk", "torch", "vllm", "deepspeed", "ray", "prefect", "mlflow", "gpu"} <= checks.keys()
+    assert checks["torch"]["ok"] and checks["vllm"]["ok"]
+    assert report["ready"] == all(check["ok"] for check in checks.values() if check["required"])
+    assert result.returncode == (0 if report["ready"] else 1)
+    assert all(check["mend"] for check in checks.values() if not check["ok"])
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> str:
+    """Two checkpoints of one run; returns the storage URI."""
+    uri = f"file:{tmp_path / 'store'}"
+    run = RunIndex(open_store(uri)).resolve("mine", "0" * 8)
+    for step in (5, 10):
+        folder = tmp_path / f"step-{step}"
+        (folder / "hf").mkdir(parents=True)
+        (folder / "hf" / "config.json").write_text("{}")
+        (folder / "state.json").write_text(str(step))
+        run.checkpoints().save(step, folder)
+    return uri
+
+
+def command(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict:
+    assert main(["checkpoints", *arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_checkpoints(stored: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAGISTRAL_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MAGISTRAL_STORAGE_URI", stored)
+    [run] = command(capsys, "list")["runs"]
+    assert [checkpoint["step"] for checkpoint in run["checkpoints"]] == [5, 10]
+    assert command(capsys, "show", "mine")["step"] == 10
+    assert {file["path"] for file in command(capsys, "show", run["run"], "--step", "5")["files"]} == {"hf/config.json", "state.json"}
+    assert command(capsys, "verify", "mine")["valid"] is True
+    by_uri = run["checkpoints"][0]["uri"]
+    assert command(capsys, "pull", by_uri, "--format", "hf", "--out", str(tmp_path / "model"))["step"] == 5
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["config.json"]
+    command(capsys, "pull", "mine", "--out", str(tmp_path / "all"))
+    assert (tmp_path / "all" / "state.json").read_text() == "10" and (tmp_path / "all" / "hf" / "config.json").is_file()
+    assert main(["checkpoints", "pull", "mine", "--out", str(tmp_path / "all")]) == 2  # never over what is there
+    assert command(capsys, "prune", "mine", "--keep", "1")["deleted_steps"] == [5]
+    assert main(["checkpoints", "show", "mine", "--step", "5"]) == 2
+
+
+def test_damaged_checkpoint_is_reported(
+    stored: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAGISTRAL_HOME", str(tmp_path / "home"))
+    [state] = (tmp_path / "store").rglob("step-00000010/*/state.json")
+    state.write_text("11")  # same size
+    assert main(["checkpoints", "verify", "mine", "--storage", stored]) == 3
+    assert "state.json" in capsys.readouterr().err
+
+
+def test_local_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.jsonl").touch()
+    overrides = ["problems.path=mine.jsonl", "storage.uri=file:out", "tracking.uri=sqlite:mlflow.db"]
+    assert absolute_paths(load_recipe("tiny", overrides)) == [
+        f"problems.path={tmp_path}/mine.jsonl",
+        f"storage.uri=file:{tmp_path}/out",
+        f"tracking.uri=sqlite:{tmp_path}/mlflow.db",
+    ]
+    assert absolute_paths(load_recipe("tiny", ["storage.uri=s3://bucket"])) == []
+
+
+def test_events_as_lines_and_as_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    events = [
+        {"event": "start", "run_id": "r-1", "mlflow_run_id": "m", "mlflow_url": "http://x", "max_steps": 2, "resumed_step": 1},
+        {"event": "step", "step": 2, "metrics": {"reward/mean": 0.5}},
+        {"event": "unknown to this version"},
+    ]
+    with EventWriter(str(tmp_path / "events")) as writer, RunView() as view:
+        for event in events:
+            writer(event)
+            view(event)
+    assert [json.loads(line) for line in (tmp_path / "events").read_text().splitlines()] == events
+    shown = capsys.readouterr().err
+    assert "resumed at step 1" in shown and "step 2/2  reward 0.5" in shown
