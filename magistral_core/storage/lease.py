@@ -131,7 +131,10 @@ class Lease:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.release()
+        try:
+            self.release()
+        except InfrastructureError as second:  # it runs out by itself; an error on its way out is the one to show
+            log.warning("lease of run %s not given back: %s", self._run_id, second)
 
     def _make_free(self) -> None:
         """Return once nobody living holds the run."""
