@@ -22,7 +22,6 @@ from magistral_core.training.report import StepReport
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-os.environ.setdefault("RAY_DEDUP_LOGS", "0")
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
@@ -211,12 +210,12 @@ class RayRuntime:
 
 def _start_ray(address: str | None) -> None:
     if address is not None:
-        ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         return
     ray.init(
         include_dashboard=False,
-        log_to_driver=True,
-        logging_level=logging.WARNING,
+        log_to_driver=False,  # vLLM and DeepSpeed are chatty; what matters comes back as an error
+        logging_level=logging.ERROR,
         object_store_memory=_OBJECT_STORE_BYTES,
         _node_ip_address=_LOCAL,
     )
@@ -234,6 +233,11 @@ def _gpus_per_role(recipe: Recipe, gpus: int) -> float:
     return 1.0
 
 
+def _log_folder() -> str:
+    node = ray._private.worker.global_worker.node
+    return f"{node.get_session_dir_path()}/logs" if node else "Ray's session folder"
+
+
 async def _reply(call: Awaitable[T], who: str) -> T:
     """Wait for an actor's answer; a dead actor or an unexpected error becomes one line that names the role."""
     try:
@@ -244,6 +248,7 @@ async def _reply(call: Awaitable[T], who: str) -> T:
             raise type(cause)(*cause.args) from error
         raise InfrastructureError(f"{who} failed: {type(cause).__name__}: {cause}") from error
     except RayActorError as error:
-        raise InfrastructureError(f"{who} died ({' '.join(str(error).split())[:200]}); run the same command again to resume") from error
+        why = " ".join(str(error).split())[:200]
+        raise InfrastructureError(f"{who} died ({why}); its log is under {_log_folder()}; run the same command again to resume") from error
     except RayError as error:
         raise InfrastructureError(f"{who}: {error}") from error
