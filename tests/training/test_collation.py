@@ -1,0 +1,160 @@
+"""Greedy collation: nothing lost, nothing doubled, no budget exceeded, whatever the split."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from magistral_core.records import Batch, Completion, FinishReason, Group, Microbatch, Problem
+from magistral_core.training.collation import collate, empty_row, pack, rank_shares, unused_share
+
+BUDGET = 48
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> Batch:
+    """Groups of two to four completions of at most `BUDGET` tokens, some masked. Token ids never repeat."""
+    lengths = draw(st.lists(st.lists(st.tuples(st.integers(1, 16), st.integers(1, 32)), min_size=2, max_size=4), min_size=1, max_size=6))
+    n = sum(map(len, lengths))
+    counted = np.array(draw(st.lists(st.sampled_from([True, True, False]), min_size=n, max_size=n)))
+    ids = iter(np.split(np.arange(10**6, dtype=np.int32), np.cumsum([x for group in lengths for pair in group for x in pair])))
+    groups = []
+    for group_id, group in enumerate(lengths):
+        completions = []
+        for index, (_, tokens) in enumerate(group):
+            versions = np.full(tokens, 3, dtype=np.int32)
+            if index == 0:
+                versions[-1] = 4  # weights were swapped while it was generated (unless it has one token only)
+            completions.append(
+                Completion(
+                    group_id=group_id,
+                    index=index,
+                    prompt_ids=next(ids),
+                    token_ids=next(ids),
+                    logprobs=-np.arange(1, tokens + 1, dtype=np.float32),
+                    versions=versions,
+                    text="",
+                    finish_reason=FinishReason.STOP,
+                )
+            )
+        groups.append(Group(group_id, Problem(str(group_id), "?"), tuple(completions)))
+    weights = np.where(counted, np.linspace(0.5, 1, n), 0).astype(np.float32)
+    return Batch(draw(st.integers(0, 99)), tuple(groups), np.linspace(-1, 1, n).astype(np.float32) * counted, weights)
+
+
+def sequences(rows: list[list[Microbatch]]) -> list[Microbatch]:
+    """The sequences of all rows, cut apart again; those of empty rows left out."""
+    found = []
+    for row in (row for mine in rows for row in mine):
+        edges = np.concatenate([[0], np.cumsum(row.seq_lens)])
+        assert edges[-1] == len(row.token_ids)
+        parts = [
+            Microbatch(
+                **{name: getattr(row, name)[a:b] if name != "seq_lens" else np.array([b - a], np.int32) for name in Microbatch.__slots__}
+            )
+            for a, b in pairwise(edges.tolist())
+        ]
+        found += [part for part in parts if part.mask.any()]
+    return found
+
+
+@given(batches(), st.integers(1, 5), st.integers(0, 2**31))
+def test_every_counted_completion_is_in_one_place(batch: Batch, ranks: int, seed: int) -> None:
+    rows = collate(batch, ranks=ranks, budget=BUDGET, seed=seed)
+    assert len(rows) == ranks
+    assert len({len(mine) for mine in rows}) == 1, "ZeRO 2 and 3 hang when ranks run different numbers of microbatches"
+    assert len(rows[0]) >= 1
+    assert all(len(row.token_ids) <= BUDGET for mine in rows for row in mine)
+
+    completions = [completion for group in batch.groups for completion in group.completions]
+    counted = {int(completions[i].prompt_ids[0]): i for i in np.flatnonzero(batch.weights)}
+    found = sequences(rows)
+    assert sorted(int(part.token_ids[0]) for part in found) == sorted(counted)
+    for part in found:
+        i = counted[int(part.token_ids[0])]
+        completion, p = completions[i], len(completions[i].prompt_ids)
+        np.testing.assert_array_equal(part.token_ids, np.concatenate([completion.prompt_ids, completion.token_ids]))
+        np.testing.assert_array_equal(part.position_ids, np.arange(len(part.token_ids)))
+        generated = np.arange(len(part.token_ids)) >= p
+        np.testing.assert_array_equal(part.mask, generated)
+        np.testing.assert_array_equal(part.logprobs[p:], completion.logprobs)
+        for values, expected in ((part.weights, batch.weights[i]), (part.advantages, batch.advantages[i])):
+            np.testing.assert_array_equal(values, np.where(generated, expected, 0))
+        assert (part.logprobs[:p] == 0).all()
+        # A sequence that met a swap of weights has no one version to be compared with.
+        whole = (completion.versions == completion.versions[0]).all()
+        np.testing.assert_array_equal(part.versions, np.where(generated & whole, completion.versions[0], -1))
+
+
+@given(batches(), st.integers(0, 2**31))
+def test_any_number_of_ranks_trains_the_same_tokens(batch: Batch, seed: int) -> None:
+    def contents(ranks: int) -> list[tuple[int, ...]]:
+        return sorted(tuple(part.token_ids.tolist()) for part in sequences(collate(batch, ranks=ranks, budget=BUDGET, seed=seed)))
+
+    assert contents(1) == contents(2) == contents(3) == contents(7)
+
+
+@given(st.integers(0, 40), st.integers(1, 6), st.integers(0, 2**31), st.integers(0, 10**6))
+def test_the_permutation_is_fixed_in_advance(n: int, ranks: int, seed: int, step: int) -> None:
+    shares = rank_shares(n, ranks, seed, step)
+    again = rank_shares(n, ranks, seed, step)
+    assert all((a == b).all() for a, b in zip(shares, again, strict=True))
+    assert sorted(np.concatenate(shares).tolist()) == list(range(n))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    assert all((np.diff(share) > 0).all() for share in shares)
+
+
+def test_permutations_differ_between_steps_and_seeds_and_ignore_lengths() -> None:
+    draws = {tuple(rank_shares(64, 2, seed, step)[0].tolist()) for seed in range(4) for step in range(4)}
+    assert len(draws) == 16
+
+
+@lru_cache(maxsize=None)
+def fewest_bins(lengths: tuple[int, ...], rooms: tuple[int, ...]) -> int:
+    """The optimum, by trying everything; `rooms` are the free places of the opened bins."""
+    if not lengths:
+        return len(rooms)
+    head, rest = lengths[0], lengths[1:]
+    choices = [fewest_bins(rest, tuple(sorted((*rooms, BUDGET - head))))]
+    for i, room in enumerate(rooms):
+        if room >= head:
+            choices.append(fewest_bins(rest, tuple(sorted((*rooms[:i], room - head, *rooms[i + 1 :])))))
+    return min(choices)
+
+
+@settings(max_examples=60)
+@given(st.lists(st.integers(1, BUDGET), max_size=7))
+def test_bins_stay_within_the_bound_of_first_fit_decreasing(lengths: list[int]) -> None:
+    bins = pack(lengths, BUDGET)
+    assert sorted(i for bin_ in bins for i in bin_) == list(range(len(lengths)))
+    assert all(sum(lengths[i] for i in bin_) <= BUDGET for bin_ in bins)
+    best = fewest_bins(tuple(sorted(lengths, reverse=True)), ())
+    assert 9 * len(bins) <= 11 * best + 6
+
+
+def test_pack_worked_example() -> None:
+    # Longest first: 9 | 8 2 | 7 3 | 4 and the other 4
+    assert pack([4, 9, 3, 8, 7, 2, 4], 10) == [[1], [3, 5], [4, 2], [0, 6]]
+
+
+def test_a_sequence_that_fits_nowhere_is_named() -> None:
+    with pytest.raises(ValueError, match=r"101 tokens does not fit into training\.token_budget = 100"):
+        pack([7, 101], 100)
+
+
+def test_an_empty_row_counts_nothing() -> None:
+    row = empty_row()
+    assert not row.mask.any() and not row.weights.any() and not row.advantages.any()
+    assert len(row.token_ids) >= 2, "its one scored token needs a predecessor"
+
+
+@given(batches(), st.integers(1, 4))
+def test_unused_share(batch: Batch, ranks: int) -> None:
+    rows = collate(batch, ranks=ranks, budget=BUDGET, seed=0)
+    tokens = sum(len(row.token_ids) for mine in rows for row in mine)
+    assert unused_share(rows, BUDGET) == pytest.approx(1 - tokens / (BUDGET * ranks * len(rows[0])))
