@@ -26,7 +26,7 @@ class TinySettings(Section):
 
     world: Literal["quick", "multilingual"] = Field("quick", description="quick: column work; multilingual: sentences in seven languages")
     seed: NonNegativeInt = Field(0, description="seed of the base model's traces and initialisation")
-    sft_steps: PositiveInt = Field(2000, description="optimiser steps that train the base model")
+    sft_steps: PositiveInt = Field(2200, description="optimiser steps that train the base model")
     sft_batch: PositiveInt = Field(36, description="traces per optimiser step of the base model's training")
     sft_ranks: PositiveInt = Field(2, description="processes that train the base model together")
 

@@ -1,6 +1,6 @@
 """Traces that a base model learns from: clean work first, then authors as imperfect as people are.
 
-RL can only sharpen what a model sometimes does. So the last third of the traces comes from a mix of authors of whom few are careful, and
+RL can only sharpen what a model sometimes does. So the last quarter of the traces comes from a mix of authors of whom few are careful, and
 a good policy is in the model without being its habit.
 """
 
@@ -21,7 +21,7 @@ MIX: dict[Author, int] = {"careful": 18, "slipping": 50, "guessing": 12, "unboxe
 #: How often the slipping author goes wrong in a step.
 SLIP = 0.35
 #: Share of the optimiser steps that see clean work only, and the share of those that stay on the two lowest levels.
-CLEAN_SHARE = 0.65
+CLEAN_SHARE = 0.75
 EASY_SHARE = 0.25
 #: Share of imperfect traces of the multilingual world that leave the statement's language in the thoughts, and in the answer.
 STRAY_THOUGHTS = 0.35

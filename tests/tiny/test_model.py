@@ -70,7 +70,7 @@ def test_chat_template_keeps_thoughts_and_marks_turns(tokenizer):
 def test_traces_are_short():
     for world, limit in (("quick", 40), ("multilingual", 80)):
         tokenizer = train_tokenizer(world)
-        late = list(curriculum(world, 100, 10, seed=9))[650:]
+        late = list(curriculum(world, 100, 10, seed=9))[750:]
         lengths = [len(tokenizer(t.response)["input_ids"]) + 1 for t in late]
         questions = [len(tokenizer(p.question)["input_ids"]) for p in generate(world, "train", 200, (1, 2), 0)]
         assert sum(lengths) / len(lengths) < limit and max(questions) < 60
