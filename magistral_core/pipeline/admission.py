@@ -1,15 +1,20 @@
 """Admission: how many completions may be started now. Pure; inputs are pushed in, nothing is owned.
 
-    admit ──charges──> generating (<= n_async) ──finished──> verifying, queued ──settled──> free
-          └─charges──> open (<= max_open) ─────────────────────────────────────settled──> free
+    admit ──charges──> generating (<= n_async) ──finished──> verifying ──enqueued──> queued ──dequeued──> training
+          └─charges──> open ───────────────────────────────────────dropped, trained──> free
 
-Three bounds, in completions. `n_async` limits what is generated at the same time. `max_open` limits what is admitted and not
-yet settled (trained, filtered or failed), and so the age of what is trained: a completion sees at most about
-`max_open / n_batch` weight updates. `queue` limits what waits for the trainers. Nothing is ever dropped or aborted to meet a
-bound; admission waits.
+Bounds, in completions. `n_async` limits what is generated at the same time. `queue` limits what waits for the trainers.
+`max_open` limits what is open: admitted, and not yet trained or dropped. It also limits age, for trained completions move from
+the one term to the other and so the sum grows by admission alone:
 
-Asynchronous: completions are admitted one by one in group order, so at most one group is partly admitted. Worked example with
-G = 4, n_async = 6: groups 0 (4 completions) and 1 (2 of 4) start; when 3 completions finish, 1.2, 1.3 and 2.0 follow.
+    open + overtaken <= 2 max_open    overtaken: trained since the oldest group that is not yet queued was admitted
+
+A group is therefore trained after fewer than `2 max_open` others, however slow it is (`largest_age`). Nothing is ever dropped
+or aborted to meet a bound; admission waits.
+
+Asynchronous: completions are admitted one by one in group order, so at most one group is partly admitted; a group that was
+begun is charged whole, so that it can always be completed. Worked example with G = 4, n_async = 6: groups 0 (4 completions)
+and 1 (2 of 4) start; when 3 completions finish, 1.2, 1.3 and 2.0 follow.
 
 Synchronous: whole groups, only while nothing is being generated, verified or trained, and only as many as the next batch lacks.
 """
@@ -30,6 +35,17 @@ class Slot:
     index: int
 
 
+def largest_age(settings: PipelineSettings) -> int:
+    """No trained token is older than so many optimiser steps.
+
+    The steps of the overtaking groups, and those of two weight updates: a generator may still lack one when the next is due.
+    """
+    if settings.schedule == "sync":
+        return settings.n_batch // settings.n_minibatch - 1
+    overtaking = (2 * settings.max_open - settings.group_size) // settings.n_minibatch
+    return overtaking + 2 * (settings.n_batch // settings.n_minibatch)
+
+
 class Admission:
     """Counts what is generating, open and queued, and hands out slots.
 
@@ -45,49 +61,68 @@ class Admission:
         self._open_group = open_group
         self._resume = list(resume)[::-1]
         self._partial: Slot | None = None
+        self._begun: dict[int, int] = {}  # groups not yet queued, in order of admission: completions trained before
+        self._trained = 0
         self.generating = 0
         self.queued = queued
         self.open = queued
         self.training = False
 
+    @property
+    def overtaken(self) -> int:
+        """Completions trained since the oldest group that is generated or verified was admitted."""
+        return self._trained - next(iter(self._begun.values()), self._trained)
+
     def admit(self) -> list[Slot]:
         """Every completion that may start now, charged."""
-        slots = []
-        for _ in range(self._room()):
-            slot = self._next_slot()
-            slots.append(slot)
+        slots: list[Slot] = []
+        room = self._room()
+        while len(slots) < room and (self._partial or self._may_begin()):
+            slots.append(self._next_slot())
         self.generating += len(slots)
-        self.open += len(slots)
         return slots
 
     def finished(self, completions: int) -> None:
         """So many completions left the generators."""
         self.generating -= completions
 
-    def enqueued(self, completions: int) -> None:
-        """So many verified completions joined the queue."""
-        self.queued += completions
+    def enqueued(self, group_id: int) -> None:
+        """A verified group joined the queue."""
+        del self._begun[group_id]
+        self.queued += self._settings.group_size
+
+    def dropped(self, group_id: int) -> None:
+        """A verified group was filtered or failed."""
+        del self._begun[group_id]
+        self.open -= self._settings.group_size
 
     def dequeued(self, completions: int) -> None:
         """So many completions left the queue for the trainers."""
         self.queued -= completions
 
-    def settled(self, completions: int) -> None:
-        """So many completions were trained, filtered or failed."""
+    def trained(self, completions: int) -> None:
+        """So many completions were trained."""
         self.open -= completions
+        self._trained += completions
 
     def _room(self) -> int:
         s = self._settings
         if s.schedule == "sync":
             idle = self.open == self.queued and not self.training
             return max(0, s.n_batch - self.queued) if idle else 0
-        if self.queued >= s.queue:
-            return 0
-        return max(0, min(s.n_async - self.generating, s.max_open - self.open))
+        return max(0, s.n_async - self.generating) if self.queued < s.queue else 0
+
+    def _may_begin(self) -> bool:
+        s = self._settings
+        room = min(s.max_open, 2 * s.max_open - self.overtaken) - self.open
+        return s.schedule == "sync" or room >= s.group_size
 
     def _next_slot(self) -> Slot:
         if self._partial is None:
-            self._partial = Slot(self._resume.pop() if self._resume else self._open_group(), 0)
+            group_id = self._resume.pop() if self._resume else self._open_group()
+            self._begun[group_id] = self._trained
+            self.open += self._settings.group_size
+            self._partial = Slot(group_id, 0)
         slot = self._partial
         following = slot.index + 1
         self._partial = Slot(slot.group_id, following) if following < self._settings.group_size else None

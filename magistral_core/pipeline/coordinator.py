@@ -5,7 +5,8 @@
         │            └───────────────── weights, swapped in flight <─────────────────────────────────┤
         └──────────────────────────────── settled completions <──────────────────────────────────────┘
 
-One task a generator collects completions, one task trains, one watches for stalls. The rules live in the pure parts
+One task a generator collects completions, one task trains, one watches for stalls; the first error of any of them, or of a
+verification or a weight update under way, ends the run. The rules live in the pure parts
 (`admission`, `ledger`, `batches`); this file applies them in order. Synchronous and asynchronous schedules differ only in what
 admission permits and in whether a weight update is waited for.
 """
@@ -14,9 +15,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -88,37 +89,53 @@ class Coordinator:
         self._place: dict[int, int] = {}
         self._in_flight = [0] * runtime.generators
         self._queue_grew = asyncio.Event()
-        self._verifying: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._delivery: asyncio.Task[None] | None = None
         self._lost_in_a_row = 0
         self._checkpointed = state.step
         self._last_metrics: dict[str, float] = {}
         self._window = Window()
         now = clock()
-        self._progress = self._began = self._last_step = now
+        self._progress = self._last_step = now
+        self._answered = [now] * runtime.generators
         self._generator_clocks = [Clock(now) for _ in range(runtime.generators)]
         self._trainer_clock = Clock(now)
 
     async def run(self) -> None:
-        """Train until `max_steps`. Raises StallError, LedgerError, or what a role raised; the state stays consistent."""
-        background = [asyncio.create_task(self._collect(g)) for g in range(self._runtime.generators)]
-        background.append(asyncio.create_task(self._watch()))
-        training = asyncio.create_task(self._train())
+        """Train until `max_steps`. Raises StallError, LedgerError, or what a role raised."""
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         try:
-            await self._pump()
-            pending: set[asyncio.Task[None]] = {training, *background}
-            while not training.done():
-                done, _ = await asyncio.wait(pending | self._verifying, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    task.result()
-                    pending.discard(task)
+            self._spawn(self._train()).add_done_callback(self._finish)
+            self._spawn(self._watch())
+            for generator in range(self._runtime.generators):
+                self._spawn(self._collect(generator))
+            self._spawn(self._pump())
+            await self._over
         finally:
-            tasks = [training, *background, *self._verifying]
-            tasks += [self._delivery] if self._delivery else []
-            for task in tasks:
+            for task in self._tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*self._tasks, return_exceptions=True)
         self._ledger.check()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start a task of the loop; its error ends the run at once."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._settle)
+        return task
+
+    def _settle(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if self._over.done():
+            return
+        if task.cancelled():
+            self._over.cancel()
+        elif (error := task.exception()) is not None:
+            self._over.set_exception(error)
+
+    def _finish(self, training: asyncio.Task[None]) -> None:
+        if not self._over.done():
+            self._over.set_result(None)
 
     async def _pump(self) -> None:
         """Start every completion that admission permits, each group on one generator for its shared prompt."""
@@ -131,6 +148,8 @@ class Coordinator:
                 self._place[slot.group_id] = int(np.argmin(self._in_flight))
                 self._partial[slot.group_id] = []
             generator = self._place[slot.group_id]
+            if not self._in_flight[generator]:
+                self._answered[generator] = self._clock()
             self._in_flight[generator] += 1
             requests.setdefault(generator, []).append(self._request(slot))
         for generator, batch in requests.items():
@@ -147,7 +166,7 @@ class Coordinator:
         """Take finished completions; verify the groups that they complete; let new ones in."""
         while True:
             completions = await self._runtime.collect(generator)
-            self._progress = self._clock()
+            self._progress = self._answered[generator] = self._clock()
             complete = []
             for completion in completions:
                 group = self._partial[completion.group_id]
@@ -161,15 +180,8 @@ class Coordinator:
             self._in_flight[generator] -= len(completions)
             self._generator_clocks[generator].busy(self._in_flight[generator], self._progress)
             if complete:
-                task = asyncio.create_task(self._verify(complete))
-                self._verifying.add(task)
-                task.add_done_callback(self._forget)
+                self._spawn(self._verify(complete))
             await self._pump()
-
-    def _forget(self, task: asyncio.Task[None]) -> None:
-        # A failed task stays in the set until run() has seen its error.
-        if task.cancelled() or task.exception() is None:
-            self._verifying.discard(task)
 
     def _complete(self, group_id: int) -> Group:
         completions = sorted(self._partial.pop(group_id), key=lambda completion: completion.index)
@@ -181,7 +193,6 @@ class Coordinator:
         scored = await self._runtime.score(groups)
         self._progress = self._clock()
         for group in scored:
-            size = len(group.completions)
             self._window.verified.append(group)
             if reason := failure(group):
                 self._ledger.fail(group.id, reason)
@@ -192,9 +203,9 @@ class Coordinator:
             else:
                 self._ledger.advance(group.id, GroupState.QUEUED)
                 self._state.queue.append(group)
-                self._admission.enqueued(size)
+                self._admission.enqueued(group.id)
                 continue
-            self._admission.settled(size)
+            self._admission.dropped(group.id)
             self._lost_in_a_row += 1
         if self._lost_in_a_row >= self._settings.max_filtered_groups:
             raise StallError(
@@ -217,9 +228,8 @@ class Coordinator:
             left = self._recipe.training.max_steps - state.step
             for _ in range(min(settings.n_batch // settings.n_minibatch, left)):
                 count = settings.n_minibatch // settings.group_size
-                groups, state.queue[:] = state.queue[:count], state.queue[count:]
                 self._admission.dequeued(settings.n_minibatch)
-                await self._step(groups)
+                await self._step(state.queue[:count])
                 await self._pump()
             await self._hand_over()
             self._admission.training = False
@@ -237,9 +247,10 @@ class Coordinator:
         report = await self._runtime.train(rows, state.step)
         now = self._progress = self._clock()
         self._trainer_clock.busy(0, now)
+        del state.queue[: len(groups)]
         for group in groups:
             self._ledger.train(group.id)
-        self._admission.settled(sum(len(group.completions) for group in groups))
+        self._admission.trained(sum(len(group.completions) for group in groups))
         state.step += 1
         state.counters.trained_tokens += report.tokens
         state.counters.seconds += now - self._last_step
@@ -279,7 +290,7 @@ class Coordinator:
         if self._delivery is not None:
             await self._delivery
         weights = await self._runtime.publish(self._state.step)
-        self._delivery = asyncio.create_task(self._deliver(weights))
+        self._delivery = self._spawn(self._deliver(weights))
         if self._settings.schedule == "sync" or self._state.step >= self._recipe.training.max_steps:
             await self._delivery
 
@@ -310,18 +321,21 @@ class Coordinator:
         await asyncio.to_thread(self._observer.on_checkpoint, step, folder, self._last_metrics)
 
     async def _watch(self) -> None:
-        """Stop a run in which nothing moves, and name who stood still."""
+        """Stop a run in which nothing moves, or in which one generator never answers, and name who stood still."""
         limit = self._settings.stall_timeout_s
         while True:
             await asyncio.sleep(min(_WATCH_SECONDS, limit / 2))
-            if self._clock() - self._progress < limit:
+            now = self._clock()
+            silent = [g for g, held in enumerate(self._in_flight) if held and now - self._answered[g] >= limit]
+            if now - self._progress < limit and not silent:
                 continue
-            if self._trainer_clock.running:
-                culprit = "the trainers are in the middle of a step"
-            elif self._admission.generating:
-                culprit = f"generators hold {self._in_flight} completions"
+            verifying = self._ledger.ids(GroupState.VERIFYING)
+            if silent:
+                culprit = ", ".join(f"generator {g} holds {self._in_flight[g]} completions" for g in silent)
+            elif self._trainer_clock.running or not verifying:
+                culprit = f"the trainers do not answer after step {self._state.step}"
             else:
-                culprit = f"verifiers hold groups {self._ledger.ids(GroupState.VERIFYING)[:8]}"
+                culprit = f"verifiers hold groups {verifying[:8]}"
             raise StallError(
                 f"no progress for {limit:g} s: {culprit}; {self._admission.queued} completions queued of {self._settings.n_batch} "
                 f"needed, ledger {self._ledger.summary()}; run the same command again to resume, or raise pipeline.stall_timeout_s"

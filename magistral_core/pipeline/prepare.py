@@ -13,6 +13,7 @@ from typing import Any
 from magistral_core.config.schema import Recipe
 from magistral_core.errors import InputError
 from magistral_core.generation.chat import ChatRenderer
+from magistral_core.pipeline.admission import largest_age
 from magistral_core.problems import ProblemStream
 from magistral_core.records import Problem, Prompt
 from magistral_core.rewards import Verifier
@@ -91,7 +92,7 @@ class Plan:
     completions: int
     epochs: float
     policies_per_sequence: float
-    largest_age_steps: float
+    largest_age_steps: int
     generator_gib: float
     trainer_gib: float
     device: str
@@ -115,7 +116,7 @@ class Plan:
             "problems": f"{self.problems:,} read and valid{skipped}; longest prompt {self.longest_prompt} tokens of {self.max_model_len}",
             "steps": f"{self.max_steps} optimiser steps, {self.completions:,} completions trained, {self.epochs:.2f} epochs before filters",
             "staleness": f"a sequence sees about {self.policies_per_sequence:.1f} policies, "
-            f"none is trained more than {self.largest_age_steps:.0f} updates late",
+            f"no token is trained more than {self.largest_age_steps} optimiser steps late",
             "memory": f"{self.generator_gib:.2f} GiB a generator, {self.trainer_gib:.2f} GiB a trainer rank (weights, optimiser, KV cache)",
             "devices": f"{self.device}; {self.generators} generator(s), {self.trainers} trainer rank(s), runtime {self.runtime}",
             "storage": f"{self.storage}, {self.checkpoints} checkpoints",
@@ -144,7 +145,7 @@ def make_plan(prepared: Prepared, device: str) -> Plan:
         completions=completions,
         epochs=completions / settings.group_size / len(prepared.problems),
         policies_per_sequence=0.0 if settings.schedule == "sync" else settings.n_async / settings.n_batch,
-        largest_age_steps=0.0 if settings.schedule == "sync" else -(-settings.max_open // settings.n_batch) + 1,
+        largest_age_steps=largest_age(settings),
         generator_gib=parameters * _BYTES[recipe.generation.dtype] / _GIB + recipe.generation.kv_cache_gib,
         trainer_gib=parameters * _TRAINER_BYTES[recipe.training.dtype] / shards / _GIB,
         device=device,
