@@ -175,7 +175,7 @@ class Trainer:
 
         self._backward(microbatches, objective)
         grads = {_public(name): safe_get_full_grad(p) for name, p in self._engine.module.named_parameters()}
-        self._engine.zero_grad()
+        self._engine.optimizer.zero_grad()  # not the engine's, which at ZeRO-3 lets the next pass add to this one
         return {name: grad.float().cpu().numpy() for name, grad in grads.items() if grad is not None}
 
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
@@ -198,8 +198,9 @@ class Trainer:
 
     def load(self, folder: Path) -> None:
         """Read what `save` wrote, at the same number of ranks; bit for bit."""
-        path, _ = self._engine.load_checkpoint(str(folder), tag=_STATE_TAG)
-        if path is None:
+        # Where there are no files DeepSpeed fails an assertion.
+        found = any((folder / _STATE_TAG).glob("*model_states.pt")) and self._engine.load_checkpoint(str(folder), tag=_STATE_TAG)[0]
+        if not found:
             raise InputError(f"{folder}: no trainer state here; choose another checkpoint (magistral checkpoints list)")
 
     def close(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -114,7 +114,7 @@ def test_permutations_differ_between_steps_and_seeds_and_ignore_lengths() -> Non
     assert len(draws) == 16
 
 
-@lru_cache(maxsize=None)
+@cache
 def fewest_bins(lengths: tuple[int, ...], rooms: tuple[int, ...]) -> int:
     """The optimum, by trying everything; `rooms` are the free places of the opened bins."""
     if not lengths:
