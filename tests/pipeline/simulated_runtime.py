@@ -1,0 +1,285 @@
+"""A whole runtime in memory: generators that take time in proportion to length, verifiers, trainers and weights, all on one clock.
+
+It implements `Runtime` and checks its caller: a request answered twice, a sequence trained twice or before it was verified, or a
+generator brought to a version that was never published is an AssertionError.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from magistral_core.config.schema import Recipe
+from magistral_core.pipeline.coordinator import Coordinator
+from magistral_core.pipeline.handover import WeightFile
+from magistral_core.pipeline.state import LoopState
+from magistral_core.problems import ProblemStream
+from magistral_core.records import Batch, Completion, FinishReason, Group, Microbatch, Problem, Prompt, Request, Score, ScoreStatus
+from magistral_core.training.report import StepReport
+
+Key = tuple[int, int]
+PROMPT_TOKENS = 3
+PROBLEMS = tuple(Problem(id=f"p{i}", question=f"question {i}", answer=str(i)) for i in range(97))
+
+
+def uniform(group_id: int, index: int) -> float:
+    """A number in [0, 1) that belongs to a completion."""
+    return float(np.random.default_rng((7, group_id, index)).random())
+
+
+def mixed(group_id: int, index: int) -> Score:
+    """Right or wrong, whatever the length; the first two completions of a group differ, so that no group is filtered."""
+    right = index % 2 == 0 if index < 2 else uniform(group_id, index + 1000) < 0.5
+    return Score(1.0 if right else 0.1, ScoreStatus.CORRECT if right else ScoreStatus.WRONG, {"format": 0.1, "correct": 0.9 * right})
+
+
+@dataclass
+class World:
+    """How the simulated roles behave. Times are virtual seconds; a function may return infinity: it never happens."""
+
+    length: Callable[[int, int], int] = lambda group, index: 5 + int(20 * uniform(group, index))
+    score: Callable[[int, int], Score] = mixed
+    generators: int = 2
+    token_seconds: float = 0.1
+    verify_seconds: Callable[[Sequence[int]], float] = lambda groups: 0.3
+    train_seconds: float = 0.5
+    update_seconds: Callable[[int, int], float] = lambda generator, version: 0.2
+    submit_seconds: Callable[[int], float] = lambda generator: 0.0
+    raises: dict[str, BaseException] = field(default_factory=dict)  # by the call's name
+
+
+class SimulatedRuntime:
+    """See the module. Everything that happened is kept, with its time."""
+
+    def __init__(self, recipe: Recipe, world: World, version: int = 0) -> None:
+        self.generators = world.generators
+        self._world, self._group_size = world, recipe.pipeline.group_size
+        self.versions = [version] * world.generators
+        self.published = {version}
+        self.weights: set[int] = set()
+        self.submitted: list[tuple[float, Key]] = []
+        self.requests: dict[Key, Request] = {}
+        self.generated: dict[Key, int] = {}
+        self.verified: set[int] = set()
+        self.trained: list[tuple[float, int, list[Key]]] = []
+        self.training: list[tuple[float, float]] = []
+        self.updates: list[tuple[float, float, int, int]] = []  # begin, end, generator, version
+        self.scoring: list[tuple[float, float]] = []
+        self.closed = False
+        self._running: list[set[asyncio.Task[None]]] = [set() for _ in range(world.generators)]
+        self._finished: list[list[Completion]] = [[] for _ in range(world.generators)]
+        self._news = [asyncio.Event() for _ in range(world.generators)]
+        self.hosts: dict[int, set[int]] = {}
+
+    async def start(self, model_dir: Path, version: int, checkpoint: Path | None) -> None:
+        raise NotImplementedError("made at its version")
+
+    async def submit(self, generator: int, requests: Sequence[Request]) -> None:
+        self._fail("submit")
+        await _pass(self._world.submit_seconds(generator))
+        for request in requests:
+            key = (request.group_id, request.index)
+            assert key not in self.requests, f"{key} was submitted twice"
+            self.requests[key] = request
+            self.submitted.append((self.now, key))
+            self.hosts.setdefault(request.group_id, set()).add(generator)
+            task = asyncio.create_task(self._generate(generator, request))
+            self._running[generator].add(task)
+            task.add_done_callback(self._running[generator].discard)
+
+    async def collect(self, generator: int) -> list[Completion]:
+        await self._news[generator].wait()
+        self._fail("collect")
+        self._news[generator].clear()
+        finished, self._finished[generator] = self._finished[generator], []
+        return finished
+
+    async def score(self, groups: Sequence[Group]) -> list[Group]:
+        begun = self.now
+        await _pass(self._world.verify_seconds([group.id for group in groups]))
+        self._fail("score")
+        self.scoring.append((begun, self.now))
+        for group in groups:
+            assert [completion.index for completion in group.completions] == list(range(self._group_size))
+            assert group.id not in self.verified
+            self.verified.add(group.id)
+        return [replace(group, scores=tuple(self._world.score(group.id, i) for i in range(self._group_size))) for group in groups]
+
+    async def train(self, rows: Sequence[Sequence[Microbatch]], step: int) -> StepReport:
+        begun = self.now
+        await _pass(self._world.train_seconds)
+        self._fail("train")
+        keys = [key for rank in rows for row in rank for key in trained_keys(row)]
+        known = {key for _, _, batch in self.trained for key in batch}
+        assert len(set(keys)) == len(keys) and not known & set(keys), "a completion was trained twice"
+        self.trained.append((self.now, step, keys))
+        self.training.append((begun, self.now))
+        tokens = sum(int(row.mask.sum()) for rank in rows for row in rank)
+        ratios = np.zeros(tokens, np.float32)
+        return StepReport(loss=_loss(rows), tokens=tokens, log_ratios=ratios, grad_norm=1.0, seconds=self.now - begun)
+
+    async def publish(self, version: int) -> WeightFile:
+        self._fail("publish")
+        assert version not in self.published
+        self.published.add(version)
+        self.weights.add(version)
+        return WeightFile(f"weights/{version}", version, f"{version:016x}")
+
+    async def update(self, generator: int, weights: WeightFile) -> int:
+        begun = self.now
+        await _pass(self._world.update_seconds(generator, weights.version))
+        self._fail("update")
+        assert weights.version in self.weights, "these weights were taken away too early"
+        assert weights.version > self.versions[generator], "an older version came after a newer one"
+        self.versions[generator] = weights.version
+        self.updates.append((begun, self.now, generator, weights.version))
+        return len(self._running[generator])
+
+    async def discard(self, weights: WeightFile) -> None:
+        self.weights.remove(weights.version)
+
+    async def save(self, folder: Path) -> None:
+        self._fail("save")
+        await _pass(0.4)
+
+    async def close(self) -> None:
+        tasks = [task for running in self._running for task in running]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self.closed = True
+
+    @property
+    def now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    @property
+    def trained_keys(self) -> list[Key]:
+        """What was trained, in order."""
+        return [key for _, _, batch in self.trained for key in batch]
+
+    async def _generate(self, generator: int, request: Request) -> None:
+        length = self._world.length(request.group_id, request.index)
+        if length is None:
+            await asyncio.get_running_loop().create_future()
+        versions = []
+        for _ in range(length):
+            await asyncio.sleep(self._world.token_seconds)
+            versions.append(self.versions[generator])
+        key = (request.group_id, request.index)
+        assert key not in self.generated
+        self.generated[key] = length
+        self._finished[generator].append(completion(key, request.prompt.token_ids, np.array(versions)))
+        self._news[generator].set()
+
+    def _fail(self, call: str) -> None:
+        if call in self._world.raises:
+            raise self._world.raises[call]
+
+
+def completion(key: Key, prompt_ids: np.ndarray, versions: np.ndarray) -> Completion:
+    """A completion whose tokens spell out which one it is."""
+    tokens = np.tile(np.array(key, np.int32), len(versions))[: max(len(versions), 2)]
+    return Completion(
+        key[0],
+        key[1],
+        np.asarray(prompt_ids, np.int32),
+        tokens,
+        np.full(len(tokens), -0.5, np.float32),
+        np.resize(versions, len(tokens)).astype(np.int32),
+        f"answer {key}",
+        FinishReason.STOP,
+    )
+
+
+def trained_keys(row: Microbatch) -> list[Key]:
+    """Which completions a packed row holds, read from its tokens."""
+    keys, start = [], 0
+    for length in row.seq_lens:
+        tokens = row.token_ids[start : start + length]
+        if row.mask[start : start + length].any():
+            keys.append((int(tokens[PROMPT_TOKENS]), int(tokens[PROMPT_TOKENS + 1])))
+        start += length
+    return keys
+
+
+def _loss(rows: Iterable[Iterable[Microbatch]]) -> float:
+    """Any number that depends on everything the trainers were given."""
+    return float(sum((row.weights * row.advantages * row.token_ids).sum() for rank in rows for row in rank))
+
+
+async def _pass(seconds: float) -> None:
+    await asyncio.get_running_loop().create_future() if seconds == float("inf") else await asyncio.sleep(seconds)
+
+
+def render(problem: Problem) -> Prompt:
+    """A prompt of fixed length."""
+    return Prompt(np.array([1, 2, int(problem.answer)], np.int32))
+
+
+@dataclass
+class Watcher:
+    """The coordinator's observer: keeps every batch and metric, and saves checkpoints to folders."""
+
+    root: Path
+    batches: list[Batch] = field(default_factory=list)
+    metrics: list[dict[str, float]] = field(default_factory=list)
+    checkpoints: list[tuple[int, Path]] = field(default_factory=list)
+    after_step: Callable[[int], None] = lambda step: None
+
+    def on_step(self, step: int, metrics: dict[str, float], batch: Batch) -> None:
+        self.batches.append(batch)
+        self.metrics.append(metrics)
+        self.after_step(step)
+
+    def staging(self, step: int) -> Path:
+        folder = self.root / f"step-{step}"
+        folder.mkdir(parents=True)
+        return folder
+
+    def on_checkpoint(self, step: int, folder: Path, metrics: dict[str, float]) -> None:
+        self.checkpoints.append((step, folder))
+
+
+@dataclass
+class Simulation:
+    """One attempt at a run: `await run()`."""
+
+    recipe: Recipe
+    world: World
+    root: Path
+    state: LoopState = field(default_factory=LoopState)
+
+    def __post_init__(self) -> None:
+        self.stream = ProblemStream(PROBLEMS, self.recipe.seed)
+        self.watcher = Watcher(self.root)
+
+    async def run(self) -> Simulation:
+        self.runtime = SimulatedRuntime(self.recipe, self.world, self.state.step)
+        loop = asyncio.get_running_loop()
+        coordinator = Coordinator(self.recipe, self.runtime, self.stream, render, self.watcher, self.state, clock=loop.time)
+        try:
+            await coordinator.run()
+        finally:
+            await self.runtime.close()
+        return self
+
+
+def recipe(*, max_steps: int = 6, every: int = 1000, seed: int = 0, trainers: int = 1, **pipeline: Any) -> Recipe:
+    """A recipe of small numbers: groups of 4, 16 completions generated, 16 a batch."""
+    settings = {"group_size": 4, "n_async": 16, "n_batch": 16, "n_minibatch": 16, "queue": 32, "max_open": 48, "stall_timeout_s": 300.0}
+    return Recipe.model_validate(
+        {
+            "seed": seed,
+            "prompt": {"max_tokens": 64},
+            "generation": {"max_tokens": 1024},
+            "pipeline": {**settings, "trainers": trainers, "generators": 2, **pipeline},
+            "training": {"max_steps": max_steps, "token_budget": 2048},
+            "checkpoints": {"every": every},
+        }
+    )
