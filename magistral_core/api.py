@@ -8,18 +8,20 @@ summary = api.run(recipe, on_event=print)
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from magistral_core.config import Recipe, load_recipe
+from magistral_core.config import Recipe, load_recipe, override
 from magistral_core.errors import InputError
 from magistral_core.records import Problem
 
 if TYPE_CHECKING:
+    from magistral_core.evaluation import EvaluationReport
     from magistral_core.pipeline.prepare import Plan, Prepared
 
-__all__ = ["Recipe", "load_recipe", "model_folder", "plan", "prepare", "problems", "run"]
+__all__ = ["Recipe", "evaluate", "load_recipe", "model_folder", "plan", "prepare", "problems", "run"]
 
 OnEvent = Callable[[dict[str, Any]], None]
 
@@ -82,6 +84,44 @@ def run(recipe: Recipe, *, fresh: bool = False, on_event: OnEvent | None = None)
     open_store(storage_uri(recipe)).check()
     Tracker.check(tracking_uri(recipe))
     return run_prepared(prepare(recipe, on_event), fresh=fresh, on_event=on_event)
+
+
+def evaluate(
+    suite: str,
+    model: str,
+    *,
+    recipe: Recipe | None = None,
+    overrides: Sequence[str] = (),
+    data: str | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> EvaluationReport:
+    """Measure a model on a suite; see `evaluation.evaluate`.
+
+    Args:
+        suite: name, such as `tiny`, `gsm8k`, `math500`, `aime24`.
+        model: `tiny`, a folder, a hub name, or the URI of a checkpoint.
+        recipe: prompt, engine and protocol. By default those of the checkpoint's own run, of the recipe `tiny` for the suite
+            or model `tiny`, and else the schema's defaults.
+        overrides: `a.b=value`, applied to the default recipe.
+        data: file or folder with the suite's problems.
+        on_progress: called with finished and all completions.
+    """
+    from magistral_core.evaluation import evaluate as measure
+    from magistral_core.evaluation import suite_named
+
+    suite_named(suite)
+    if "/checkpoints/" not in model:
+        settings = recipe or (load_recipe("tiny", overrides) if "tiny" in (suite, model) else override({}, overrides))
+        folder = model_folder(settings.model_copy(update={"model": settings.model.model_copy(update={"path": model})}))
+        return measure(suite, folder, settings, name=model, data=data, on_progress=on_progress)
+    from magistral_core.pipeline.state import MODEL_FOLDER
+    from magistral_core.storage import CheckpointStore
+
+    store, step = CheckpointStore.from_uri(model)
+    with tempfile.TemporaryDirectory(prefix="magistral-evaluate-") as work:
+        manifest = store.download(step, Path(work), f"{MODEL_FOLDER}/")
+        settings = recipe or override(manifest.metadata["recipe"], overrides)
+        return measure(suite, Path(work) / MODEL_FOLDER, settings, name=model, data=data, on_progress=on_progress)
 
 
 def _from_hub(name: str) -> Path:

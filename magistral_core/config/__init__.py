@@ -1,6 +1,6 @@
 """Recipes: the schema of every setting, and how a recipe is found, overridden and validated."""
 
-from magistral_core.config.load import describe, load_recipe, parse_override, recipe_names
+from magistral_core.config.load import describe, load_recipe, override, parse_override, recipe_names
 from magistral_core.config.schema import Recipe
 
-__all__ = ["Recipe", "describe", "load_recipe", "parse_override", "recipe_names"]
+__all__ = ["Recipe", "describe", "load_recipe", "override", "parse_override", "recipe_names"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -55,13 +56,19 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] | Mapping[str, Any] 
     if not isinstance(data, dict):
         raise InputError(f"{path}: a recipe is a mapping of sections, this is a {type(data).__name__}")
     data.setdefault("name", path.stem)
+    return override(data, overrides, str(path))
+
+
+def override(data: Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any], source: str = "settings") -> Recipe:
+    """Apply overrides to the raw settings of a recipe and validate them. `source` names them in errors. Raises InputError."""
+    changed = copy.deepcopy(dict(data))
     pairs = overrides.items() if isinstance(overrides, Mapping) else map(parse_override, overrides)
     for dotted, value in pairs:
-        _set(data, dotted, value)
+        _set(changed, dotted, value)
     try:
-        return Recipe.model_validate(data)
+        return Recipe.model_validate(changed)
     except ValidationError as error:
-        raise InputError(f"{path}: {describe(error)}") from error
+        raise InputError(f"{source}: {describe(error)}") from error
 
 
 def describe(error: ValidationError) -> str:

@@ -229,6 +229,7 @@ class EvaluationSettings(Section):
     problems: PositiveInt | None = Field(None, description="only the first so many problems of the suite; null: all")
     samples: PositiveInt | None = Field(None, description="completions per problem; null: the suite's own number")
     temperature: NonNegativeFloat | None = Field(None, description="null: the suite's own")
+    max_tokens: PositiveInt | None = Field(None, description="longest completion; null: the suite's own, at most the model's context")
     engines: PositiveInt = Field(1, description="vLLM engines that sample at the same time")
 
 

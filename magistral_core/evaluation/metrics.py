@@ -1,0 +1,72 @@
+"""Measures over graded samples: pass@k, maj@k, valid format, lengths. Pure.
+
+pass@k is the unbiased estimate `1 - C(n - c, k) / C(n, k)` from `n` samples of which `c` are right. maj@k takes the most frequent
+answer of all `k` samples; answers tied for first place share the vote, so a tie between one right and one wrong answer counts
+one half. Samples without an answer do not vote.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One graded sample: its canonical answer (empty if none), the verdict, and its form."""
+
+    answer: str
+    correct: bool
+    valid_format: bool
+    tokens: int
+    truncated: bool
+
+
+def pass_at_k(n: int, correct: int, k: int) -> float:
+    """Probability that at least one of `k` samples, drawn from `n` of which `correct` are right, is right."""
+    if not 0 < k <= n:
+        raise ValueError(f"pass@{k} needs at least {k} samples, there are {n}")
+    return 1.0 - math.comb(n - correct, k) / math.comb(n, k)
+
+
+def majority_correct(outcomes: Sequence[Outcome]) -> float:
+    """Share of the first place that right answers hold in the vote of these samples; 0 if nobody votes."""
+    votes = Counter(outcome.answer for outcome in outcomes if outcome.answer)
+    if not votes:
+        return 0.0
+    most = max(votes.values())
+    tied = [answer for answer, count in votes.items() if count == most]
+    right = {outcome.answer for outcome in outcomes if outcome.correct}
+    return sum(answer in right for answer in tied) / len(tied)
+
+
+def summarise(problems: Sequence[Sequence[Outcome]]) -> dict[str, Any]:
+    """Measures over problems, each with the same number `k` of samples.
+
+    Returns:
+        `problems`, `pass_at_1` (mean over all samples), `pass_at_1_valid` (among samples of valid format; null if none),
+        `pass_at_1_error` (standard error over problems), `pass_at_{k}` and `maj_at_{k}` for k > 1, `valid_format`,
+        `mean_length` in tokens, `truncated` (shares are fractions in [0, 1]).
+    """
+    samples = [outcome for outcomes in problems for outcome in outcomes]
+    valid = [outcome.correct for outcome in samples if outcome.valid_format]
+    rates = [fmean(outcome.correct for outcome in outcomes) for outcomes in problems]
+    k = len(problems[0])
+    summary = {
+        "problems": len(problems),
+        "pass_at_1": fmean(rates),
+        "pass_at_1_valid": fmean(valid) if valid else None,
+        "pass_at_1_error": stdev(rates) / math.sqrt(len(rates)) if len(rates) > 1 else 0.0,
+    }
+    if k > 1:
+        summary[f"pass_at_{k}"] = fmean(pass_at_k(k, sum(o.correct for o in outcomes), k) for outcomes in problems)
+        summary[f"maj_at_{k}"] = fmean(majority_correct(outcomes) for outcomes in problems)
+    return summary | {
+        "valid_format": fmean(outcome.valid_format for outcome in samples),
+        "mean_length": fmean(outcome.tokens for outcome in samples),
+        "truncated": fmean(outcome.truncated for outcome in samples),
+    }

@@ -1,0 +1,137 @@
+"""Evaluate a model on a suite: load, render, sample, grade, summarise."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from magistral_core.config.schema import Recipe
+from magistral_core.errors import InputError
+from magistral_core.evaluation.metrics import Outcome, summarise
+from magistral_core.evaluation.report import EvaluationReport
+from magistral_core.evaluation.suites import suite_named
+from magistral_core.generation.arguments import model_context
+from magistral_core.generation.chat import ChatRenderer
+from magistral_core.generation.sampler import Sampler
+from magistral_core.generation.tokens import Sampling
+from magistral_core.records import Completion, FinishReason, Problem, Prompt, Request, ScoreStatus
+from magistral_core.rewards import Verifier, answer_part, canonical_answer, check_format, extract_boxed
+
+Progress = Callable[[int, int], None]
+#: Fewest tokens that must be left for a completion behind the longest prompt.
+_LEAST_ROOM = 32
+
+
+def evaluate(
+    suite: str,
+    model_dir: Path,
+    recipe: Recipe,
+    *,
+    name: str = "",
+    data: str | None = None,
+    journal: Path | None = None,
+    on_progress: Progress | None = None,
+) -> EvaluationReport:
+    """Sample and grade a suite (Magistral, section 5.1).
+
+    Args:
+        suite: name.
+        model_dir: folder with config, weights and tokenizer.
+        recipe: its `evaluation` section overrides the suite's protocol; `prompt`, `generation` (engine), `rewards` (worker
+            limits) and `problems.fields` apply as in training.
+        name: what the report calls the model.
+        data: file or folder with the suite's problems, in place of its own source.
+        journal: folder for finished samples; an evaluation that was stopped goes on from there.
+        on_progress: called with finished and all completions.
+
+    Returns:
+        The report. A completion cut at the maximum length is wrong and has no vote in maj@k.
+
+    Raises:
+        InputError: unknown suite, unreadable problems, a problem that no verifier judges, a prompt too long for the model.
+    """
+    began = time.perf_counter()
+    chosen, settings = suite_named(suite), recipe.evaluation
+    problems = chosen.load(data, recipe.problems.fields, recipe.model.tiny.world)[: settings.problems]
+    samples = settings.samples or chosen.samples
+    sampling = Sampling(chosen.temperature if settings.temperature is None else settings.temperature, chosen.top_p)
+    verifier = Verifier(recipe.rewards, recipe.prompt)
+    verifier.check_supported(problems)
+    wanted = settings.max_tokens or chosen.max_tokens
+    context = model_context(model_dir) or recipe.prompt.max_tokens + wanted
+    rendered = ChatRenderer(model_dir, recipe.prompt, max_prompt_tokens=context - _LEAST_ROOM).render_all(problems)
+    if len(rendered) < len(problems):
+        raise InputError(
+            f"suite {suite}: {len(problems) - len(rendered)} prompts are too long for the model; an evaluation may not skip any"
+        )
+    longest = max(len(prompt.token_ids) for _, prompt in rendered)
+    max_tokens = min(wanted, context - longest)
+    total = len(problems) * samples
+    with Sampler(
+        model_dir,
+        recipe.generation,
+        max_model_len=longest + max_tokens,
+        engines=settings.engines,
+        journal=journal,
+        prompt=recipe.prompt,
+        seed=recipe.seed,
+    ) as sampler:
+        requests = _requests([prompt for _, prompt in rendered], samples, max_tokens, recipe.seed)
+        report_progress = None if on_progress is None else lambda done: on_progress(done, total)
+        completions = list(sampler.sample(requests, sampling, report_progress))
+    grouped: list[list[Completion]] = [[] for _ in problems]
+    for completion in sorted(completions, key=lambda item: (item.group_id, item.index)):
+        grouped[completion.group_id].append(completion)
+    with verifier:
+        outcomes, unverifiable = _grade(problems, grouped, verifier, recipe)
+    return EvaluationReport(
+        suite=suite,
+        model=name or str(model_dir),
+        samples=samples,
+        totals=summarise(outcomes),
+        by_level=_split(outcomes, [str(problem.level) for problem in problems]),
+        by_language=_split(outcomes, [problem.language for problem in problems]),
+        unverifiable=unverifiable,
+        seconds=round(time.perf_counter() - began, 2),
+        settings={"temperature": sampling.temperature, "top_p": sampling.top_p, "max_tokens": max_tokens, "seed": recipe.seed},
+    )
+
+
+def _requests(prompts: Sequence[Prompt], samples: int, max_tokens: int, seed: int) -> Iterator[Request]:
+    for i, prompt in enumerate(prompts):
+        for j in range(samples):
+            draw = int(np.random.SeedSequence([seed, i, j]).generate_state(1)[0]) & 0x7FFFFFFF
+            yield Request(i, j, prompt, draw, max_tokens)
+
+
+def _grade(
+    problems: Sequence[Problem], grouped: Sequence[Sequence[Completion]], verifier: Verifier, recipe: Recipe
+) -> tuple[list[list[Outcome]], int]:
+    """Outcomes by problem, and how many problems have a reference that nothing compares with."""
+    close = recipe.prompt.think_close
+    pairs = [(problem.answer, completion.text) for problem, group in zip(problems, grouped, strict=True) for completion in group]
+    verdicts = iter(verifier.grade_responses(pairs))
+    outcomes, unverifiable = [], 0
+    for problem, group in zip(problems, grouped, strict=True):
+        graded, broken = [], False
+        for completion in group:
+            verdict = next(verdicts)
+            broken |= verdict.status is ScoreStatus.ERROR
+            cut = completion.finish_reason is FinishReason.LENGTH
+            answer = "" if cut else extract_boxed(answer_part(completion.text, close)) or ""
+            form = check_format(completion.text, problem.kind, recipe.prompt, completion.finish_reason)
+            graded.append(Outcome(canonical_answer(answer), verdict.correct and not cut, not form.fault, completion.length, cut))
+        outcomes.append(graded)
+        unverifiable += broken
+    return outcomes, unverifiable
+
+
+def _split(outcomes: Sequence[Sequence[Outcome]], keys: Sequence[str]) -> dict[str, dict[str, object]]:
+    """Summaries by key, where there is more than one."""
+    names = sorted(set(keys))
+    if len(names) < 2:
+        return {}
+    return {name: summarise([group for group, key in zip(outcomes, keys, strict=True) if key == name]) for name in names}
