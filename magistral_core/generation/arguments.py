@@ -71,6 +71,7 @@ def engine_args(model_path: str | Path, generation: GenerationSettings, *, max_m
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.platforms import current_platform
 
+    executor = "SingleExecutor" if generation.tensor_parallel == 1 else "ParallelExecutor"
     arguments: dict[str, Any] = {
         "model": str(model_path),
         "dtype": generation.dtype,
@@ -85,9 +86,8 @@ def engine_args(model_path: str | Path, generation: GenerationSettings, *, max_m
         "use_tqdm_on_load": False,
         "logprobs_mode": "processed_logprobs",
         "worker_extension_cls": "magistral_core.generation.worker.WeightReceiver",
+        "distributed_executor_backend": f"magistral_core.generation.worker.{executor}",
     }
-    if generation.tensor_parallel == 1:
-        arguments["distributed_executor_backend"] = "magistral_core.generation.worker.SingleExecutor"
     if current_platform.is_cpu():
         arguments["block_size"] = _CPU_BLOCK_SIZE
         # A prompt cut into chunks rewinds its request's random generator, which vLLM cannot do on a CPU: the engine dies.

@@ -24,7 +24,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from magistral_core.config.schema import GenerationSettings, PromptSettings
 from magistral_core.errors import InfrastructureError, InputError
@@ -283,35 +283,64 @@ class LocalEngine:
         self._sampling = Sampling(temperature=generation.temperature)
         self._capacity = generation.max_num_seqs
         self._ids = itertools.count()
+        self._requests: dict[str, Request] = {}
         config = arguments.create_engine_config()
         # Made directly: `from_engine_args` would start a process unless an environment variable forbids it.
         self._engine = LLMEngine(config, Executor.get_class(config), log_stats=False, multiprocess_mode=False)
         self._engine.set_weight_version(str(version))
 
+    @property
+    def running(self) -> int:
+        """Requests that are not finished."""
+        return len(self._requests)
+
     def generate(self, requests: Sequence[Request], sampling: Sampling | None = None) -> list[Completion]:
         """Complete all requests; the result is in their order. Raises InputError for a prompt that leaves no room for a token."""
-        pending = {self._add(request, sampling): position for position, request in enumerate(requests)}
-        completions: list[Completion | None] = [None] * len(requests)
-        for identifier, output in self._finished():
-            position = pending.pop(identifier)
-            completions[position] = to_completion(requests[position], output, self._decoder)
-        return [completion for completion in completions if completion is not None]
+        positions = {self.add(request, sampling): position for position, request in enumerate(requests)}
+        finished: dict[int, Completion] = {}
+        while self._requests:
+            for identifier, completion in self._step():
+                finished[positions[identifier]] = completion
+        return [finished[position] for position in range(len(requests))]
 
     def stream(self, requests: Iterable[tuple[Request, Sampling]]) -> Iterator[Completion]:
-        """Complete requests as they come from an iterator, at most `max_num_seqs` at a time; yields in order of finishing."""
+        """Complete requests as they come from an iterator, at most `max_num_seqs` at a time; yields in order of finishing.
+
+        Closing the stream early aborts what is left.
+        """
         source = iter(requests)
-        running: dict[str, Request] = {}
-        while True:
-            for request, sampling in itertools.islice(source, self._capacity - len(running)):
-                running[self._add(request, sampling)] = request
-            if not running:
-                return
-            for output in self._engine.step():
-                yield to_completion(running.pop(output.request_id), output, self._decoder)
+        try:
+            while True:
+                for request, sampling in itertools.islice(source, self._capacity - self.running):
+                    self.add(request, sampling)
+                if not self._requests:
+                    return
+                yield from self.step()
+        finally:
+            self._engine.abort_request(list(self._requests))
+            self._requests.clear()
+
+    def add(self, request: Request, sampling: Sampling | None = None) -> str:
+        """Hand in one request, for `step`; returns its identifier. Raises InputError for a prompt that leaves no room for a token."""
+        from vllm.exceptions import VLLMValidationError
+        from vllm.inputs.engine import tokens_input
+
+        identifier = f"{request.group_id}-{request.index}-{next(self._ids)}"
+        prompt = tokens_input(request.prompt.token_ids.tolist(), cache_salt=str(self.version))
+        try:
+            self._engine.add_request(identifier, prompt, sampling_params(request, sampling or self._sampling, self._decoder.stop_ids))
+        except VLLMValidationError as error:
+            raise InputError(f"prompt of group {request.group_id}: {error}") from error
+        self._requests[identifier] = request
+        return identifier
+
+    def step(self) -> list[Completion]:
+        """Decode one token of every running sequence; the completions that finished with it."""
+        return [completion for _, completion in self._step()]
 
     def update_weights(self, path: str | Path, version: int, checksum: str) -> WeightUpdate:
         """Swap in new weights between two calls; see `GeneratorEngine.update_weights`."""
-        if self._engine.has_unfinished_requests():
+        if self._requests:
             raise RuntimeError("an in-process engine takes weights between calls: finish the stream first")
         start = time.perf_counter()
         _raise_refused(self._engine.collective_rpc("load_weight_file", args=(str(path), checksum)), version)
@@ -324,22 +353,9 @@ class LocalEngine:
         self._engine.engine_core.shutdown()
         del self._engine
 
-    def _add(self, request: Request, sampling: Sampling | None) -> str:
-        from vllm.exceptions import VLLMValidationError
-        from vllm.inputs.engine import tokens_input
-
-        identifier = f"{request.group_id}-{request.index}-{next(self._ids)}"
-        prompt = tokens_input(request.prompt.token_ids.tolist(), cache_salt=str(self.version))
-        try:
-            self._engine.add_request(identifier, prompt, sampling_params(request, sampling or self._sampling, self._decoder.stop_ids))
-        except VLLMValidationError as error:
-            raise InputError(f"prompt of group {request.group_id}: {error}") from error
-        return identifier
-
-    def _finished(self) -> Iterator[tuple[str, Any]]:
-        while self._engine.has_unfinished_requests():
-            for output in self._engine.step():
-                yield output.request_id, output
+    def _step(self) -> Iterator[tuple[str, Completion]]:
+        for output in self._engine.step():
+            yield output.request_id, to_completion(self._requests.pop(output.request_id), output, self._decoder)
 
 
 def _decoder(model_path: str | Path, prompt: PromptSettings | None) -> Decoder:

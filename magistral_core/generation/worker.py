@@ -17,6 +17,7 @@ import vllm.v1.sample.sampler as sampler
 from safetensors import SafetensorError, safe_open
 from torch._dynamo.eval_frame import innermost_fn
 from vllm.platforms import current_platform
+from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
 from magistral_core.generation.weights import file_checksum
@@ -52,16 +53,24 @@ def adapt_to_cpu() -> None:
         sampler.batched_count_greater_than = innermost_fn(sampler.batched_count_greater_than)
 
 
-end_with_parent()
+end_with_parent()  # in a tensor-parallel worker; the engine process imports this too early to know that it has a parent
 adapt_to_cpu()
 
 
 class SingleExecutor(UniProcExecutor):
-    """vLLM's executor for one worker in the engine process itself.
+    """One worker, in the engine process itself. Given by its path because vLLM turns the name `uni` into one more process on a CPU."""
 
-    Named here by its path because vLLM turns the short name `uni` into one more process on a CPU, and because
-    unpickling the path imports this module first thing in the engine process.
-    """
+    def _init_executor(self) -> None:
+        end_with_parent()
+        super()._init_executor()
+
+
+class ParallelExecutor(MultiprocExecutor):
+    """One worker process a tensor-parallel rank; they end with the engine process, as that ends with its parent."""
+
+    def _init_executor(self) -> None:
+        end_with_parent()
+        super()._init_executor()
 
 
 class WeightReceiver:

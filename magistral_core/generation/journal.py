@@ -1,0 +1,130 @@
+"""What a sampler has finished, kept on disk: a run that is killed and started again samples only what is missing.
+
+A journal is a folder: `journal.json` says what was asked for, `part-000000.parquet` and so on hold completions. A part is written
+beside and renamed, so that it exists whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from magistral_core.errors import InputError
+from magistral_core.records import Completion, FinishReason, Request
+
+Key = tuple[int, int]
+
+
+class Journal:
+    """Completions by (group_id, index).
+
+    Args:
+        folder: made if missing.
+        settings: whatever makes two samplings differ (model, temperature, ...), as JSON values.
+
+    Raises:
+        InputError: the folder holds the completions of another sampling, or cannot be read.
+    """
+
+    def __init__(self, folder: str | Path, settings: Mapping[str, Any]) -> None:
+        self.folder = Path(folder)
+        self._pending: list[Completion] = []
+        self._finished: dict[Key, dict[str, Any]] = {}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._check_settings(json.loads(json.dumps(settings)))
+        self._parts = sorted(self.folder.glob("part-*.parquet"))
+        for part in self._parts:
+            for row in _read(part):
+                self._finished[row["group_id"], row["index"]] = row
+
+    def __len__(self) -> int:
+        return len(self._finished)
+
+    def get(self, request: Request) -> Completion | None:
+        """The finished completion of a request, if there is one.
+
+        Raises:
+            InputError: the journal has it for another prompt or seed.
+        """
+        row = self._finished.get((request.group_id, request.index))
+        if row is None:
+            return None
+        if row["prompt_ids"] != request.prompt.token_ids.tolist() or row["seed"] != request.seed:
+            raise InputError(
+                f"{self.folder}: completion {request.index} of group {request.group_id} was sampled for another prompt or seed; "
+                f"remove the journal, or name another"
+            )
+        return Completion(
+            group_id=request.group_id,
+            index=request.index,
+            prompt_ids=request.prompt.token_ids,
+            token_ids=np.asarray(row["token_ids"], dtype=np.int32),
+            logprobs=np.asarray(row["logprobs"], dtype=np.float32),
+            versions=np.asarray(row["versions"], dtype=np.int32),
+            text=row["text"],
+            finish_reason=FinishReason(row["finish_reason"]),
+        )
+
+    def write(self, finished: list[tuple[Request, Completion]]) -> None:
+        """Keep completions for good: they are on disk when this returns."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        if not finished:
+            return
+        rows = [_row(request, completion) for request, completion in finished]
+        path = self.folder / f"part-{len(self._parts):06d}.parquet"
+        partial = path.with_suffix(".tmp")
+        with partial.open("wb") as file:
+            pq.write_table(pa.Table.from_pylist(rows), file, compression="zstd")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+        self._parts.append(path)
+        self._finished.update({(row["group_id"], row["index"]): row for row in rows})
+
+    def _check_settings(self, settings: Mapping[str, Any]) -> None:
+        path = self.folder / "journal.json"
+        if not path.exists():
+            partial = path.with_suffix(".tmp")
+            partial.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+            os.replace(partial, path)
+            return
+        known = json.loads(path.read_text(encoding="utf-8"))
+        for name in sorted(known.keys() | settings.keys()):
+            if known.get(name) != settings.get(name):
+                raise InputError(
+                    f"{self.folder}: the journal was begun with {name} = {known.get(name)!r}, this is {settings.get(name)!r}; "
+                    f"remove the journal, or name another"
+                )
+
+
+def _row(request: Request, completion: Completion) -> dict[str, Any]:
+    return {
+        "group_id": completion.group_id,
+        "index": completion.index,
+        "seed": request.seed,
+        "prompt_ids": completion.prompt_ids.tolist(),
+        "token_ids": completion.token_ids.tolist(),
+        "logprobs": completion.logprobs.tolist(),
+        "versions": completion.versions.tolist(),
+        "text": completion.text,
+        "finish_reason": str(completion.finish_reason),
+    }
+
+
+def _read(part: Path) -> Iterator[dict[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        yield from pq.read_table(part).to_pylist()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(
+            f"{part} cannot be read ({str(error).splitlines()[0]}); remove this file, what it held is sampled again"
+        ) from error
