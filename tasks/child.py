@@ -45,7 +45,7 @@ def run_command(arguments: Sequence[str], log: Path, output: Path | None = None,
     Raises:
         InputError, InfrastructureError, MagistralError: as its exit code says, with its own message.
     """
-    command = [sys.executable, "-m", "magistral_core.cli", *arguments, "--parent", str(os.getpid())]
+    command = [sys.executable, "-m", "magistral_core.cli", "--parent", str(os.getpid()), *arguments]
     with log.open("ab") as errors, contextlib.ExitStack() as files:
         out = files.enter_context(output.open("wb")) if output else errors
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=errors, start_new_session=True)

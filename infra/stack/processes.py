@@ -18,6 +18,8 @@ from infra.stack.home import Running
 
 _TERM_S = 15.0
 _KILL_S = 5.0
+#: For what a leader did not end itself, or told to end a moment ago.
+_LEFT_BEHIND_S = 2.0
 #: Start times of one process, read twice, differ by less than this; pids are not reused so fast.
 _SAME_START_S = 1.0
 #: Kept so that Python does not complain about children that are meant to stay.
@@ -54,8 +56,8 @@ def end(all_running: Iterable[Running]) -> list[int]:
             leaders.append(leader)
             members |= {leader, *leader.children(recursive=True)}
     _signal(leaders, signal.SIGTERM)
-    psutil.wait_procs(members, timeout=_TERM_S if leaders else 0)
-    # What a leader started while it was ending is in its session, or was its descendant a moment ago.
+    psutil.wait_procs(leaders, timeout=_TERM_S)
+    psutil.wait_procs(members, timeout=_LEFT_BEHIND_S)
     rest = {process for process in members if process.is_running() and _alive(process)}
     for process in tuple(rest):
         try:

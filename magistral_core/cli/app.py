@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from magistral_core import __version__
 from magistral_core.cli import checkpoints, demo, doctor, evaluate, prepare, run, stack
+from magistral_core.cli.common import bind_to_parent
 from magistral_core.errors import MagistralError
 
 _GROUPS = (doctor, stack, demo, run, evaluate, checkpoints, prepare)
@@ -36,6 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     parser = _Parser(prog="magistral", description="Reinforcement learning on verifiable problems.")
     parser.add_argument("--version", action="version", version=f"magistral {__version__}")
+    parser.add_argument("--parent", type=int, metavar="PID", help=argparse.SUPPRESS)  # end when that process does
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for group in _GROUPS:
         group.add(commands)
@@ -47,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _terminate)
     try:
+        if options.parent is not None:
+            bind_to_parent(options.parent)
         code = int(options.command(options) or 0)
         sys.stdout.flush()
         return code

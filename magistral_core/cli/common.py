@@ -40,15 +40,8 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
 
 
-def add_parent(parser: argparse.ArgumentParser) -> None:
-    """The hidden option `--parent PID`: end when that process does."""
-    parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
-
-
-def bind_to_parent(parent: int | None) -> None:
+def bind_to_parent(parent: int) -> None:
     """Ask the kernel for SIGTERM when the parent ends; SIGTERM closes engines in order."""
-    if parent is None:
-        return
     from magistral_core.processes import die_with_parent
 
     die_with_parent(signal.SIGTERM)

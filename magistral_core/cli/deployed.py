@@ -15,6 +15,14 @@ _POLL_S = 1.0
 #: A run that no worker takes within this time never will be.
 _PICKED_UP_S = 120.0
 _LOG_PAGE = 200
+#: What Prefect says of every run.
+_NOISE = (
+    "Running 1 deployment pull",
+    "Executing deployment step",
+    "Deployment step",
+    "All deployment steps",
+    "Finished in state Completed",
+)
 _ERROR = re.compile(r"\b(InputError|InfrastructureError|MagistralError): (.*)", re.DOTALL)
 _KINDS = {kind.__name__: kind for kind in (InputError, InfrastructureError, MagistralError)}
 
@@ -117,5 +125,5 @@ class _Logs:
         for line in page:
             if line.id not in self._seen:
                 self._seen.add(line.id)
-                if line.name in {"prefect.flow_runs", "prefect.task_runs"}:
+                if line.name in {"prefect.flow_runs", "prefect.task_runs"} and not line.message.startswith(_NOISE):
                     note(f"{line.timestamp.astimezone():%H:%M:%S}  {line.message}" if sys.stderr.isatty() else line.message)

@@ -3,23 +3,50 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
-from magistral_core.cli.common import add_json, add_parent, add_set, bind_to_parent
+from magistral_core.cli.common import add_json, add_set, note, print_json, quiet_engines, results_only, use_stack
+
+#: Without a terminal, a line at most every so many percent.
+_LINE_PERCENT = 20
 
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser("evaluate", help="measure a model on a suite", description=__doc__)
-    parser.add_argument("suite", metavar="SUITE", help="name of the suite")
-    parser.add_argument("--model", required=True, metavar="M", help="`tiny`, a model folder, or a checkpoint's URI")
-    parser.add_argument("--data", metavar="PATH", help="problems in place of the suite's own: .jsonl, .parquet, s3://...")
+    parser.add_argument("suite", metavar="SUITE", help="tiny, gsm8k, math500, aime24, aime25 or amc23")
+    parser.add_argument("--model", required=True, metavar="M", help="`tiny`, a model folder, a hub name, or a checkpoint's URI")
+    parser.add_argument("--data", metavar="PATH", help="file or folder with the suite's problems, in place of its own source")
+    parser.add_argument("--recipe", metavar="RECIPE", help="prompt, engine and protocol of this recipe; by default the checkpoint's own")
     add_set(parser)
     add_json(parser)
-    add_parent(parser)
     parser.set_defaults(command=_evaluate)
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    bind_to_parent(options.parent)
-    raise NotImplementedError
+    use_stack()
+    quiet_engines()
+    from magistral_core import api
+
+    recipe = api.load_recipe(options.recipe, options.overrides) if options.recipe else None
+    shown = 0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal shown
+        percent = 100 * done // total
+        if sys.stderr.isatty():
+            sys.stderr.write(f"\r{done} of {total} completions ({percent}%)" + ("\n" if done == total else ""))
+        elif percent >= shown + _LINE_PERCENT:
+            shown = percent
+            note(f"{done} of {total} completions ({percent}%)")
+
+    with results_only():
+        report = api.evaluate(
+            options.suite, options.model, recipe=recipe, overrides=options.overrides, data=options.data, on_progress=progress
+        )
+    if options.json:
+        print_json(report.to_json())
+    else:
+        print(report.to_markdown())
+    return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from magistral_core.cli.common import add_json, add_parent, add_set, bind_to_parent, print_json, quiet_engines, results_only, use_stack
+from magistral_core.cli.common import add_json, add_set, print_json, quiet_engines, results_only, use_stack
 from magistral_core.cli.progress import EventWriter, RunView
 from magistral_core.config import load_recipe
 
@@ -16,13 +16,11 @@ def add(commands: Any) -> None:
     parser.add_argument("recipe", metavar="RECIPE", help="name or .yaml file")
     add_set(parser)
     add_json(parser)
-    add_parent(parser)
     parser.add_argument("--events", metavar="FILE", help="append progress to FILE, one JSON object a line")
     parser.set_defaults(command=_prepare)
 
 
 def _prepare(options: argparse.Namespace) -> int:
-    bind_to_parent(options.parent)
     recipe = load_recipe(options.recipe, options.overrides)
     use_stack()
     quiet_engines()

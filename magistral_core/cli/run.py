@@ -9,9 +9,7 @@ from typing import Any
 
 from magistral_core.cli.common import (
     add_json,
-    add_parent,
     add_set,
-    bind_to_parent,
     local_stack,
     note,
     print_json,
@@ -33,12 +31,10 @@ def add(commands: Any) -> None:
     parser.add_argument("--fresh", action="store_true", help="begin anew where an unfinished run of this recipe exists")
     parser.add_argument("--events", metavar="FILE", help="with --direct: append progress to FILE, one JSON object a line")
     add_json(parser)
-    add_parent(parser)
     parser.set_defaults(command=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
-    bind_to_parent(options.parent)
     recipe = load_recipe(options.recipe, options.overrides)
     if options.dry_run:
         return _plan(recipe, options.json)

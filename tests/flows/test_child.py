@@ -1,0 +1,102 @@
+"""Commands as child processes of a flow run: their errors, their end, and that they never outlive it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from magistral_core.errors import InfrastructureError, InputError
+from tasks.child import run_command
+from tasks.events import EventFile
+
+# Trains for minutes, in two further processes.
+ENDLESS = ["prepare", "tiny", "--set", "model.tiny.sft_steps=5000"]
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAGISTRAL_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MAGISTRAL_CACHE", str(tmp_path / "cache"))
+
+
+def test_bad_input_is_passed_on(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^unknown recipe 'nope'"):
+        run_command(["prepare", "nope"], tmp_path / "log")
+
+
+def test_output_and_log_are_kept_apart(tmp_path: Path) -> None:
+    run_command(["stack", "down"], tmp_path / "log", tmp_path / "out")
+    assert (tmp_path / "out").read_text() == "nothing was running\n"
+    assert (tmp_path / "log").read_text() == ""
+
+
+def test_event_file_waits_for_whole_lines(tmp_path: Path) -> None:
+    path = tmp_path / "events"
+    events = EventFile(path)
+    assert events.read() == []
+    path.write_text('{"event": "a"}\n{"eve')
+    assert events.read() == [{"event": "a"}]
+    with path.open("a") as file:
+        file.write('nt": "b"}\n')
+    assert events.read() == [{"event": "b"}]
+    assert events.read() == []
+
+
+def family(pid: int) -> list[psutil.Process]:
+    parent = psutil.Process(pid)
+    return [parent, *parent.children(recursive=True)]
+
+
+def wait_for(condition, seconds: float = 120.0):
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return value
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    return all(not process.is_running() or process.status() == psutil.STATUS_ZOMBIE for process in processes)
+
+
+SCRIPT = "import sys; from pathlib import Path; from tasks.child import run_command; run_command({arguments}, Path('log'))"
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
+def test_nothing_outlives_the_flow(tmp_path: Path, signum: int) -> None:
+    """SIGINT raises in the flow's process, as a cancellation does; SIGKILL leaves it no time for anything."""
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    flow = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT.format(arguments=ENDLESS)], cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL
+    )
+    try:
+        members = wait_for(lambda: len(found := family(flow.pid)) >= 4 and found)  # flow, command, two ranks
+        time.sleep(1)
+        members = family(flow.pid)
+        flow.send_signal(signum)
+        flow.wait(30)
+        wait_for(lambda: gone(members), 30)
+    finally:
+        flow.kill()
+        flow.wait()
+
+
+@pytest.mark.faults
+def test_a_killed_command_is_infrastructure(tmp_path: Path) -> None:
+    pids: list[int] = []
+
+    def kill() -> None:
+        children = psutil.Process().children()
+        if children and not pids:
+            pids.append(children[0].pid)
+            children[0].kill()
+
+    with pytest.raises(InfrastructureError, match="ended by SIGKILL"):
+        run_command(ENDLESS, tmp_path / "log", on_poll=kill)
+    assert pids

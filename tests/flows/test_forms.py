@@ -1,0 +1,44 @@
+"""The forms that start flows: what a person sees, and what is refused."""
+
+import pytest
+from pydantic import ValidationError
+
+from flows.demo import demo
+from flows.evaluate import evaluate
+from flows.parameters import DemoForm, EvaluateForm, TrainForm
+from flows.train import train
+from magistral_core.config import load_recipe, recipe_names
+from magistral_core.errors import InputError
+
+
+@pytest.mark.parametrize(("flow", "form"), [(train, TrainForm), (evaluate, EvaluateForm), (demo, DemoForm)])
+def test_every_field_explains_itself(flow, form) -> None:
+    schema = flow.parameters.model_dump()["definitions"][form.__name__]
+    for name, field in schema["properties"].items():
+        assert field.get("title") and field.get("description"), name
+    assert "required" not in schema  # the form can be sent as it is
+    assert flow.validate_parameters({}) == {name: form() for name in flow.parameters.properties}
+
+
+def test_recipes_are_a_choice() -> None:
+    schema = train.parameters.model_dump()["definitions"]["RecipeName"]
+    assert schema["enum"] == recipe_names()
+
+
+def test_changes_reach_the_recipe() -> None:
+    recipe = TrainForm(recipe="tiny", seed=3, overrides=["training.max_steps=5"]).load()
+    assert (recipe.name, recipe.seed, recipe.training.max_steps) == ("tiny", 3, 5)
+    whole = load_recipe("tiny", ["name=mine"])
+    assert TrainForm(settings=whole.model_dump(mode="json")).load() == whole
+    assert EvaluateForm(problems=5, samples=2).overrides() == ["evaluation.problems=5", "evaluation.samples=2", "evaluation.engines=1"]
+
+
+def test_what_is_wrong_is_refused() -> None:
+    with pytest.raises(ValidationError, match="recipe"):
+        TrainForm(recipe="nope")
+    with pytest.raises(ValidationError, match="seed"):
+        TrainForm(seed=-1)
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        EvaluateForm(modle="x")
+    with pytest.raises(InputError, match=r"training\.max_stps"):
+        TrainForm(overrides=["training.max_stps=5"]).load()

@@ -1,0 +1,153 @@
+"""The real stack, from its first start to its second: up, used, down, up again with its data."""
+
+import json
+import os
+import socket
+import stat
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from infra import stack
+from infra.stack import control, home, services
+from magistral_core.errors import InfrastructureError, InputError
+from magistral_core.storage import open_store
+
+
+@pytest.fixture(scope="module")
+def stack_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    patch = pytest.MonkeyPatch()
+    for name in [name for name in os.environ if name.startswith(("PREFECT_", "MLFLOW_", "AWS_", "MAGISTRAL_"))]:
+        patch.delenv(name)
+    folder = tmp_path_factory.mktemp("stack")
+    patch.setenv("MAGISTRAL_HOME", str(folder))
+    try:
+        yield folder
+    finally:
+        stack.down()
+        patch.undo()
+
+
+def pids(status: dict[str, Any]) -> dict[str, int]:
+    return {name: service["pid"] for name, service in status["services"].items()}
+
+
+def ask(url: str, body: object = None) -> Any:
+    request = urllib.request.Request(url, None if body is None else json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        return json.load(answer)
+
+
+@pytest.mark.timeout(600)
+def test_life_of_the_stack(stack_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A usual port that is taken, whoever has it: another is found.
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            taken.bind(("127.0.0.1", 4200))
+            taken.listen()
+        except OSError:
+            pass
+        said: list[str] = []
+        status = stack.up(said.append)
+    assert status["up"] and all(service["healthy"] for service in status["services"].values())
+    assert status["services"]["prefect"]["url"] != "http://127.0.0.1:4200"
+    assert [line.split()[1] for line in said[:4]] == ["prefect", "mlflow", "s3", "worker"]
+    assert stat.S_IMODE((stack_home / "secrets.json").stat().st_mode) == 0o600
+
+    # Loopback only.
+    leaders = [psutil.Process(pid) for pid in pids(status).values()]
+    family = [process for leader in leaders for process in (leader, *leader.children(recursive=True))]
+    listening = {
+        address.laddr.ip for process in family for address in process.net_connections("tcp") if address.status == psutil.CONN_LISTEN
+    }
+    assert listening == {"127.0.0.1"}
+
+    # Again: nothing is started, nothing restarted.
+    said.clear()
+    assert pids(stack.up(said.append)) == pids(status) and not said
+
+    # Deployments with a form, one of them on a schedule.
+    api = stack.environment()["PREFECT_API_URL"]
+    deployments = {item["name"]: item for item in ask(f"{api}/deployments/filter", {})}
+    assert deployments.keys() == {"train", "evaluate", "demo", "nightly"}
+    assert deployments["nightly"]["schedules"][0]["schedule"]["cron"] == "30 3 * * *"
+    assert {item["work_pool_name"] for item in deployments.values()} == {"magistral"}
+    form = deployments["train"]["parameter_openapi_schema"]["definitions"]
+    assert set(form["RecipeName"]["enum"]) >= {"tiny", "gsm8k-0.5b"}
+    assert form["TrainForm"]["properties"]["overrides"]["title"] == "Settings to change"
+    with pytest.raises(urllib.error.HTTPError, match="409"):
+        ask(f"{api}/deployments/{deployments['train']['id']}/create_flow_run", {"parameters": {"training": {"recipe": "nope"}}})
+
+    # Something to remember.
+    for name, value in stack.environment().items():
+        monkeypatch.setenv(name, value)
+    store = open_store("s3://magistral/kept")
+    store.check()
+    store.put_bytes(b"still here", "note")
+    mlflow = status["services"]["mlflow"]["url"]
+    ask(f"{mlflow}/api/2.0/mlflow/experiments/create", {"name": "kept"})
+
+    # A shell that took over the stack's variables still means the local stack.
+    assert all(service["external"] is None for service in stack.status()["services"].values())
+
+    assert stack.down() == ["prefect", "mlflow", "s3", "worker"]
+    assert not [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    assert not stack.status()["up"] and stack.down() == []
+
+    again = stack.up()
+    assert {name: service["url"] for name, service in again["services"].items()} == {
+        name: service["url"] for name, service in status["services"].items()
+    }
+    assert open_store("s3://magistral/kept").get_bytes("note") == b"still here"
+    assert "kept" in {item["name"] for item in ask(f"{mlflow}/api/2.0/mlflow/experiments/search?max_results=10")["experiments"]}
+    assert len(ask(f"{api}/deployments/filter", {})) == 4
+
+
+def test_secrets_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAGISTRAL_HOME", str(tmp_path))
+    first = home.read_secrets()
+    assert home.read_secrets() == first and len(first["secret_key"]) >= 32
+    (tmp_path / "secrets.json").write_text("{")
+    with pytest.raises(InputError, match="secrets.json"):
+        home.read_secrets()
+
+
+def test_damaged_state_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAGISTRAL_HOME", str(tmp_path))
+    (tmp_path / "stack.json").write_text('{"running": ')
+    with pytest.raises(InputError, match=r"stack\.json"):
+        stack.status()
+
+
+def test_a_server_that_ends_at_once_is_named_with_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAGISTRAL_HOME", str(tmp_path))
+    home.make_home()
+    state = home.State()
+    code = "print('the reason'); raise SystemExit(1)"
+    control._ensure(state, "mlflow", ["python3", "-c", code], {}, 0, lambda _line: None)
+    with pytest.raises(InfrastructureError, match=r"mlflow ended while starting \(the reason\); see .*mlflow\.log"):
+        control._wait(state, {"mlflow": lambda: False})
+
+
+@pytest.mark.parametrize("variable", ["PREFECT_API_URL", "MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "MAGISTRAL_STORAGE_URI"])
+def test_a_production_endpoint_replaces_the_local_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv("MAGISTRAL_HOME", str(tmp_path))
+    for service in services.SERVICES:
+        for name in service.variables:
+            monkeypatch.delenv(name, raising=False)
+    home.make_home()
+    state = home.State(ports={"prefect": 4300, "mlflow": 5100, "s3": 9100})
+    state.write()
+    replaced = next(service for service in services.SERVICES if variable in service.variables)
+    monkeypatch.setenv(variable, "https://production.example/x")
+    assert [service.name for service in services.SERVICES if services.external(service, state)] == [replaced.name]
+    overlay = stack.environment()
+    assert variable not in overlay
+    assert ("AWS_ACCESS_KEY_ID" in overlay) == (replaced.name != "s3")
+    assert ("MAGISTRAL_STORAGE_URI" in overlay) == (variable != "MAGISTRAL_STORAGE_URI")
