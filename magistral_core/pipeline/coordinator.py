@@ -27,7 +27,7 @@ from magistral_core.pipeline.admission import Admission, Slot
 from magistral_core.pipeline.batches import build_batch, failure, without_signal
 from magistral_core.pipeline.handover import WeightFile
 from magistral_core.pipeline.ledger import GroupState
-from magistral_core.pipeline.metrics import Clock, Window, policy_metrics, rollout_metrics
+from magistral_core.pipeline.metrics import Clock, Window, policy_metrics, resample_metrics, rollout_metrics
 from magistral_core.pipeline.runtime import Runtime
 from magistral_core.pipeline.state import LoopState
 from magistral_core.problems import ProblemStream
@@ -84,7 +84,9 @@ class Coordinator:
         self._observer, self._state, self._clock = observer, state, clock
         self._ledger, self._settings = state.ledger, recipe.pipeline
         queued = sum(len(group.completions) for group in state.queue)
-        self._admission = Admission(recipe.pipeline, self._ledger.open, resume=self._ledger.ids(GroupState.GENERATING), queued=queued)
+        again = self._ledger.ids(GroupState.GENERATING)
+        self._admission = Admission(recipe.pipeline, self._ledger.open, resume=again, queued=queued)
+        self._again = frozenset(again)
         self._partial: dict[int, list[Completion]] = {}
         self._place: dict[int, int] = {}
         self._in_flight = [0] * runtime.generators
@@ -265,6 +267,7 @@ class Coordinator:
         window, counters = self._window, self._state.counters
         return {
             **rollout_metrics(window.verified),
+            **resample_metrics(window.verified, self._again),
             **policy_metrics(batch, report),
             **{f"groups/filtered_{reason}": float(n) for reason, n in window.filtered.items()},
             **{f"groups/failed_{reason}": float(n) for reason, n in window.failed.items()},

@@ -6,7 +6,7 @@ ones included, so that they measure the policy and not the filter; `batch/*`, `p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -83,6 +83,22 @@ def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
         "length/truncated_share": truncated_share(groups),
         "verifier/seconds_mean": float(np.mean([score.seconds for score in scores])),
     }
+
+
+def resample_metrics(groups: Sequence[Group], again: Container[int]) -> dict[str, float]:
+    """How many of the verified groups were sampled again after a resume, and how many tokens longer they are than the others.
+
+    `again` holds the ids of those that were in flight at the checkpoint.
+    """
+    lengths: dict[bool, list[int]] = {True: [], False: []}
+    for group in groups:
+        lengths[group.id in again] += [completion.length for completion in group.completions]
+    if not lengths[True]:
+        return {}
+    metrics = {"resume/groups": float(sum(group.id in again for group in groups))}
+    if lengths[False]:
+        metrics["resume/length_shift"] = float(np.mean(lengths[True]) - np.mean(lengths[False]))
+    return metrics
 
 
 def policy_metrics(batch: Batch, report: StepReport) -> dict[str, float]:

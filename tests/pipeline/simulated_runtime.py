@@ -40,9 +40,9 @@ def mixed(group_id: int, index: int) -> Score:
 
 @dataclass
 class World:
-    """How the simulated roles behave. Times are virtual seconds; a function may return infinity: it never happens."""
+    """How the simulated roles behave. Times are virtual seconds; infinity, or no length: it never happens."""
 
-    length: Callable[[int, int], int] = lambda group, index: 5 + int(20 * uniform(group, index))
+    length: Callable[[int, int], int | None] = lambda group, index: 5 + int(20 * uniform(group, index))
     score: Callable[[int, int], Score] = mixed
     generators: int = 2
     token_seconds: float = 0.1
@@ -71,6 +71,7 @@ class SimulatedRuntime:
         self.updates: list[tuple[float, float, int, int]] = []  # begin, end, generator, version
         self.scoring: list[tuple[float, float]] = []
         self.closed = False
+        self._swaps: list[list[tuple[float, int]]] = [[(-1.0, version)] for _ in range(world.generators)]
         self._running: list[set[asyncio.Task[None]]] = [set() for _ in range(world.generators)]
         self._finished: list[list[Completion]] = [[] for _ in range(world.generators)]
         self._news = [asyncio.Event() for _ in range(world.generators)]
@@ -137,6 +138,7 @@ class SimulatedRuntime:
         assert weights.version in self.weights, "these weights were taken away too early"
         assert weights.version > self.versions[generator], "an older version came after a newer one"
         self.versions[generator] = weights.version
+        self._swaps[generator].append((self.now, weights.version))
         self.updates.append((begun, self.now, generator, weights.version))
         return len(self._running[generator])
 
@@ -167,14 +169,15 @@ class SimulatedRuntime:
         length = self._world.length(request.group_id, request.index)
         if length is None:
             await asyncio.get_running_loop().create_future()
-        versions = []
-        for _ in range(length):
-            await asyncio.sleep(self._world.token_seconds)
-            versions.append(self.versions[generator])
+        begun, seconds = self.now, self._world.token_seconds
+        await asyncio.sleep(length * seconds)
+        times, versions = zip(*self._swaps[generator], strict=True)
+        made = begun + seconds * np.arange(1, length + 1)
+        versions = np.array(versions)[np.searchsorted(times, made, side="right") - 1]
         key = (request.group_id, request.index)
         assert key not in self.generated
         self.generated[key] = length
-        self._finished[generator].append(completion(key, request.prompt.token_ids, np.array(versions)))
+        self._finished[generator].append(completion(key, request.prompt.token_ids, versions))
         self._news[generator].set()
 
     def _fail(self, call: str) -> None:

@@ -148,9 +148,9 @@ class SynchronousLoop(Loop):
 
 
 TestLoop = Loop.TestCase
-TestLoop.settings = settings(max_examples=120, stateful_step_count=60, deadline=None)
+TestLoop.settings = settings(max_examples=70, stateful_step_count=50, deadline=None)
 TestSynchronousLoop = SynchronousLoop.TestCase
-TestSynchronousLoop.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestSynchronousLoop.settings = settings(max_examples=30, stateful_step_count=40, deadline=None)
 
 
 def make(**changes: object) -> Admission:

@@ -92,7 +92,7 @@ class Groups(RuleBasedStateMachine):
 
 
 TestGroups = Groups.TestCase
-TestGroups.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+TestGroups.settings = settings(max_examples=50, stateful_step_count=40, deadline=None)
 
 
 def test_a_ledger_that_lost_a_group_is_refused() -> None:

@@ -12,7 +12,7 @@ from made_groups import make_completion, make_group, make_score
 
 from magistral_core.config.schema import LossSettings
 from magistral_core.pipeline.batches import build_batch
-from magistral_core.pipeline.metrics import Clock, policy_metrics, rollout_metrics
+from magistral_core.pipeline.metrics import Clock, policy_metrics, resample_metrics, rollout_metrics
 from magistral_core.records import Group, Problem, Score, ScoreStatus
 from magistral_core.training.report import StepReport
 
@@ -87,6 +87,13 @@ def test_policy_metrics() -> None:
     assert found.keys() - expected.keys() == {"policy/ratio_p01"}
     nothing_comparable = policy_metrics(batch, replace(report, mismatch_tokens=0))
     assert "policy/mismatch_max" not in nothing_comparable, "no comparison is not a comparison that found nothing"
+
+
+def test_groups_sampled_again_are_counted_and_compared() -> None:
+    groups = [make_group(0, [1.0, 0.1], [4, 6]), make_group(1, [1.0, 0.1], [1, 2]), make_group(2, [1.0, 0.1], [2, 3])]
+    assert resample_metrics(groups, {0, 9}) == {"resume/groups": 1.0, "resume/length_shift": 5.0 - 2.0}
+    assert resample_metrics(groups, {0, 1, 2}) == {"resume/groups": 3.0}, "nothing to compare with"
+    assert resample_metrics(groups, set()) == {}
 
 
 def test_ratios_that_overflow_stay_finite() -> None:

@@ -1,0 +1,132 @@
+"""No silent stall, and the first error ends a run at once: whatever breaks is named, soon, and nothing is left running."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+import virtual_time
+from simulated_runtime import Simulation, World, recipe
+
+from magistral_core.config.schema import Recipe
+from magistral_core.errors import InfrastructureError
+from magistral_core.pipeline.coordinator import StallError
+from magistral_core.records import Score, ScoreStatus
+
+NEVER = float("inf")
+
+
+async def fails(run: Simulation, error: type[Exception], match: str) -> float:
+    """Run until the expected error; the virtual time it took. No task may be left."""
+    with pytest.raises(error, match=match):
+        await run.run()
+    left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    assert not left, left
+    assert run.runtime.closed
+    run.state.ledger.check()
+    return asyncio.get_running_loop().time()
+
+
+def seconds_until(error: type[Exception], match: str, settings: Recipe, world: World, folder: Path) -> float:
+    return virtual_time.run(fails(Simulation(settings, world, folder), error, match))
+
+
+@pytest.mark.parametrize("schedule", ["async", "sync"])
+def test_groups_without_signal_end_the_run_with_reasons(schedule: str, tmp_path: Path) -> None:
+    def score(group_id: int, index: int) -> Score:
+        kind = group_id % 5
+        if kind == 4:
+            return Score(0.0, ScoreStatus.ERROR)
+        return Score(1.0, ScoreStatus.CORRECT) if kind == 0 else Score(0.1, ScoreStatus.WRONG)
+
+    settings = recipe(schedule=schedule, max_filtered_groups=40, stall_timeout_s=10_000.0)
+    taken = seconds_until(
+        StallError, r"4\d groups .*all_wrong 2\d, all_right \d+, failed: verifier \d", settings, World(score=score), tmp_path
+    )
+    assert taken < 120, "the run went on after its verifiers had found the reason"
+
+
+def test_the_last_verification_is_heard_although_nothing_else_happens(tmp_path: Path) -> None:
+    """The error of a verification that began after everything else fell silent."""
+    world = World(score=lambda g, i: Score(0.1, ScoreStatus.WRONG), verify_seconds=lambda groups: 50.0)
+    settings = recipe(max_filtered_groups=4, n_async=8, n_batch=16, max_open=32, stall_timeout_s=10_000.0)
+    assert seconds_until(StallError, "all_wrong", settings, world, tmp_path) < 120
+
+
+def test_generators_that_never_answer_are_named(tmp_path: Path) -> None:
+    taken = seconds_until(
+        StallError,
+        r"no progress for 20 s: generator 0 holds 8 completions, generator 1 holds 8 completions.*resume",
+        recipe(stall_timeout_s=20.0),
+        World(length=lambda group, index: None),
+        tmp_path,
+    )
+    assert 20 <= taken <= 22
+
+
+def test_one_silent_generator_is_named_while_the_other_works(tmp_path: Path) -> None:
+    settings = recipe(max_steps=100_000, stall_timeout_s=20.0)
+    run = Simulation(settings, World(), tmp_path)
+    run.world.length = lambda group, index: None if 1 in run.runtime.hosts.get(group, {1}) else 10
+    taken = virtual_time.run(fails(run, StallError, r"generator 1 holds \d+ completions"))
+    assert taken <= 22
+
+
+def test_a_submission_that_hangs_is_a_stall(tmp_path: Path) -> None:
+    world = World(submit_seconds=lambda generator: NEVER if generator == 0 else 0.0)
+    assert seconds_until(StallError, "generator 0 holds", recipe(stall_timeout_s=20.0), world, tmp_path) <= 22
+
+
+def test_silent_verifiers_are_named(tmp_path: Path) -> None:
+    world = World(verify_seconds=lambda groups: NEVER)
+    assert seconds_until(StallError, r"verifiers hold groups \[0, 1", recipe(stall_timeout_s=20.0), world, tmp_path) < 60
+
+
+def test_silent_trainers_are_named(tmp_path: Path) -> None:
+    world = World(train_seconds=NEVER)
+    taken = seconds_until(StallError, "the trainers do not answer after step 0", recipe(stall_timeout_s=20.0), world, tmp_path)
+    assert taken < 60
+
+
+@pytest.mark.parametrize("schedule", ["async", "sync"])
+def test_an_update_without_acknowledgement_ends_the_run_at_its_deadline(schedule: str, tmp_path: Path) -> None:
+    """Also when nothing else is awaited that would notice it."""
+    world = World(update_seconds=lambda generator, version: NEVER if (generator, version) == (1, 2) else 0.1)
+    settings = recipe(schedule=schedule, update_timeout_s=5.0, stall_timeout_s=10_000.0, max_steps=100)
+    taken = seconds_until(StallError, r"generator 1 did not take the weights of version 2 within 5 s.*resume", settings, world, tmp_path)
+    assert taken < 30
+
+
+def test_an_update_is_missed_at_its_deadline_even_if_its_generator_holds_everything_up(tmp_path: Path) -> None:
+    """The generators fall silent with the update: the update is the reason, and is told long before the stall's time is up."""
+    run = Simulation(recipe(update_timeout_s=5.0, stall_timeout_s=10_000.0), World(), tmp_path)
+    run.world.update_seconds = lambda generator, version: NEVER
+    run.world.length = lambda group, index: None if run.runtime.trained else 10
+    assert virtual_time.run(fails(run, StallError, "did not take the weights of version 1")) < 60
+
+
+@pytest.mark.parametrize("schedule", ["async", "sync"])
+@pytest.mark.parametrize("call", ["submit", "collect", "score", "train", "publish", "update", "save"])
+def test_the_first_error_of_any_role_ends_the_run(call: str, schedule: str, tmp_path: Path) -> None:
+    world = World(raises={call: InfrastructureError(f"{call} broke")})
+    started = time.perf_counter()
+    taken = seconds_until(
+        InfrastructureError, f"^{call} broke$", recipe(schedule=schedule, every=1, stall_timeout_s=10_000.0), world, tmp_path
+    )
+    assert taken < 60
+    assert time.perf_counter() - started < 10
+
+
+def test_a_defect_of_a_role_is_not_hidden(tmp_path: Path) -> None:
+    seconds_until(ZeroDivisionError, "by zero", recipe(), World(raises={"score": ZeroDivisionError("by zero")}), tmp_path)
+
+
+def test_a_cancelled_role_does_not_end_a_run_as_if_it_were_done(tmp_path: Path) -> None:
+    async def main() -> None:
+        run = Simulation(recipe(), World(raises={"train": asyncio.CancelledError()}), tmp_path)
+        with pytest.raises(asyncio.CancelledError):
+            await run.run()
+
+    virtual_time.run(main())
