@@ -13,18 +13,19 @@ _PR_SET_PDEATHSIG = 1
 THREAD_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
 
 
-def die_with_parent(signum: int = signal.SIGKILL) -> None:
+def die_with_parent(signum: int = signal.SIGKILL, parent: int | None = None) -> None:
     """Ask the kernel to send `signum` to this process when its parent ends, however it ends (Linux; elsewhere nothing).
 
-    The parent is the *thread* that started this process: call it in processes started from a thread that lives as long as
-    the program.
+    Give the process id of the `parent` where it is known: then a parent that ended before this call is noticed as well. The
+    parent is the *thread* that started this process: call it in processes started from a thread that lives as long as the
+    program.
     """
-    parent = os.getppid()
+    parent = parent or os.getppid()
     try:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signum, 0, 0, 0)
     except (AttributeError, OSError):
         return
-    if os.getppid() != parent:  # the parent ended before the request was made
+    if os.getppid() != parent:  # it ended before the request was made
         os.kill(os.getpid(), signum)
 
 

@@ -7,6 +7,7 @@ The examples are consumed in the given order (a curriculum, if the caller made o
 from __future__ import annotations
 
 import multiprocessing as mp
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ class _Job:
     seed: int
     ranks: int
     port: int
+    parent: int
     settings: TrainingSettings
 
 
@@ -74,12 +76,15 @@ def train_sft(
         on_progress: called with the step number and `{"loss", "grad_norm"}` now and then.
 
     Raises:
-        InputError: no examples.
+        InputError: no examples, or one without prompt or response.
         InfrastructureError: a rank ended before its time.
     """
     if not examples:
         raise InputError("supervised fine-tuning needs at least one example, got none")
     lengths = np.array([(len(e.prompt_ids), len(e.response_ids)) for e in examples], dtype=np.int64)
+    if (lengths == 0).any():
+        i, part = np.argwhere(lengths == 0)[0]
+        raise InputError(f"example {i} (counted from 0) has no {('prompt', 'response')[part]}; leave it out")
     settings = TrainingSettings(
         learning_rate=learning_rate,
         dtype=dtype,
@@ -90,7 +95,7 @@ def train_sft(
     )
     tokens = np.concatenate([part for e in examples for part in (e.prompt_ids, e.response_ids)]).astype(np.int32)
     partial = out_dir.with_name(out_dir.name + ".partial")
-    job = _Job(str(model_dir), str(partial), tokens, lengths, steps, batch, seed, ranks, free_port(), settings)
+    job = _Job(str(model_dir), str(partial), tokens, lengths, steps, batch, seed, ranks, free_port(), os.getpid(), settings)
     _run_ranks(job, on_progress)
     shutil.rmtree(out_dir, ignore_errors=True)
     partial.rename(out_dir)
@@ -132,9 +137,7 @@ def _run_ranks(job: _Job, on_progress: Progress | None) -> None:
 
 
 def _rank_main(job: _Job, rank: int, report: Connection | None) -> None:
-    import os
-
-    die_with_parent()
+    die_with_parent(parent=job.parent)
     os.environ.update(THREAD_ENVIRONMENT)
     from magistral_core.training.collation import build_row, empty_row, pack, rank_shares, sequence_row
     from magistral_core.training.trainer import Trainer, join_group, leave_group
