@@ -114,7 +114,7 @@ def _set(data: dict[str, Any], dotted: str, value: Any) -> None:
 
 def _find(name_or_path: str) -> Path:
     path = Path(name_or_path)
-    if path.suffix in {".yaml", ".yml"} or path.parent != Path("."):
+    if path.suffix in {".yaml", ".yml"} or path.parent != Path():
         if path.is_file():
             return path
         raise InputError(f"recipe {name_or_path}: no such file")
