@@ -1,0 +1,51 @@
+"""Every suite reads its real file, wherever `--data` points, and is never trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from magistral_core import tiny
+from magistral_core.config.schema import FieldNames
+from magistral_core.errors import InputError
+from magistral_core.evaluation import SUITES, suite_named
+
+DATA = Path(__file__).parents[3] / "shared" / "data"
+COUNTS = {"gsm8k": 1319, "math500": 500, "aime24": 30, "aime25": 30, "amc23": 40}
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"real problem files are not at {DATA}")
+@pytest.mark.parametrize("name", COUNTS)
+def test_reads_the_real_file_from_a_folder_or_by_its_path(name: str) -> None:
+    suite = suite_named(name)
+    problems = suite.load(str(DATA), FieldNames(), "quick")
+    assert len(problems) == COUNTS[name] and len({problem.id for problem in problems}) == COUNTS[name]
+    assert all(problem.question and problem.answer for problem in problems)
+    by_path = suite.load(str(DATA / suite.file[0]), FieldNames(), "quick")
+    in_folder = suite.load(str((DATA / suite.file[0]).parent), FieldNames(), "quick")
+    assert [p.question for p in by_path] == [p.question for p in in_folder] == [p.question for p in problems]
+
+
+def test_protocol_is_the_papers() -> None:
+    for suite in SUITES:
+        assert suite.temperature == 0.7 and suite.top_p == 1.0
+    assert {suite_named(name).samples for name in ("aime24", "aime25")} == {64}
+    assert {suite_named(name).max_tokens for name in ("aime24", "aime25")} == {40 * 1024}
+    assert suite_named("math500").max_tokens == 32 * 1024
+
+
+@pytest.mark.parametrize("world", ["quick", "multilingual"])
+def test_tiny_is_held_out_and_always_the_same(world: str) -> None:
+    problems = suite_named("tiny").load(None, FieldNames(), world)
+    assert len(problems) == 256
+    assert [p.question for p in problems] == [p.question for p in suite_named("tiny").load(None, FieldNames(), world)]
+    trained = {p.question for p in tiny.generate(world, "train", 2000, sorted({p.level for p in problems}), 0)}
+    assert not trained & {p.question for p in problems}
+
+
+def test_unknown_suite_and_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="unknown suite 'gsm9k'; known: tiny, gsm8k"):
+        suite_named("gsm9k")
+    with pytest.raises(InputError, match=str(tmp_path)):
+        suite_named("gsm8k").load(str(tmp_path / "none.jsonl"), FieldNames(), "quick")
