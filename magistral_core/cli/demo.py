@@ -11,7 +11,7 @@ from magistral_core.cli.common import add_json, add_set, local_stack, note, prin
 from magistral_core.config import load_recipe
 
 _RECIPE = "tiny"
-_COMPARED = ("pass_at_1", "maj_at_8", "valid_format")
+_COMPARED = ("pass_at_1", "pass_at_1_valid", "maj_at_8", "valid_format", "by_level")
 
 
 def add(commands: Any) -> None:
@@ -29,7 +29,7 @@ def _demo(options: argparse.Namespace) -> int:
     form: dict[str, Any] = {"recipe": _RECIPE, "overrides": options.overrides, "fresh": options.fresh}
     if options.seed is not None:
         form["seed"] = options.seed
-    load_recipe(_RECIPE, [*options.overrides, *([] if options.seed is None else [f"seed={options.seed}"])])
+    recipe = load_recipe(_RECIPE, [*options.overrides, *([] if options.seed is None else [f"seed={options.seed}"])])
     status = local_stack().up(note)
     use_stack()
     from magistral_core.cli.deployed import run_deployed
@@ -37,6 +37,8 @@ def _demo(options: argparse.Namespace) -> int:
     run = run_deployed("demo/demo", {"demonstration": form})
     before, after, training = (run.value[name] for name in ("before", "after", "training"))
     result = {
+        "seed": recipe.seed,
+        "rewards_shuffled": recipe.rewards.shuffle,
         **{name: {"before": before[name], "after": after[name]} for name in _COMPARED},
         "wall_seconds": round(time.monotonic() - began, 1),
         "weight_updates": training["weight_updates"],
