@@ -23,14 +23,12 @@ def demo(demonstration: DemoForm = DemoForm()) -> dict[str, Any]:  # noqa: B008 
         `before` and `after` (evaluation reports), `table` (both by difficulty) and `training` (the run's summary).
     """
     recipe = demonstration.load()
-    settings, suite = recipe.evaluation, recipe.evaluation.suite
+    suite = recipe.evaluation.suite
     if suite is None:
         raise InputError(f"recipe {recipe.name}: evaluation.suite is null, so there is nothing to compare; set it to a suite")
 
     def measure(model: str) -> dict[str, Any]:
-        return evaluate(
-            EvaluateForm(suite=suite, model=model, problems=settings.problems, samples=settings.samples, engines=settings.engines)
-        )
+        return evaluate(EvaluateForm(suite=suite, model=model, recipe=demonstration.recipe, overrides=demonstration.changes()))
 
     base = prepare_model(recipe.model_dump(mode="json"), str(flow_run.id))
     before = measure(base)

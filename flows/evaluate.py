@@ -19,4 +19,4 @@ def _name() -> str:
 @flow(name="evaluate", flow_run_name=_name, persist_result=True, result_serializer="json")
 def evaluate(evaluation: EvaluateForm = EvaluateForm()) -> dict[str, Any]:  # noqa: B008  (the form's defaults; never changed)
     """Measure a model folder or a checkpoint on a suite by the paper's protocol."""
-    return evaluate_model(evaluation.suite, evaluation.model, evaluation.overrides(), evaluation.data, str(flow_run.id))
+    return evaluate_model(evaluation.arguments(), str(flow_run.id))

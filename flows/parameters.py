@@ -29,8 +29,11 @@ class _RecipeForm(_Form):
 
     def load(self) -> Recipe:
         """The recipe with its changes. Raises InputError, naming the field."""
-        seed = [] if self.seed is None else [f"seed={self.seed}"]
-        return load_recipe(self.recipe.value, [*self.overrides, *seed])
+        return load_recipe(self.recipe.value, self.changes())
+
+    def changes(self) -> list[str]:
+        """What differs from the named recipe, as `section.key=value`."""
+        return self.overrides + ([] if self.seed is None else [f"seed={self.seed}"])
 
 
 class TrainForm(_RecipeForm):
@@ -60,9 +63,18 @@ class EvaluateForm(_Form):
     data: str | None = Field(None, title="Problem file", description="Problems in place of the suite's own: a file, or s3://...")
     problems: int | None = Field(None, ge=1, title="Problems", description="Only the first so many. Empty: all.")
     samples: int | None = Field(None, ge=1, title="Completions per problem", description="Empty: the suite's own number.")
-    engines: int = Field(1, ge=1, title="Engines", description="vLLM engines that sample at the same time.")
+    recipe: RecipeName | None = Field(
+        None, title="Recipe", description="Whose prompt and engine settings apply. Empty: the checkpoint's own, else the usual ones."
+    )
+    overrides: list[str] = Field(
+        default_factory=list, title="Settings to change", description="One a line, as section.key=value; for example evaluation.engines=2."
+    )
 
-    def overrides(self) -> list[str]:
-        """The same as `--set` arguments."""
-        values = {"problems": self.problems, "samples": self.samples, "engines": self.engines}
-        return [f"evaluation.{name}={value}" for name, value in values.items() if value is not None]
+    def arguments(self) -> list[str]:
+        """The same as arguments of `magistral evaluate`."""
+        found = [self.suite, "--model", self.model]
+        found += ["--data", self.data] if self.data else []
+        found += ["--recipe", self.recipe.value] if self.recipe else []
+        values = {"problems": self.problems, "samples": self.samples}
+        changes = self.overrides + [f"evaluation.{name}={value}" for name, value in values.items() if value is not None]
+        return found + [part for change in changes for part in ("--set", change)]

@@ -8,8 +8,10 @@ from typing import Any
 from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-#: Measures in the order in which people read them.
-MEASURES = ("pass_at_1", "maj_at_8", "valid_format")
+#: Figures of a report that are no measures of the model.
+_ASIDE = {"samples", "unverifiable", "seconds"}
+#: Compared before and after, in the order in which people read them.
+_COMPARED = ("pass_at_1", "pass_at_1_valid", "maj_at_", "valid_format", "mean_length")
 
 
 def checkpoints_table(uris: Sequence[str]) -> list[dict[str, Any]]:
@@ -24,7 +26,7 @@ def evaluation_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _figures(measures: dict[str, Any]) -> dict[str, Any]:
-    return {name: round(value, 4) for name, value in measures.items() if isinstance(value, int | float) and not isinstance(value, bool)}
+    return {name: round(value, 4) for name, value in measures.items() if isinstance(value, int | float) and name not in _ASIDE}
 
 
 @task(name="compare")
@@ -33,9 +35,10 @@ def publish_comparison(before: dict[str, Any], after: dict[str, Any]) -> list[di
     rows = []
     for first, second in zip(evaluation_rows(before), evaluation_rows(after), strict=True):
         row: dict[str, Any] = {"level": first["level"]}
-        for name in MEASURES:
-            if name in first:
-                row |= {f"{name} before": first[name], f"{name} after": second[name]}
+        for wanted in _COMPARED:
+            for name in first:
+                if name == wanted or (wanted.endswith("_") and name.startswith(wanted)):
+                    row |= {f"{name} before": first[name], f"{name} after": second.get(name)}
         rows.append(row)
     create_table_artifact(rows, key="results", description="Held-out problems before and after training, by difficulty")
     gain = after["pass_at_1"] - before["pass_at_1"]

@@ -17,30 +17,17 @@ from tasks.training import broken_not_wrong
 @task(
     name="evaluate", retries=1, retry_delay_seconds=10, retry_condition_fn=broken_not_wrong, persist_result=True, result_serializer="json"
 )
-def evaluate_model(suite: str, model: str, overrides: list[str], data: str | None, flow_run_id: str) -> dict[str, Any]:
-    """The suite's report for a model folder or a checkpoint's URI.
-
-    Args:
-        suite: name of the suite.
-        model: folder or checkpoint.
-        overrides: `section.key=value`, as the command's `--set`.
-        data: problems in place of the suite's own.
-        flow_run_id: names the folder of logs.
-    """
+def evaluate_model(arguments: list[str], flow_run_id: str) -> dict[str, Any]:
+    """The report of `magistral evaluate ARGUMENTS`. `flow_run_id` names the folder of logs."""
     logger = get_run_logger()
     folder = work_folder(flow_run_id)
     name = f"evaluate-{uuid.uuid4().hex[:6]}"
     log, output = folder / f"{name}.log", folder / f"{name}.json"
-    arguments = ["evaluate", suite, "--model", model, "--json"]
-    if data:
-        arguments += ["--data", data]
-    for override in overrides:
-        arguments += ["--set", override]
-    logger.info("evaluating %s on %s; the evaluation's own log: %s", model, suite, log)
-    run_command(arguments, log, output)
+    logger.info("evaluate %s; the evaluation's own log: %s", " ".join(arguments), log)
+    run_command(["evaluate", *arguments, "--json"], log, output)
     report: dict[str, Any] = json.loads(output.read_text())
     rows = evaluation_rows(report)
     for row in rows:
         logger.info("%s", "  ".join(f"{name} {value}" for name, value in row.items()))
-    create_table_artifact(rows, key="evaluation", description=f"{suite}: {model}")
+    create_table_artifact(rows, key="evaluation", description=f"{report['suite']}: {report['model']}")
     return report

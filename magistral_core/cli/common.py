@@ -44,9 +44,7 @@ def bind_to_parent(parent: int) -> None:
     """Ask the kernel for SIGTERM when the parent ends; SIGTERM closes engines in order."""
     from magistral_core.processes import die_with_parent
 
-    die_with_parent(signal.SIGTERM)
-    if os.getppid() != parent:
-        raise SystemExit(0)
+    die_with_parent(signal.SIGTERM, parent)
 
 
 def use_stack() -> None:

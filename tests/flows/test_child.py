@@ -15,7 +15,7 @@ from tasks.child import run_command
 from tasks.events import EventFile
 
 # Trains for minutes, in two further processes.
-ENDLESS = ["prepare", "tiny", "--set", "model.tiny.sft_steps=5000"]
+ENDLESS = ["prepare", "tiny", "--set", "model.tiny.sft_steps=5000", "--set", "model.tiny.sft_batch=2"]
 
 
 @pytest.fixture(autouse=True)

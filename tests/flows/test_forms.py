@@ -30,7 +30,8 @@ def test_changes_reach_the_recipe() -> None:
     assert (recipe.name, recipe.seed, recipe.training.max_steps) == ("tiny", 3, 5)
     whole = load_recipe("tiny", ["name=mine"])
     assert TrainForm(settings=whole.model_dump(mode="json")).load() == whole
-    assert EvaluateForm(problems=5, samples=2).overrides() == ["evaluation.problems=5", "evaluation.samples=2", "evaluation.engines=1"]
+    form = EvaluateForm(model="m", data="d", recipe="tiny", problems=5, overrides=["seed=1"])
+    assert form.arguments() == "tiny --model m --data d --recipe tiny --set seed=1 --set evaluation.problems=5".split()
 
 
 def test_what_is_wrong_is_refused() -> None:
