@@ -31,7 +31,19 @@ def test_changes_reach_the_recipe() -> None:
     whole = load_recipe("tiny", ["name=mine"])
     assert TrainForm(settings=whole.model_dump(mode="json")).load() == whole
     form = EvaluateForm(model="m", data="d", recipe="tiny", problems=5, overrides=["seed=1"])
-    assert form.arguments() == "tiny --model m --data d --recipe tiny --set seed=1 --set evaluation.problems=5".split()
+    assert form.arguments() == [
+        "tiny",
+        "--model",
+        "m",
+        "--data",
+        "d",
+        "--recipe",
+        "tiny",
+        "--set",
+        "seed=1",
+        "--set",
+        "evaluation.problems=5",
+    ]
 
 
 def test_what_is_wrong_is_refused() -> None:
