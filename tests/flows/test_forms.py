@@ -31,19 +31,8 @@ def test_changes_reach_the_recipe() -> None:
     whole = load_recipe("tiny", ["name=mine"])
     assert TrainForm(settings=whole.model_dump(mode="json")).load() == whole
     form = EvaluateForm(model="m", data="d", recipe="tiny", problems=5, overrides=["seed=1"])
-    assert form.arguments() == [
-        "tiny",
-        "--model",
-        "m",
-        "--data",
-        "d",
-        "--recipe",
-        "tiny",
-        "--set",
-        "seed=1",
-        "--set",
-        "evaluation.problems=5",
-    ]
+    changes = ["--set", "seed=1", "--set", "evaluation.problems=5"]
+    assert form.arguments() == ["tiny", "--model", "m", "--data", "d", "--recipe", "tiny", *changes]
 
 
 def test_what_is_wrong_is_refused() -> None:
