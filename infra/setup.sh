@@ -48,7 +48,7 @@ pip() { "$python" -m pip --disable-pip-version-check "$@"; }
 has_torch() { "$python" -c "import importlib.metadata as m, sys; sys.exit(m.version('torch') not in sys.argv[1:])" "$@" 2>/dev/null; }
 if [ "$backend" = cpu ] && ! has_torch "$TORCH+cpu"; then
     say "torch $TORCH for CPUs"
-    if ! pip install -qq "torch==$TORCH+cpu" -c constraints.txt 2>/dev/null; then
+    if ! pip install -qq "torch==$TORCH+cpu" -c constraints.txt; then
         say "pip's package index has no torch $TORCH+cpu; trying uv, which knows PyTorch's own index of CPU wheels"
         pip install -qq uv
         "$VENV/bin/uv" pip install -qq --python "$python" --torch-backend=cpu "torch==$TORCH" ||
