@@ -9,7 +9,18 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 Dtype = Literal["float32", "bfloat16"]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -19,6 +30,14 @@ class Section(BaseModel):
     """A part of a recipe. Immutable; an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _flags_are_no_numbers(cls, value: object, info: ValidationInfo) -> object:
+        # pydantic takes true for 1, and YAML takes `on`, `yes` and `y` for true.
+        if isinstance(value, bool) and info.field_name and cls.model_fields[info.field_name].annotation is not bool:
+            raise ValueError(f"{str(value).lower()} is not a value for this field")
+        return value
 
 
 class TinySettings(Section):
@@ -158,7 +177,8 @@ class PipelineSettings(Section):
                 raise ValueError(f"max_open ({self.max_open}) must be at least n_async + n_batch ({self.n_async + self.n_batch})")
             if self.n_async > 2 * self.n_batch and not self.allow_stale:
                 raise ValueError(
-                    f"n_async ({self.n_async}) above 2 * n_batch ({2 * self.n_batch}) trains on stale policies; set allow_stale: true if meant"
+                    f"n_async ({self.n_async}) above 2 * n_batch ({2 * self.n_batch}) trains on stale policies; "
+                    "set allow_stale: true if meant"
                 )
         if self.runtime == "local":
             if self.schedule != "sync":
@@ -260,7 +280,8 @@ class Recipe(Section):
     def _lengths(self) -> Self:
         if self.max_model_len <= self.generation.max_tokens:
             raise ValueError(
-                f"generation.max_model_len ({self.max_model_len}) leaves no room for a prompt beside generation.max_tokens ({self.generation.max_tokens})"
+                f"generation.max_model_len ({self.max_model_len}) leaves no room for a prompt beside "
+                f"generation.max_tokens ({self.generation.max_tokens})"
             )
         if self.training.token_budget < self.max_model_len:
             raise ValueError(
