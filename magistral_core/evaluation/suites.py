@@ -57,7 +57,8 @@ class Suite:
 
 
 SUITES = (
-    Suite("tiny", samples=8, max_tokens=192, problems=256),
+    # At temperature 1: what is shown there is the very distribution that training samples from and shapes.
+    Suite("tiny", samples=8, max_tokens=192, problems=256, temperature=1.0),
     Suite("gsm8k", hub="hf:openai/gsm8k:main", file=("gsm8k/test.jsonl", "test.jsonl")),
     Suite("math500", hub="hf:HuggingFaceH4/MATH-500", file=("math500/test.jsonl", "test.jsonl")),
     Suite("aime24", hub="hf:HuggingFaceH4/aime_2024", split="train", file=("aime_2024_2025/aime24.test.txt", "aime24.test.txt"),

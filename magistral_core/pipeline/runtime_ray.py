@@ -21,6 +21,7 @@ from magistral_core.records import Completion, Group, Microbatch, Request
 from magistral_core.training.report import StepReport
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own 15 starves actors beside anything else on the cores
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
