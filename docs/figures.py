@@ -73,6 +73,7 @@ def curve(client: Any, run_ids: Sequence[str], path: Path) -> None:
         loc="left",
     )
     lower.set_xlabel("optimiser step")
+    lower.xaxis.get_major_locator().set_params(integer=True)
     figure.savefig(path, dpi=130, facecolor="white")
     plt.close(figure)
 
