@@ -31,7 +31,7 @@ def judge(gold: str, pred: str) -> tuple[ScoreStatus, str]:
 
     try:
         gold_forms = _parse(for_parser(clean(gold)))
-    except Exception as error:  # SymPy raises anything; it is the reference that it cannot digest
+    except Exception as error:  # noqa: BLE001  (SymPy raises anything; it is the reference that it cannot digest)
         return ScoreStatus.ERROR, f"the reference answer {gold!r} cannot be read as math ({type(error).__name__})"
     if not gold_forms:
         return ScoreStatus.ERROR, f"the reference answer {gold!r} cannot be read as math"
@@ -40,7 +40,7 @@ def judge(gold: str, pred: str) -> tuple[ScoreStatus, str]:
         if not pred_forms:
             return ScoreStatus.UNPARSABLE, pred
         same = verify(list(gold_forms), list(pred_forms), float_rounding=FLOAT_DIGITS, allow_set_relation_comp=True, timeout_seconds=None)
-    except Exception as error:  # RecursionError, MemoryError, TypeError, ...: a property of this answer, the same each time
+    except Exception as error:  # noqa: BLE001  (RecursionError, MemoryError, TypeError, ...: a property of this answer, the same each time)
         return ScoreStatus.UNPARSABLE, f"{pred} ({type(error).__name__})"
     return (ScoreStatus.CORRECT if same else ScoreStatus.WRONG), pred
 

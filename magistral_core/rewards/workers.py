@@ -143,7 +143,7 @@ class WorkerPool:
                         raise InfrastructureError("the verifier pool was closed")
                     worker = worker or self._hire(number)
                     done, fault = self._run(worker, batch)
-                except Exception as error:  # whatever it is belongs to the waiting caller; this thread must live on
+                except Exception as error:  # noqa: BLE001  (whatever it is belongs to the waiting caller; this thread must live on)
                     for _, future in batch:
                         if not future.done():
                             future.set_exception(error)

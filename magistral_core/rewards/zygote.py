@@ -112,7 +112,7 @@ def _run(task: str, payload: tuple[Any, ...], functions: list[Reward]) -> tuple[
         else:
             value = symbolic.judge(*payload) if task == "math" else symbolic.check_gold(*payload)
         return "value", value, time.perf_counter() - started
-    except BaseException as error:  # also SystemExit: a user's function must not end the worker by it
+    except BaseException as error:  # noqa: BLE001  (also SystemExit: a user's function must not end the worker by it)
         detail = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         return "error", detail, time.perf_counter() - started
 
