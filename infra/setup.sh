@@ -50,8 +50,7 @@ if [ "$backend" = cpu ] && ! has_torch "$TORCH+cpu"; then
     say "torch $TORCH for CPUs"
     if ! pip install -qq "torch==$TORCH+cpu" -c constraints.txt; then
         say "pip's package index has no torch $TORCH+cpu; trying uv, which knows PyTorch's own index of CPU wheels"
-        pip install -qq uv
-        "$VENV/bin/uv" pip install -qq --python "$python" --torch-backend=cpu "torch==$TORCH" ||
+        { pip install -qq uv && "$VENV/bin/uv" pip install -qq --python "$python" --torch-backend=cpu "torch==$TORCH"; } ||
             fail "no CPU wheel of torch $TORCH found: set PIP_EXTRA_INDEX_URL to the CPU wheel index printed on PyTorch's 'Get started' page, then run make setup again"
     fi
 elif [ "$backend" = gpu ] && ! has_torch "$TORCH"; then
