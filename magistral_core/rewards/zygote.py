@@ -13,7 +13,6 @@ Every process asks the kernel to be killed when its parent dies, so a kill -9 of
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import resource
@@ -25,16 +24,15 @@ from multiprocessing.connection import Connection
 from typing import Any, NoReturn
 
 from magistral_core.errors import InputError
+from magistral_core.processes import die_with_parent
 from magistral_core.rewards import symbolic
 from magistral_core.rewards.extra import Reward, check_value, load_functions
-
-_PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
     """Answer `fork` with a worker's pid and `end PID` with its wait status, until the control socket closes."""
     control, parent = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
-    _die_with_parent(parent)
+    die_with_parent(parent=parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the training process's business
     os.dup2(2, 1)  # nothing that is printed here may end up in a command's JSON
     symbolic.warm_up()
@@ -61,7 +59,7 @@ def _fork(control: socket.socket, handle: int) -> int:
     pid = os.fork()
     if pid == 0:
         try:
-            _die_with_parent(zygote)
+            die_with_parent(parent=zygote)
             os.setpgid(0, 0)
             control.close()
             _work(Connection(handle))
@@ -125,12 +123,6 @@ def _limit_memory(memory_bytes: int) -> None:
     limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-def _die_with_parent(parent: int) -> None:
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the line above
-        os._exit(0)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ import numpy as np
 
 from magistral_core.config.schema import TinySettings
 from magistral_core.errors import InfrastructureError
+from magistral_core.paths import cache_folder
 from magistral_core.tiny.model import write_initial_model
 from magistral_core.tiny.traces import curriculum
 from magistral_core.tiny.version import VERSION
@@ -31,11 +31,6 @@ WARMUP_STEPS = 50
 TOKEN_BUDGET = 4096
 
 Progress = Callable[[int, dict[str, float]], None]
-
-
-def cache_folder() -> Path:
-    """Where models made here are kept: MAGISTRAL_CACHE, or ~/.cache/magistral."""
-    return Path(os.environ.get("MAGISTRAL_CACHE") or Path.home() / ".cache" / "magistral")
 
 
 def base_model_path(settings: TinySettings, cache_dir: Path | None = None) -> Path:
