@@ -136,7 +136,7 @@ class GenerationSettings(Section):
     tensor_parallel: PositiveInt = 1
     kv_cache_gib: PositiveFloat = Field(1.0, description="KV cache of one engine on a CPU, in GiB")
     gpu_memory_utilization: Fraction = Field(0.85, description="share of a GPU's memory that one engine takes")
-    enforce_eager: bool = Field(True, description="no graph capture or compilation: starts faster, runs slower on GPUs")
+    enforce_eager: bool = Field(True, description="no graph capture or compilation: starts faster, runs slower on GPUs; CPUs never compile")
 
 
 class PipelineSettings(Section):

@@ -89,6 +89,7 @@ def engine_args(model_path: str | Path, generation: GenerationSettings, *, max_m
         "distributed_executor_backend": f"magistral_core.generation.worker.{executor}",
     }
     if current_platform.is_cpu():
+        arguments["enforce_eager"] = True  # compiling took 39 s and gained little
         arguments["block_size"] = _CPU_BLOCK_SIZE
         # A prompt cut into chunks rewinds its request's random generator, which vLLM cannot do on a CPU: the engine dies.
         arguments["enable_chunked_prefill"] = False
