@@ -194,8 +194,8 @@ class _Pool:
                 assert isinstance(ready, Connection)
                 try:
                     answer = ready.recv()
-                except EOFError:
-                    raise InfrastructureError(f"a sampler process died ({self._exit_codes()}); repeat the command to go on") from None
+                except (EOFError, ConnectionError) as error:
+                    raise self._died() from error
                 if isinstance(answer, MagistralError):
                     raise answer
                 pending[ready] -= len(answer)
@@ -218,13 +218,17 @@ class _Pool:
             request = next(source, None)
             if request is None:
                 return
-            pipe.send(request)
+            try:
+                pipe.send(request)
+            except ConnectionError as error:
+                raise self._died() from error
             pending[pipe] += 1
 
-    def _exit_codes(self) -> str:
+    def _died(self) -> InfrastructureError:
         for child, _ in self._children:
             child.join(timeout=0.5)
-        return ", ".join(f"{child.name}: exit code {child.exitcode}" for child, _ in self._children if child.exitcode is not None)
+        codes = ", ".join(f"{child.name}: exit code {child.exitcode}" for child, _ in self._children if child.exitcode is not None)
+        return InfrastructureError(f"a sampler process died ({codes}); repeat the command to go on")
 
 
 def _serve(pipe: Connection, model_path: str | Path, generation: GenerationSettings, arguments: dict[str, Any]) -> None:
@@ -245,7 +249,7 @@ def _serve(pipe: Connection, model_path: str | Path, generation: GenerationSetti
                 pipe.send(finished)
     except MagistralError as error:
         pipe.send(error)
-    except BrokenPipeError:
+    except ConnectionError:
         return  # the parent closed its end: it needs no more
 
 
