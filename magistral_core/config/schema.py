@@ -47,6 +47,7 @@ class TinySettings(Section):
     seed: NonNegativeInt = Field(0, description="seed of the base model's traces and initialisation")
     sft_steps: PositiveInt = Field(2200, description="optimiser steps that train the base model")
     sft_batch: PositiveInt = Field(36, description="traces per optimiser step of the base model's training")
+    foreign: Fraction = Field(0.0, description="share of traces that answer any text in the right form, for runs on real problem files")
     sft_ranks: PositiveInt = Field(2, description="processes that train the base model together")
 
 

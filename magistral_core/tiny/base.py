@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import random
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ import numpy as np
 from magistral_core.config.schema import TinySettings
 from magistral_core.errors import InfrastructureError
 from magistral_core.paths import cache_folder
+from magistral_core.tiny.foreign import foreign_trace
 from magistral_core.tiny.model import write_initial_model
 from magistral_core.tiny.traces import curriculum
 from magistral_core.tiny.version import VERSION
@@ -66,13 +68,17 @@ def sft_examples(settings: TinySettings, tokenizer: PreTrainedTokenizerBase) -> 
     """The traces of the curriculum as token arrays, in the order of training."""
     from magistral_core.sft.train import SftExample
 
-    traces = list(curriculum(settings.world, settings.sft_steps, settings.sft_batch, settings.seed))
+    rng = random.Random(f"foreign/{settings.seed}")
+    pairs = []
+    for trace in curriculum(settings.world, settings.sft_steps, settings.sft_batch, settings.seed):
+        stranger = foreign_trace(rng) if rng.random() < settings.foreign else None
+        pairs.append((stranger.question, stranger.response) if stranger else (trace.exercise.question, trace.response))
     prompts = [
-        tokenizer.apply_chat_template([{"role": "user", "content": trace.exercise.question}], tokenize=False, add_generation_prompt=True)
-        for trace in traces
+        tokenizer.apply_chat_template([{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True)
+        for question, _ in pairs
     ]
     prompt_ids = tokenizer(prompts, add_special_tokens=False)["input_ids"]
-    response_ids = tokenizer([trace.response for trace in traces], add_special_tokens=False)["input_ids"]
+    response_ids = tokenizer([response for _, response in pairs], add_special_tokens=False)["input_ids"]
     return [
         SftExample(np.array(prompt, dtype=np.int32), np.array([*response, tokenizer.eos_token_id], dtype=np.int32))
         for prompt, response in zip(prompt_ids, response_ids, strict=True)

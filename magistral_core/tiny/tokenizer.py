@@ -20,11 +20,13 @@ VOCABULARY = {"quick": 384, "multilingual": 1024}
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 SYSTEM, USER, ASSISTANT = "<|system|>", "<|user|>", "<|assistant|>"
 #: Keeps the thoughts of earlier turns: what the model wrote is what it reads.
+#: A system prompt is left out: the model never saw one, and in its small vocabulary ours would have some thousand tokens.
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
     "{% if message['role'] not in ['system', 'user', 'assistant'] %}{{ raise_exception('unknown role ' ~ message['role']) }}{% endif %}"
-    "{{ '<|' ~ message['role'] ~ '|>' ~ message['content'] }}{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+    "{% if message['role'] != 'system' %}{{ '<|' ~ message['role'] ~ '|>' ~ message['content'] }}{% endif %}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 #: Traces that the vocabulary is made from.
 SAMPLE = 4000
