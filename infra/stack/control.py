@@ -24,6 +24,7 @@ from infra.stack.services import (
     POOL,
     SERVICES,
     Service,
+    drop_missed,
     environment,
     external,
     fetch,
@@ -34,8 +35,8 @@ from infra.stack.services import (
 from magistral_core.errors import InfrastructureError, InputError
 
 #: A first start on two busy cores took Prefect 24 s.
-_START_S = 180.0
-_DEPLOY_S = 180.0
+_START_S = 300.0
+_DEPLOY_S = 300.0
 _POLL_S = 0.2
 
 
@@ -59,6 +60,8 @@ def up(on_progress: Callable[[str], None] | None = None) -> dict[str, Any]:
                 _ensure(state, service.name, service.command(port), settings(), port, say)
         _wait(state, {service.name: _answering(service, state) for service in SERVICES if service.name in state.running})
         api = _api()
+        if external(SERVICES[0], state) is None and not ("worker" in state.running and processes.find(state.running["worker"])):
+            drop_missed(api)
         _ensure(state, "worker", worker_command(), environment(), 0, say)
         _wait(state, {"worker": lambda: fetch(f"{api}/work_pools/{POOL}") is not None})
         _deploy(state, api, say)

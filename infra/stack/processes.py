@@ -17,7 +17,7 @@ import psutil
 from infra.stack.home import Running
 
 _TERM_S = 15.0
-_KILL_S = 5.0
+_KILL_S = 30.0
 #: For what a leader did not end itself, or told to end a moment ago.
 _LEFT_BEHIND_S = 2.0
 #: Start times of one process, read twice, differ by less than this; pids are not reused so fast.

@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from infra.s3.probe import healthy as s3_healthy
@@ -161,12 +162,23 @@ def worker_online(api: str) -> bool:
     return answer is not None and any(worker["name"] == "local" and worker["status"] == "ONLINE" for worker in json.loads(answer))
 
 
-def fetch(url: str, body: Mapping[str, object] | None = None) -> bytes | None:
+def drop_missed(api: str) -> None:
+    """Forget what a schedule asked for while the stack was down: all of it would start at once, beside the work at hand.
+
+    Runs that a person asked for stay.
+    """
+    late = {"state": {"type": {"any_": ["SCHEDULED"]}}, "expected_start_time": {"before_": datetime.now(UTC).isoformat()}}
+    for run in json.loads(fetch(f"{api}/flow_runs/filter", {"flow_runs": late}) or b"[]"):
+        if run["auto_scheduled"]:
+            fetch(f"{api}/flow_runs/{run['id']}", method="DELETE")
+
+
+def fetch(url: str, body: Mapping[str, object] | None = None, method: str | None = None) -> bytes | None:
     """The body of a successful answer within a few seconds, else None. Prefect's own credentials are sent along."""
     headers = {"Content-Type": "application/json"}
     if key := os.environ.get("PREFECT_API_KEY"):
         headers["Authorization"] = f"Bearer {key}"
-    request = urllib.request.Request(url, None if body is None else json.dumps(body).encode(), headers)  # noqa: S310
+    request = urllib.request.Request(url, None if body is None else json.dumps(body).encode(), headers, method=method)  # noqa: S310
     try:
         with urllib.request.urlopen(request, timeout=_PROBE_S) as answer:  # noqa: S310
             return answer.read()

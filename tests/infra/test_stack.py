@@ -7,6 +7,7 @@ import stat
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,16 @@ def pids(status: dict[str, Any]) -> dict[str, int]:
 
 
 def ask(url: str, body: object = None) -> Any:
-    request = urllib.request.Request(url, None if body is None else json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=20) as answer:
+    with urllib.request.urlopen(_request(url, body), timeout=20) as answer:
         return json.load(answer)
+
+
+def _request(url: str, body: object) -> urllib.request.Request:
+    return urllib.request.Request(url, None if body is None else json.dumps(body).encode(), {"Content-Type": "application/json"})
+
+
+def _days_ago(days: int) -> str:
+    return (datetime.now(UTC) - timedelta(days=days)).isoformat()
 
 
 @pytest.mark.timeout(600)
@@ -96,7 +104,14 @@ def test_life_of_the_stack(stack_home: Path, monkeypatch: pytest.MonkeyPatch) ->
     # A shell that took over the stack's variables still means the local stack.
     assert all(service["external"] is None for service in stack.status()["services"].values())
 
-    assert stack.down() == ["prefect", "mlflow", "s3", "worker"]
+    # Nights that passed while nothing ran: no worker, and three runs that a schedule asked for.
+    psutil.Process(pids(status)["worker"]).kill()
+    nights = {"start_time": _days_ago(3), "end_time": _days_ago(0)}
+    urllib.request.urlopen(_request(f"{api}/deployments/{deployments['nightly']['id']}/schedule", nights), timeout=20)
+    late = {"flow_runs": {"expected_start_time": {"before_": _days_ago(0)}}}
+    assert len(ask(f"{api}/flow_runs/filter", late)) == 3
+
+    assert stack.down() == ["prefect", "mlflow", "s3"]
     assert not [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
     assert not stack.status()["up"] and stack.down() == []
 
@@ -107,6 +122,7 @@ def test_life_of_the_stack(stack_home: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert open_store("s3://magistral/kept").get_bytes("note") == b"still here"
     assert "kept" in {item["name"] for item in ask(f"{mlflow}/api/2.0/mlflow/experiments/search?max_results=10")["experiments"]}
     assert len(ask(f"{api}/deployments/filter", {})) == 4
+    assert ask(f"{api}/flow_runs/filter", late) == []  # they don't all start now
 
 
 def test_secrets_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
