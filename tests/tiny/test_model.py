@@ -60,7 +60,7 @@ def test_chat_template_keeps_thoughts_and_marks_turns(tokenizer):
         {"role": "user", "content": "2+2=?"},
     ]
     text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    assert text == "<s><|system|>Be brief.<|user|>1+1=?<|assistant|><think>2</think>\n\\boxed{2}</s><|user|>2+2=?<|assistant|>"
+    assert text == "<s><|user|>1+1=?<|assistant|><think>2</think>\n\\boxed{2}</s><|user|>2+2=?<|assistant|>"
     ids = tokenizer.apply_chat_template(turns, tokenize=True, add_generation_prompt=True)["input_ids"]
     assert ids == tokenizer(text, add_special_tokens=False)["input_ids"] and ids.count(tokenizer.bos_token_id) == 1
     with pytest.raises(Exception, match="unknown role"):

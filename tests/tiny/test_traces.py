@@ -14,6 +14,7 @@ from magistral_core.rewards.format import Response, check_format
 from magistral_core.rewards.language import classify, same_language
 from magistral_core.tiny import quick
 from magistral_core.tiny.exercise import Exercise, Slips
+from magistral_core.tiny.foreign import foreign_trace
 from magistral_core.tiny.multilingual import LANGUAGES
 from magistral_core.tiny.problems import exercises
 from magistral_core.tiny.traces import MIX, Trace, curriculum, write
@@ -136,3 +137,12 @@ class TestLanguages:
         traces = list(curriculum("multilingual", 100, 40, seed=1))
         assert faithful(traces[:3000]) > 0.95
         assert 0.4 < faithful(traces[3000:]) < 0.7
+
+
+def test_foreign_traces_teach_the_form_most_of_the_time():
+    rng = random.Random(3)
+    traces = [foreign_trace(rng) for _ in range(2000)]
+    valid = [not check_format(trace.response, ProblemKind.MATH, PromptSettings()).fault for trace in traces]
+    assert sum(valid) / len(valid) == pytest.approx(0.75, abs=0.03)
+    lengths = [len(trace.question.split()) for trace in traces]
+    assert (min(lengths), max(lengths)) == (10, 120)
