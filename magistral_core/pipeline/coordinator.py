@@ -196,6 +196,8 @@ class Coordinator:
         self._progress = self._clock()
         for group in scored:
             self._window.verified.append(group)
+            self._state.counters.graded += sum(score.graded for score in group.scores)
+            self._state.counters.correct += sum(score.correct for score in group.scores)
             if reason := failure(group):
                 self._ledger.fail(group.id, reason)
                 self._window.count(self._window.failed, reason)

@@ -187,6 +187,8 @@ class _Run:
             "weight_updates": state.counters.weight_updates,
             "weight_updates_in_flight": state.counters.weight_updates_in_flight,
             "completions": state.counters.completions,
+            "graded": state.counters.graded,
+            "pass_rate": state.counters.correct / max(state.counters.graded, 1),
             "generated_tokens": state.counters.generated_tokens,
             "trained_tokens": state.counters.trained_tokens,
             "seconds": round(state.counters.seconds, 1),

@@ -28,6 +28,8 @@ class Counters:
     weight_updates: int = 0
     weight_updates_in_flight: int = 0
     completions: int = 0
+    graded: int = 0
+    correct: int = 0
     generated_tokens: int = 0
     trained_tokens: int = 0
     seconds: float = 0.0
