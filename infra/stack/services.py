@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -20,6 +21,8 @@ HOST = "127.0.0.1"
 POOL = "magistral"
 BUCKET = "s3://magistral"
 _PROBE_S = 3.0
+#: Prefect's answer while another process writes to its SQLite database.
+_BUSY, _BUSY_TRIES = 503, 6
 
 
 @dataclass(frozen=True)
@@ -179,8 +182,14 @@ def fetch(url: str, body: Mapping[str, object] | None = None, method: str | None
     if key := os.environ.get("PREFECT_API_KEY"):
         headers["Authorization"] = f"Bearer {key}"
     request = urllib.request.Request(url, None if body is None else json.dumps(body).encode(), headers, method=method)  # noqa: S310
-    try:
-        with urllib.request.urlopen(request, timeout=_PROBE_S) as answer:  # noqa: S310
-            return answer.read()
-    except (OSError, ValueError, urllib.error.URLError):
-        return None
+    for _ in range(_BUSY_TRIES):
+        try:
+            with urllib.request.urlopen(request, timeout=_PROBE_S) as answer:  # noqa: S310
+                return answer.read()
+        except urllib.error.HTTPError as error:
+            if error.code != _BUSY:
+                return None
+            time.sleep(_PROBE_S / _BUSY_TRIES)
+        except (OSError, ValueError):
+            return None
+    return None

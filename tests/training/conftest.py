@@ -22,7 +22,7 @@ from magistral_core.processes import THREAD_ENVIRONMENT, free_port
 from magistral_core.records import Batch
 
 WORLDS = (1, 2)
-_TIMEOUT_S = 280
+_TIMEOUT_S = 800
 _SMALL = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
