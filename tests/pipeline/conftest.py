@@ -1,4 +1,4 @@
-"""Helpers of this folder can be imported by name; the small base model is made once."""
+"""Helpers of this folder can be imported by name; the model of the real runs is made once."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent))  # importmode=importlib adds no folder
 
 import pytest
+from random_writer import make_model
 
 
 @pytest.fixture(scope="session")
-def base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model that writes mostly well-formed answers, some of them right: rewards vary."""
-    from magistral_core.config.schema import TinySettings
-    from magistral_core.tiny.base import ensure_base_model
-
-    return ensure_base_model(TinySettings(sft_steps=200, sft_batch=36, sft_ranks=2))
+def writer_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose completions earn varied rewards."""
+    return make_model(tmp_path_factory.mktemp("writer"))

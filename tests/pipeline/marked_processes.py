@@ -1,0 +1,103 @@
+"""A program with everything that it starts: a variable in their environment marks them, whoever adopts them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[2]
+_VARIABLE = "MAGISTRAL_TEST_MARK"
+
+
+class Program:
+    """A run of `small_run.py`."""
+
+    def __init__(self, job: dict[str, Any], log: Path) -> None:
+        self.mark, self.log = uuid.uuid4().hex, log
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu", _VARIABLE: self.mark}
+        script = str(Path(__file__).with_name("small_run.py"))
+        with log.open("ab") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, script, json.dumps(job)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=environment
+            )
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """What it tells, until its output ends."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith(b"{"):  # engines print, too
+                yield json.loads(line)
+
+    def until(self, event: str) -> list[dict[str, Any]]:
+        """Its events up to one; AssertionError with its errors if that never comes."""
+        seen = []
+        for found in self.events():
+            seen.append(found)
+            if found["event"] == event:
+                return seen
+        raise AssertionError(f"no {event!r} after {[e['event'] for e in seen]}:\n{self.log.read_text()[-4000:]}")
+
+    def end(self) -> int:
+        """Let it end; its exit code."""
+        self.process.communicate(timeout=60)
+        return self.process.returncode
+
+    def family(self) -> list[psutil.Process]:
+        """Every process that bears its mark and is not the program itself; zombies hold nothing and do not count."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                marked = process.environ().get(_VARIABLE) == self.mark
+                if marked and process.pid != self.process.pid and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
+
+    def left_after(self, seconds: float) -> list[str]:
+        """Command lines of the family that is still there after so long."""
+        deadline = time.monotonic() + seconds
+        while (left := self.family()) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        return [describe(process) for process in left]
+
+    def weight_folders(self) -> list[Path]:
+        """Folders of weight files that a process of the family is to remove."""
+        words = [word for process in self.family() for word in command(process)]
+        return [Path(word) for word in words if "/magistral-weights-" in word]
+
+    def kill_all(self) -> None:
+        """Whatever a failed test has left."""
+        for process in [*self.family(), self.process]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.process.communicate()
+
+
+def command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def describe(process: psutil.Process) -> str:
+    return f"{process.pid} {' '.join(command(process))[:120]}"
+
+
+@contextlib.contextmanager
+def program(job: dict[str, Any], log: Path) -> Iterator[Program]:
+    """A program that leaves nothing behind, however the test ends."""
+    running = Program(job, log)
+    try:
+        yield running
+    finally:
+        running.kill_all()

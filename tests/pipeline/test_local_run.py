@@ -1,0 +1,78 @@
+"""The loop on real engines in one process: exact resume, and two engines that agree."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from marked_processes import program
+
+#: Metrics that tell of time, not of the run.
+_TIMES = ("busy/", "speed/", "train/seconds", "verifier/seconds")
+Steps = dict[int, dict[str, Any]]
+
+
+def steps_of(events: list[dict[str, Any]]) -> Steps:
+    """By step: the groups that were trained and every metric but times."""
+    found: Steps = {}
+    for event in events:
+        if event["event"] == "step":
+            assert event["step"] not in found
+            metrics = {name: value for name, value in event["metrics"].items() if not name.startswith(_TIMES)}
+            found[event["step"]] = {"groups": event["groups"], **metrics}
+    return found
+
+
+@pytest.fixture(scope="module")
+def runs(writer_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
+    """Events of four runs: killed after step 3, the same resumed, one undisturbed, one on fixed weights."""
+    root = tmp_path_factory.mktemp("runs")
+    job = {
+        "root": str(root),
+        "set": {"model.path": str(writer_model), "pipeline.runtime": "local", "pipeline.schedule": "sync"},
+        "runs": [{"name": "disturbed", "kill_at_step": 3}],
+    }
+    with program(job, root / "killed.log") as first:
+        found = {"killed": list(first.events())}
+        assert first.end() == -signal.SIGKILL, first.log.read_text()[-4000:]
+        assert first.left_after(5) == []
+    fixed = {"training.learning_rate": 0, "training.max_steps": 3}
+    job["runs"] = [{"name": "disturbed"}, {"name": "undisturbed"}, {"name": "fixed", "set": fixed}]
+    with program(job, root / "others.log") as second:
+        found |= {name: second.until("closed") for name in ("resumed", "undisturbed", "fixed")}
+        assert second.left_after(5) == [], "the runs are closed, the program is not"
+        assert second.end() == 0
+    return found
+
+
+def test_killed_and_resumed_is_undisturbed_to_the_bit(runs: dict[str, list[dict[str, Any]]]) -> None:
+    killed, resumed, undisturbed = (steps_of(runs[name]) for name in ("killed", "resumed", "undisturbed"))
+    assert sorted(killed) == [1, 2, 3]
+    assert sorted(resumed) == [3, 4], "the checkpoint of step 2 is the last before the kill"
+    assert sorted(undisturbed) == [1, 2, 3, 4]
+    for step, expected in undisturbed.items():
+        for attempt in (killed, resumed):
+            if step in attempt:
+                assert attempt[step] == expected, f"step {step}"
+    losses = [undisturbed[step]["train/loss"] for step in undisturbed]
+    assert len(set(losses)) == 4
+    assert all(undisturbed[step]["train/grad_norm"] > 0 for step in undisturbed)
+    assert runs["resumed"][-1]["ledger"] == runs["undisturbed"][-1]["ledger"]
+
+
+def test_generator_and_trainer_agree_on_fixed_weights(runs: dict[str, list[dict[str, Any]]]) -> None:
+    """In float32, over every token of a run whose weights do not change, and as well where they do."""
+    for name in ("fixed", "undisturbed"):
+        steps = steps_of(runs[name])
+        assert all(0 < metrics["policy/mismatch_max"] < 1e-4 for metrics in steps.values())
+        assert all(metrics["policy/ratio_p99"] == pytest.approx(1.0, abs=1e-4) for metrics in steps.values())
+    assert len(steps_of(runs["fixed"])) == 3
+
+
+def test_synchronous_updates_are_all_acknowledged(runs: dict[str, list[dict[str, Any]]]) -> None:
+    counters = runs["undisturbed"][-1]["counters"]
+    assert counters["weight_updates"] == 4
+    assert counters["weight_updates_in_flight"] == 0
+    assert counters["completions"] >= 4 * 32

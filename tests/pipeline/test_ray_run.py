@@ -1,0 +1,108 @@
+"""The loop on real engines in processes of their own, through Ray: it trains, and leaves nothing behind however it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from marked_processes import Program, describe, program
+
+RAY = {
+    "pipeline.runtime": "ray",
+    "pipeline.schedule": "async",
+    "pipeline.trainers": 2,
+    "training.max_steps": 6,
+    "training.zero_stage": 1,
+    "checkpoints.every": 100,
+    "pipeline.update_timeout_s": 300,
+}
+
+
+def job(writer_model: Path, root: Path, **changes: Any) -> dict[str, Any]:
+    return {"root": str(root), "set": {**RAY, "model.path": str(writer_model), **changes}, "runs": [{"name": "ray"}]}
+
+
+def test_an_asynchronous_run_with_two_trainer_ranks(writer_model: Path, tmp_path: Path) -> None:
+    with program(job(writer_model, tmp_path), tmp_path / "log") as run:
+        events = run.until("ready")
+        names = " ".join(describe(process) for process in run.family())
+        assert "EngineCore" in names
+        assert names.count("ray::TrainerActor") == 2
+        [folder] = run.weight_folders()
+        assert folder.is_dir()
+        events += run.until("closed")
+        left = run.left_after(10)
+        assert left == [], "after close() nothing runs but the program"
+        assert not folder.exists()
+        assert run.end() == 0
+    steps = [event["metrics"] for event in events if event["event"] == "step"]
+    assert len(steps) == 6
+    counters, ledger = events[-1]["counters"], events[-1]["ledger"]
+    assert counters["weight_updates"] == 6
+    assert counters["weight_updates_in_flight"] >= 3
+    assert ledger["submitted"] == ledger["trained"] + ledger["filtered"] + ledger["failed"] + ledger["in_flight"]
+    assert ledger["trained"] == 6 * 8
+    assert ledger["failed"] == 0
+    assert max(metrics["age/max"] for metrics in steps) >= 1
+    compared = [metrics["policy/mismatch_max"] for metrics in steps if "policy/mismatch_max" in metrics]
+    assert compared
+    assert max(compared) < 1e-4
+
+
+def sigkill(process: psutil.Process) -> None:
+    os.kill(process.pid, signal.SIGKILL)
+
+
+def ready(writer_model: Path, root: Path) -> dict[str, Any]:
+    """A run that would go on for long."""
+    return job(writer_model, root, **{"training.max_steps": 10_000})
+
+
+def one(run: Program, name: str) -> psutil.Process:
+    return next(process for process in run.family() if name in describe(process))
+
+
+@pytest.mark.faults
+def test_a_killed_coordinator_leaves_nothing(writer_model: Path, tmp_path: Path) -> None:
+    with program(ready(writer_model, tmp_path), tmp_path / "log") as run:
+        run.until("step")
+        [folder] = run.weight_folders()
+        assert len(run.family()) > 8
+        run.process.kill()
+        run.process.wait()
+        assert run.left_after(10) == []
+        assert not folder.exists()
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("victim", "message"),
+    [("EngineCore", "generator 0"), ("ray::GeneratorActor", "generator 0 died"), ("ray::TrainerActor", "trainer rank"), ("raylet", "")],
+)
+def test_a_killed_role_ends_the_run_and_is_named(victim: str, message: str, writer_model: Path, tmp_path: Path) -> None:
+    with program(ready(writer_model, tmp_path), tmp_path / "log") as run:
+        run.until("step")
+        [folder] = run.weight_folders()
+        sigkill(one(run, victim))
+        list(run.events())
+        assert run.process.wait(60) != 0
+        assert message in run.log.read_text()
+        assert run.left_after(10) == []
+        assert not folder.exists()
+
+
+@pytest.mark.faults
+def test_a_terminated_run_closes_its_roles(writer_model: Path, tmp_path: Path) -> None:
+    """Ctrl-C, as a person ends a run."""
+    with program(ready(writer_model, tmp_path), tmp_path / "log") as run:
+        run.until("step")
+        [folder] = run.weight_folders()
+        run.process.send_signal(signal.SIGINT)
+        list(run.events())
+        run.process.wait(60)
+        assert run.left_after(10) == []
+        assert not folder.exists()
