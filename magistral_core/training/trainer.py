@@ -20,6 +20,7 @@ import deepspeed
 import numpy as np
 import torch
 import torch.distributed as dist
+from deepspeed.utils import groups
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.integrations import HfDeepSpeedConfig
 from transformers.utils import logging as transformers_logging
@@ -53,9 +54,14 @@ def join_group(rank: int, world: int, address: str, port: int, local_rank: int =
 
 
 def leave_group() -> None:
-    """Leave the process group, if something else has not ended it already (vLLM does, in the same process)."""
+    """Leave the process group, if something else has not ended it already (vLLM does, in the same process).
+
+    DeepSpeed forgets its groups as well, which the next trainer in this process would otherwise find, dead.
+    """
     if dist.is_initialized():
-        dist.destroy_process_group()
+        deepspeed.comm.destroy_process_group()
+    else:
+        groups._release_process_group_references(group=None)
 
 
 class _Policy(torch.nn.Module):
