@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import subprocess
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -54,11 +53,13 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def children(pid: int) -> list[psutil.Process]:
-    """The rank processes of a training: its children but for Python's resource tracker."""
-    try:
-        return [child for child in psutil.Process(pid).children() if "spawn_main" in " ".join(child.cmdline())]
-    except psutil.NoSuchProcess:
-        return []
+    """Processes that a process spawned with `multiprocessing`, oldest first; so without Python's resource tracker."""
+    found = []
+    for child in psutil.Process(pid).children():
+        with suppress(psutil.NoSuchProcess):
+            if "spawn_main" in " ".join(child.cmdline()):
+                found.append(child)
+    return sorted(found, key=psutil.Process.create_time)
 
 
 def has_torch(process: psutil.Process) -> bool:
@@ -120,21 +121,25 @@ def test_learns_and_any_number_of_ranks_learns_the_same(model_folder: Path, tmp_
 
 
 def test_a_rank_that_dies_is_an_infrastructure_error(model_folder: Path, tmp_path: Path) -> None:
+    others = children(os.getpid())  # of engines and pools that other tests of the session started
     ranks: list[psutil.Process] = []
 
+    def new() -> list[psutil.Process]:
+        return [child for child in children(os.getpid()) if child not in others]
+
     def kill_one() -> None:
-        wait_for(lambda: len(children(os.getpid())) == 2, "two ranks")
-        ranks.extend(children(os.getpid()))
+        wait_for(lambda: len(new()) == 2, "two ranks")
+        ranks.extend(new())
         wait_for(lambda: all(map(has_torch, ranks)), "torch in both ranks")
         ranks[1].kill()
 
-    killer = threading.Thread(target=kill_one)
-    killer.start()
-    with pytest.raises(InfrastructureError, match=r"^rank 1 of the fine-tuning ended with exit code -9"):
-        train_sft(model_folder, examples(8), tmp_path / "out", steps=10_000, batch=4, learning_rate=1e-3, ranks=2)
-    killer.join()
+    with ThreadPoolExecutor() as pool:
+        killed = pool.submit(kill_one)
+        with pytest.raises(InfrastructureError, match=r"^rank 1 of the fine-tuning ended with exit code -9"):
+            train_sft(model_folder, examples(8), tmp_path / "out", steps=1000, batch=4, learning_rate=1e-3, ranks=2)
+        killed.result()
     assert not [rank for rank in ranks if rank.is_running()]
-    assert multiprocessing.active_children() == []
+    assert new() == []
     assert not (tmp_path / "out").exists()
 
 
@@ -147,7 +152,7 @@ def test_a_killed_parent_leaves_no_ranks(model_folder: Path, tmp_path: Path, mom
         parent = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
     ranks: list[psutil.Process] = []
     try:
-        wait_for(lambda: len(children(parent.pid)) == 2 or parent.poll() is not None, "two ranks")
+        wait_for(lambda: parent.poll() is not None or len(children(parent.pid)) == 2, "two ranks")
         ranks = children(parent.pid)
         assert len(ranks) == 2, (tmp_path / "log").read_text()
         if moment != "as they start":
