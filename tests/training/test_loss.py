@@ -60,7 +60,8 @@ def test_equals_the_formula(seed: int, groups: int, size: int, denominator: Any,
     lengths = rng.integers(1, 12, (groups, size))
     generator = [[rng.uniform(-4, -0.1, n) for n in group] for group in lengths]
     logprobs = [[tokens + rng.normal(0, 0.4, len(tokens)) for tokens in group] for group in generator]
-    rewards = rng.integers(0, 12, (groups, size)) / 10
+    # Drawn from a continuum: where a reward equals its group's mean, rounding alone decides the sign of an advantage of zero.
+    rewards = rng.uniform(0, 1.1, (groups, size))
     rewards[:, 0], rewards[:, 1] = 0.0, 1.0  # no group without a signal: such groups never reach the loss
     expected, stopped_expected = reference(
         [[tokens.tolist() for tokens in group] for group in logprobs],
