@@ -92,6 +92,7 @@ def settings() -> dict[str, str]:
         "MAGISTRAL_HOME": str(folder),
         "PREFECT_HOME": str(folder / "prefect"),
         "PREFECT_LOCAL_STORAGE_PATH": str(folder / "prefect" / "storage"),
+        "PREFECT_SERVER_UI_API_URL": "/api",  # the UI asks the port that served it, whichever that is
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT_SERVER_DATABASE_TIMEOUT": "60",  # a training run leaves SQLite little of two cores
