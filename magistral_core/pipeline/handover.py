@@ -1,16 +1,16 @@
 """Weights on their way from the trainer to the generators: one file a version, in shared memory.
 
 The trainer writes a safetensors file under `/dev/shm`, the coordinator sends each generator its path and checksum, and the file
-goes when every generator has it. A small shell of its own session removes the folder when the coordinator ends, however it ends.
+goes when every generator has it. A reaper removes the folder when the coordinator ends, however it ends.
 """
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+
+from magistral_core.pipeline.reaper import Reaper
 
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  (memory that all processes of this machine share)
 
@@ -30,14 +30,7 @@ class HandoverFolder:
     def __init__(self) -> None:
         base = _SHARED_MEMORY if _SHARED_MEMORY.is_dir() else None
         self.path = Path(tempfile.mkdtemp(prefix="magistral-weights-", dir=base))
-        # The shell waits for the end of its input, which comes with close() or with the death of this process.
-        self._reaper = subprocess.Popen(
-            ["/bin/sh", "-c", 'read _; rm -rf -- "$0"', str(self.path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        self.reaper = Reaper(self.path)
 
     def file(self, version: int) -> Path:
         """Where the weights of a version belong."""
@@ -48,8 +41,5 @@ class HandoverFolder:
         Path(weights.path).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Remove the folder."""
-        shutil.rmtree(self.path, ignore_errors=True)
-        if self._reaper.stdin is not None:
-            self._reaper.stdin.close()
-        self._reaper.wait()
+        """Remove the folder, and what else the reaper was told of."""
+        self.reaper.close()

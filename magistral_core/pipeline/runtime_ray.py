@@ -24,6 +24,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own 15 starves actors beside anything else on the cores
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
+import psutil
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
@@ -160,6 +161,8 @@ class RayRuntime:
             ),
             _reply(self._verifier.score.remote([]), "verifier"),
         )
+        if settings.ray_address is None:
+            self._folder.reaper.watch(_processes_of_ray())  # its agents would go on for a minute when we are killed
 
     async def submit(self, generator: int, requests: Sequence[Request]) -> None:
         await _reply(self._generator_actors[generator].submit.remote(requests), f"generator {generator}")
@@ -214,12 +217,20 @@ def _start_ray(address: str | None) -> None:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         return
     ray.init(
+        address="local",  # never a cluster that some variable names
         include_dashboard=False,
         log_to_driver=False,  # vLLM and DeepSpeed are chatty; what matters comes back as an error
         logging_level=logging.ERROR,
         object_store_memory=_OBJECT_STORE_BYTES,
         _node_ip_address=_LOCAL,
     )
+
+
+def _processes_of_ray() -> list[int]:
+    """What Ray started here: children that run from its package, with their descendants."""
+    package = str(Path(ray.__file__).parent)
+    heads = [child for child in psutil.Process().children() if any(word.startswith(package) for word in child.cmdline())]
+    return [process.pid for head in heads for process in (head, *head.children(recursive=True))]
 
 
 def _gpus_per_role(recipe: Recipe, gpus: int) -> float:
@@ -246,7 +257,7 @@ async def _reply(call: Awaitable[T], who: str) -> T:
     except RayTaskError as error:
         cause = error.cause
         if isinstance(cause, MagistralError):
-            raise type(cause)(*cause.args) from error
+            raise type(cause)(f"{who}: {cause}") from error
         raise InfrastructureError(f"{who} failed: {type(cause).__name__}: {cause}") from error
     except RayActorError as error:
         why = " ".join(str(error).split())[:200]

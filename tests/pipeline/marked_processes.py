@@ -24,6 +24,7 @@ class Program:
 
     def __init__(self, job: dict[str, Any], log: Path) -> None:
         self.mark, self.log = uuid.uuid4().hex, log
+        self._descendants: set[psutil.Process] = set()
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu", _VARIABLE: self.mark}
         script = str(Path(__file__).with_name("small_run.py"))
         with log.open("ab") as errors:
@@ -47,18 +48,29 @@ class Program:
                 return seen
         raise AssertionError(f"no {event!r} after {[e['event'] for e in seen]}:\n{self.log.read_text()[-4000:]}")
 
+    def go_on(self) -> None:
+        """End its wait for a line."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(b"\n")
+        self.process.stdin.flush()
+
     def end(self) -> int:
         """Let it end; its exit code."""
         self.process.communicate(timeout=60)
         return self.process.returncode
 
     def family(self) -> list[psutil.Process]:
-        """Every process that bears its mark and is not the program itself; zombies hold nothing and do not count."""
+        """Every process that it started, directly or not; zombies hold nothing and do not count.
+
+        Some write their title over the mark: these are known as descendants, from calls before the program ended.
+        """
         found = []
+        with contextlib.suppress(psutil.NoSuchProcess):
+            self._descendants.update(psutil.Process(self.process.pid).children(recursive=True))
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                marked = process.environ().get(_VARIABLE) == self.mark
-                if marked and process.pid != self.process.pid and process.status() != psutil.STATUS_ZOMBIE:
+                ours = process in self._descendants or process.environ().get(_VARIABLE) == self.mark
+                if ours and process.pid != self.process.pid and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
         return found
 

@@ -1,8 +1,8 @@
 """Small real runs, one after the other, in a process of their own: `python small_run.py JSON`. Prints each event as a line of JSON.
 
 The argument holds `root` (a folder), `set` (settings by their path) and `runs`. Each run has a `name` (the same name, the same
-checkpoints), more settings under `set`, and perhaps `kill_at_step`: after that step the process kills itself, once the checkpoint before
-it is committed.
+checkpoints), more settings under `set`, and perhaps `wait`, to read a line of input first, or `kill_at_step`: after that step the
+process kills itself, once the checkpoint before it is committed.
 """
 
 from __future__ import annotations
@@ -111,7 +111,8 @@ def main() -> None:
         changes = {**SMALL, **job["set"], **one.get("set", {})}
         recipe = api.load_recipe("tiny", [f"{key}={value}" for key, value in changes.items()])
         prepared = replace(prepared, recipe=recipe) if prepared else api.prepare(recipe)
-        tell("begin", name=one["name"])
+        if one.get("wait"):
+            sys.stdin.readline()
         asyncio.run(run(prepared, Path(job["root"]) / one["name"], one.get("kill_at_step")))
     sys.stdin.read()  # so that what is left of the runs can be looked at
 

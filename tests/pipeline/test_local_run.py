@@ -29,19 +29,20 @@ def steps_of(events: list[dict[str, Any]]) -> Steps:
 def runs(writer_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
     """Events of four runs: killed after step 3, the same resumed, one undisturbed, one on fixed weights."""
     root = tmp_path_factory.mktemp("runs")
-    job = {
-        "root": str(root),
-        "set": {"model.path": str(writer_model), "pipeline.runtime": "local", "pipeline.schedule": "sync"},
-        "runs": [{"name": "disturbed", "kill_at_step": 3}],
-    }
-    with program(job, root / "killed.log") as first:
+    settings = {"model.path": str(writer_model), "pipeline.runtime": "local", "pipeline.schedule": "sync"}
+    fixed = {"training.learning_rate": 0, "training.max_steps": 3}
+    killed = [{"name": "disturbed", "kill_at_step": 3}]
+    others = [{"name": "undisturbed"}, {"name": "fixed", "set": fixed}, {"name": "disturbed", "wait": True}]
+    with (
+        program({"root": str(root), "set": settings, "runs": killed}, root / "killed.log") as first,
+        program({"root": str(root), "set": settings, "runs": others}, root / "others.log") as second,
+    ):
         found = {"killed": list(first.events())}
         assert first.end() == -signal.SIGKILL, first.log.read_text()[-4000:]
         assert first.left_after(5) == []
-    fixed = {"training.learning_rate": 0, "training.max_steps": 3}
-    job["runs"] = [{"name": "disturbed"}, {"name": "undisturbed"}, {"name": "fixed", "set": fixed}]
-    with program(job, root / "others.log") as second:
-        found |= {name: second.until("closed") for name in ("resumed", "undisturbed", "fixed")}
+        found |= {name: second.until("closed") for name in ("undisturbed", "fixed")}
+        second.go_on()
+        found["resumed"] = second.until("closed")
         assert second.left_after(5) == [], "the runs are closed, the program is not"
         assert second.end() == 0
     return found

@@ -86,7 +86,7 @@ def synchronous(minibatch: int) -> tuple[Recipe, dict[int, tuple[object, ...]]]:
         return settings, {step: fingerprint(batch) for step, batch in run_with_kills(settings, [], Path(root)).steps.items()}
 
 
-@settings(max_examples=10)
+@settings(max_examples=20)
 @given(kills=KILLS, minibatch=st.sampled_from([16, 8]))
 def test_synchronous_batches_are_those_of_an_undisturbed_run(kills: list[float], minibatch: int) -> None:
     recipe_, undisturbed = synchronous(minibatch)
@@ -96,7 +96,7 @@ def test_synchronous_batches_are_those_of_an_undisturbed_run(kills: list[float],
     assert history.last.state.ledger.resampled == 0, "a synchronous checkpoint has nothing in flight"
 
 
-@settings(max_examples=10)
+@settings(max_examples=20)
 @given(kills=KILLS, every=st.integers(1, 4), minibatch=st.sampled_from([16, 8]))
 def test_asynchronous_runs_train_no_group_twice_and_skip_none(kills: list[float], every: int, minibatch: int) -> None:
     with tempfile.TemporaryDirectory() as root:
