@@ -233,7 +233,9 @@ class _Pool:
 
 def _serve(pipe: Connection, model_path: str | Path, generation: GenerationSettings, arguments: dict[str, Any]) -> None:
     """Body of a child: a thread empties the pipe, so that parent and child never block on each other's writing."""
-    die_with_parent()
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    die_with_parent(parent=parent.pid)
     inbox: queue.SimpleQueue[tuple[Request, Sampling] | None] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(pipe, inbox), daemon=True).start()
     try:

@@ -6,8 +6,6 @@ Imported by name (`worker_extension_cls`, `distributed_executor_backend`) in the
 from __future__ import annotations
 
 import multiprocessing
-import os
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,11 +31,8 @@ def end_with_parent() -> None:
     Does nothing elsewhere: an in-process engine lives in the user's own process.
     """
     parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-    die_with_parent()
-    if os.getppid() != parent.pid:  # the parent ended while this process was importing
-        os.kill(os.getpid(), signal.SIGKILL)
+    if parent is not None:
+        die_with_parent(parent=parent.pid)
 
 
 def adapt_to_cpu() -> None:
