@@ -22,6 +22,7 @@ _QUIET = {
     "DS_LOG_LEVEL": "error",
     "RAY_USAGE_STATS_ENABLED": "0",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "DO_NOT_TRACK": "1",
     "OMP_NUM_THREADS": "1",
     "OMP_WAIT_POLICY": "passive",

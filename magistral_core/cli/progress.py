@@ -59,7 +59,12 @@ class RunView:
         if self._bar:
             self._bar.stop()
 
+    def _on_restart(self, event: Mapping[str, Any]) -> None:
+        note(f"{event['role']} started again: {event['cause']}")
+
     def _on_start(self, event: Mapping[str, Any]) -> None:
+        if self._bar:  # the run went back to a checkpoint
+            self._bar.stop()
         self._max_steps = event["max_steps"]
         resumed = f", resumed at step {event['resumed_step']}" if event.get("resumed_step") else ""
         note(f"run {event['run_id']}{resumed}; metrics: {event['mlflow_url']}")

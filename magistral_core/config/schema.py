@@ -161,6 +161,7 @@ class PipelineSettings(Section):
     max_filtered_groups: PositiveInt = Field(2000, description="groups dropped or failed in a row without a step before the run stops")
     stall_timeout_s: PositiveFloat = Field(600.0, description="time without any progress before the run stops")
     update_timeout_s: PositiveFloat = Field(60.0, description="deadline of one weight update of one generator")
+    max_restarts: NonNegativeInt = Field(3, description="restarts of a dead role in a row, without work done, before the run stops")
 
     @model_validator(mode="after")
     def _combinations(self) -> Self:

@@ -201,6 +201,10 @@ class GeneratorEngine:
         self._totals.pause_seconds += seconds
         return WeightUpdate(version, seconds, in_flight)
 
+    async def reset_prefix_cache(self) -> None:
+        """Forget every cached prompt. For weights whose version number was given to others before (a run that went back)."""
+        await self._live.reset_prefix_cache()
+
     async def stats(self) -> dict[str, float]:
         """Totals since the start (see `EngineStats`), `running`, `waiting`, `version`, `wall_seconds`, `busy_fraction`."""
         busy = self._totals.busy_seconds + (time.perf_counter() - self._busy_since if self._busy_since is not None else 0.0)

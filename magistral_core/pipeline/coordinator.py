@@ -5,19 +5,19 @@
         │            └───────────────── weights, swapped in flight <─────────────────────────────────┤
         └──────────────────────────────── settled completions <──────────────────────────────────────┘
 
-One task a generator collects completions, one task trains, one watches for stalls; the first error of any of them, or of a
-verification or a weight update under way, ends the run. The rules live in the pure parts
-(`admission`, `ledger`, `batches`); this file applies them in order. Synchronous and asynchronous schedules differ only in what
-admission permits and in whether a weight update is waited for.
+One task a generator collects completions, one task trains, one watches for stalls. A generator that dies is started again beside
+the others, and what it held begins anew on those (`supervision`); any other error of a task, or of a verification or a weight update
+under way, ends the run. The rules live in the pure parts (`admission`, `ledger`, `batches`, `supervision`); this file applies them.
+Synchronous and asynchronous schedules differ only in what admission permits and in whether a weight update is waited for.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -30,6 +30,7 @@ from magistral_core.pipeline.ledger import GroupState
 from magistral_core.pipeline.metrics import Clock, Window, policy_metrics, resample_metrics, rollout_metrics
 from magistral_core.pipeline.runtime import Runtime
 from magistral_core.pipeline.state import LoopState
+from magistral_core.pipeline.supervision import Fleet, GeneratorError, GeneratorState
 from magistral_core.problems import ProblemStream
 from magistral_core.records import Batch, Completion, Group, Problem, Prompt, Request
 from magistral_core.storage import explain_full_disk
@@ -37,6 +38,7 @@ from magistral_core.training.collation import collate, unused_share
 from magistral_core.training.report import StepReport
 
 _WATCH_SECONDS = 1.0
+T = TypeVar("T")
 
 
 class StallError(MagistralError):
@@ -55,6 +57,9 @@ class Observer(Protocol):
     def on_checkpoint(self, step: int, folder: Path, metrics: dict[str, float]) -> None:
         """A checkpoint is complete in its folder; it may be uploaded from there."""
 
+    def on_restart(self, role: str, cause: str) -> None:
+        """A role died and is being started again."""
+
 
 class Coordinator:
     """Runs a recipe's loop from a state to `training.max_steps`.
@@ -66,7 +71,8 @@ class Coordinator:
         render: a problem's prompt.
         observer: told of steps and checkpoints.
         state: where to begin; changed in place.
-        clock: seconds, monotonic.
+
+    Made and run within one event loop, whose clock it goes by.
     """
 
     def __init__(
@@ -77,11 +83,9 @@ class Coordinator:
         render: Callable[[Problem], Prompt],
         observer: Observer,
         state: LoopState,
-        *,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._recipe, self._runtime, self._stream, self._render = recipe, runtime, stream, render
-        self._observer, self._state, self._clock = observer, state, clock
+        self._observer, self._state, self._clock = observer, state, asyncio.get_running_loop().time
         self._ledger, self._settings = state.ledger, recipe.pipeline
         queued = sum(len(group.completions) for group in state.queue)
         again = self._ledger.ids(GroupState.GENERATING)
@@ -89,7 +93,13 @@ class Coordinator:
         self._again = frozenset(again)
         self._partial: dict[int, list[Completion]] = {}
         self._place: dict[int, int] = {}
-        self._in_flight = [0] * runtime.generators
+        self._fleet = Fleet(runtime.generators, recipe.pipeline.max_restarts)
+        self._held: list[dict[tuple[int, int], Request]] = [{} for _ in range(runtime.generators)]
+        self._homeless: list[Request] = []  # admitted, and no healthy generator to hold them yet
+        self._revived = [asyncio.Event() for _ in range(runtime.generators)]
+        self._newest: WeightFile | None = None  # stays for generators that are started again
+        self._files: list[WeightFile] = []
+        self._readers: Counter[int] = Counter()
         self._queue_grew = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._delivery: asyncio.Task[None] | None = None
@@ -97,7 +107,7 @@ class Coordinator:
         self._checkpointed = state.step
         self._last_metrics: dict[str, float] = {}
         self._window = Window()
-        now = clock()
+        now = self._clock()
         self._progress = self._last_step = now
         self._answered = [now] * runtime.generators
         self._generator_clocks = [Clock(now) for _ in range(runtime.generators)]
@@ -128,11 +138,12 @@ class Coordinator:
 
     def _settle(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()  # asked for in any case, or asyncio complains of it
         if self._over.done():
             return
         if task.cancelled():
             self._over.cancel()
-        elif (error := task.exception()) is not None:
+        elif error is not None:
             self._over.set_exception(error)
 
     def _finish(self, training: asyncio.Task[None]) -> None:
@@ -141,22 +152,24 @@ class Coordinator:
 
     async def _pump(self) -> None:
         """Start every completion that admission permits, each group on one generator for its shared prompt."""
-        slots = self._admission.admit()
-        if not slots:
+        self._homeless.extend(self._request(slot) for slot in self._admission.admit())
+        healthy = self._fleet.healthy
+        if not healthy or not self._homeless:
             return
         requests: dict[int, list[Request]] = {}
-        for slot in slots:
-            if slot.group_id not in self._place:
-                self._place[slot.group_id] = int(np.argmin(self._in_flight))
-                self._partial[slot.group_id] = []
-            generator = self._place[slot.group_id]
-            if not self._in_flight[generator]:
+        for request in self._homeless:
+            self._partial.setdefault(request.group_id, [])
+            if self._place.get(request.group_id) not in healthy:
+                self._place[request.group_id] = min(healthy, key=lambda generator: len(self._held[generator]))
+            generator = self._place[request.group_id]
+            if not self._held[generator]:
                 self._answered[generator] = self._clock()
-            self._in_flight[generator] += 1
-            requests.setdefault(generator, []).append(self._request(slot))
+            self._held[generator][request.group_id, request.index] = request
+            requests.setdefault(generator, []).append(request)
+        self._homeless = []
         for generator, batch in requests.items():
-            self._generator_clocks[generator].busy(self._in_flight[generator], self._clock())
-            await self._runtime.submit(generator, batch)
+            self._generator_clocks[generator].busy(len(self._held[generator]), self._clock())
+            await self._ask(generator, self._runtime.submit(generator, batch))
 
     def _request(self, slot: Slot) -> Request:
         prompt = self._render(self._stream[slot.group_id])
@@ -164,13 +177,58 @@ class Coordinator:
         room = self._recipe.max_model_len - len(prompt.token_ids)
         return Request(slot.group_id, slot.index, prompt, seed, min(self._recipe.generation.max_tokens, room))
 
+    async def _ask(self, generator: int, call: Awaitable[T]) -> T | None:
+        """A generator's answer; None if it died meanwhile, which is then seen to."""
+        incarnation = self._fleet.incarnation(generator)
+        try:
+            answer = await call
+        except GeneratorError as error:
+            self._bury(generator, incarnation, error)
+            return None
+        return answer if incarnation == self._fleet.incarnation(generator) else None
+
+    def _bury(self, generator: int, incarnation: int, error: GeneratorError) -> None:
+        """Give what a dead generator held to others, and have it started again. Raises `error` if it dies too often."""
+        if not self._fleet.died(generator, incarnation, error):
+            return
+        self._observer.on_restart(f"generator {generator}", str(error))
+        self._homeless = [*self._held[generator].values(), *self._homeless]
+        self._held[generator] = {}
+        self._generator_clocks[generator].busy(0, self._clock())
+        self._revived[generator].clear()
+        self._spawn(self._revive(generator))
+        self._spawn(self._pump())
+
+    async def _revive(self, generator: int) -> None:
+        """Start a dead generator again; it gets work only when it holds the newest weights."""
+        self._fleet.advance(generator, GeneratorState.RESTARTING)
+        version = await self._ask(generator, self._runtime.restart(generator))
+        if version is None:
+            return
+        self._fleet.advance(generator, GeneratorState.STALE)
+        while self._newest is not None and version < self._newest.version:
+            weights = self._newest
+            if await self._update(generator, weights) is None:
+                return
+            version = weights.version
+        self._fleet.advance(generator, GeneratorState.REFRESHED)
+        self._fleet.advance(generator, GeneratorState.HEALTHY)
+        self._progress = self._answered[generator] = self._clock()
+        self._revived[generator].set()
+        await self._pump()
+
     async def _collect(self, generator: int) -> None:
         """Take finished completions; verify the groups that they complete; let new ones in."""
         while True:
-            completions = await self._runtime.collect(generator)
+            completions = await self._ask(generator, self._runtime.collect(generator))
+            if completions is None:
+                await self._revived[generator].wait()
+                continue
+            self._fleet.worked(generator)
             self._progress = self._answered[generator] = self._clock()
             complete = []
             for completion in completions:
+                del self._held[generator][completion.group_id, completion.index]
                 group = self._partial[completion.group_id]
                 group.append(completion)
                 if len(group) == self._settings.group_size:
@@ -179,8 +237,7 @@ class Coordinator:
                 self._state.counters.generated_tokens += completion.length
             self._state.counters.completions += len(completions)
             self._admission.finished(len(completions))
-            self._in_flight[generator] -= len(completions)
-            self._generator_clocks[generator].busy(self._in_flight[generator], self._progress)
+            self._generator_clocks[generator].busy(len(self._held[generator]), self._progress)
             if complete:
                 self._spawn(self._verify(complete))
             await self._pump()
@@ -288,6 +345,8 @@ class Coordinator:
             "speed/step_seconds": span,
             "updates/total": float(counters.weight_updates),
             "updates/in_flight": float(counters.weight_updates_in_flight),
+            "generators/healthy": float(len(self._fleet.healthy)),
+            "generators/restarts": float(self._fleet.restarts),
         }
 
     async def _hand_over(self) -> None:
@@ -295,25 +354,39 @@ class Coordinator:
         if self._delivery is not None:
             await self._delivery
         weights = await self._runtime.publish(self._state.step)
-        self._delivery = self._spawn(self._deliver(weights))
+        self._newest = weights
+        self._files.append(weights)
+        self._delivery = self._spawn(self._deliver(weights, self._fleet.healthy))
         if self._settings.schedule == "sync" or self._state.step >= self._recipe.training.max_steps:
             await self._delivery
 
-    async def _deliver(self, weights: WeightFile) -> None:
-        in_flight = await asyncio.gather(*(self._update(g, weights) for g in range(self._runtime.generators)))
+    async def _deliver(self, weights: WeightFile, generators: Sequence[int]) -> None:
+        """Bring weights to generators; those that are being started again fetch them by themselves."""
+        in_flight = await asyncio.gather(*(self._update(generator, weights) for generator in generators))
         self._state.counters.weight_updates += 1
         self._state.counters.weight_updates_in_flight += any(in_flight)
-        await self._runtime.discard(weights)
+        for old in [file for file in self._files if file is not self._newest and not self._readers[file.version]]:
+            self._files.remove(old)
+            await self._runtime.discard(old)
 
-    async def _update(self, generator: int, weights: WeightFile) -> int:
+    async def _update(self, generator: int, weights: WeightFile) -> int | None:
+        """Swap a generator's weights; how many sequences were in flight there, None if it died or was too slow."""
         limit = self._settings.update_timeout_s
+
+        async def within_limit() -> int:
+            try:
+                return await asyncio.wait_for(self._runtime.update(generator, weights), limit)
+            except TimeoutError as error:
+                raise GeneratorError(
+                    f"generator {generator} did not take the weights of version {weights.version} within {limit:g} s; "
+                    "run the same command again to resume, or raise pipeline.update_timeout_s"
+                ) from error
+
+        self._readers[weights.version] += 1
         try:
-            return await asyncio.wait_for(self._runtime.update(generator, weights), limit)
-        except TimeoutError as error:
-            raise StallError(
-                f"generator {generator} did not take the weights of version {weights.version} within {limit:g} s; "
-                "run the same command again to resume, or raise pipeline.update_timeout_s"
-            ) from error
+            return await self._ask(generator, within_limit())
+        finally:
+            self._readers[weights.version] -= 1
 
     async def _checkpoint(self) -> None:
         step = self._state.step
@@ -331,12 +404,14 @@ class Coordinator:
         while True:
             await asyncio.sleep(min(_WATCH_SECONDS, limit / 2))
             now = self._clock()
-            silent = [g for g, held in enumerate(self._in_flight) if held and now - self._answered[g] >= limit]
+            silent = [g for g, held in enumerate(self._held) if held and now - self._answered[g] >= limit]
             if now - self._progress < limit and not silent:
                 continue
             verifying = self._ledger.ids(GroupState.VERIFYING)
             if silent:
-                culprit = ", ".join(f"generator {g} holds {self._in_flight[g]} completions" for g in silent)
+                culprit = ", ".join(f"generator {g} holds {len(self._held[g])} completions" for g in silent)
+            elif not self._fleet.healthy:
+                culprit = ", ".join(f"generator {g} is {self._fleet.state(g)}" for g in range(self._runtime.generators))
             elif self._trainer_clock.running or not verifying:
                 culprit = f"the trainers do not answer after step {self._state.step}"
             else:

@@ -17,6 +17,7 @@ from magistral_core.pipeline.coordinator import Coordinator
 from magistral_core.pipeline.prepare import Prepared, storage_uri, tracking_uri
 from magistral_core.pipeline.runtime import LocalRuntime, Runtime
 from magistral_core.pipeline.state import MODEL_FOLDER, LoopState
+from magistral_core.pipeline.supervision import TrainerError
 from magistral_core.records import Batch
 from magistral_core.storage import CheckpointStore, CheckpointWriter, Manifest, RunHandle, RunIndex, open_store, recipe_digest
 from magistral_core.tracking import RUN_TAG, Tracker
@@ -78,28 +79,44 @@ class _Run:
 
     def execute(self) -> dict[str, Any]:
         """Resume or begin, loop, commit."""
-        recipe = self._recipe
-        self._handle.begin(recipe.model_dump(mode="json"))
-        manifest = self._checkpoints.latest()
-        state, model_dir, folder = self._restore(manifest)
-        steps = recipe.training.max_steps
-        # The writer closes first: its last commits still have something to tell the tracker.
-        with self._track(manifest) as self._tracker, CheckpointWriter(self._checkpoints, keep=recipe.checkpoints.keep) as self._writer:
-            self._emit("start", **self._identity(), resumed_step=state.step, max_steps=steps, problems=len(self._prepared.problems))
-            asyncio.run(self._loop(state, model_dir, folder))
+        self._handle.begin(self._recipe.model_dump(mode="json"))
+        state = asyncio.run(self._attempts())
         summary = self._summary(state)
         self._handle.finish(summary)
         self._emit("end", **summary)
         return summary
 
-    async def _loop(self, state: LoopState, model_dir: Path, folder: Path | None) -> None:
-        runtime = self._make_runtime()
+    async def _attempts(self) -> LoopState:
+        """The loop to its end. Where trainers die it goes back to the last checkpoint with new ones, and the generators stay."""
+        runtime, started = self._make_runtime(), False
+        deaths, last_step = 0, -1
         try:
-            await runtime.start(model_dir, state.step, folder)
-            self._emit("ready")
-            await Coordinator(self._recipe, runtime, self._prepared.stream, self._prepared.prompt, self, state).run()
+            while True:
+                manifest = self._checkpoints.latest()
+                state, model_dir, folder = self._restore(manifest)
+                deaths, last_step = (deaths, last_step) if state.step == last_step else (0, state.step)
+                try:
+                    with self._observed(manifest):
+                        self._emit("start", **self._identity(), **self._extent(state))
+                        await (runtime.rewind if started else runtime.start)(model_dir, state.step, folder)
+                        started = True
+                        self._emit("ready")
+                        await Coordinator(self._recipe, runtime, self._prepared.stream, self._prepared.prompt, self, state).run()
+                    return state
+                except TrainerError as error:
+                    deaths += 1
+                    if not started or deaths > self._recipe.pipeline.max_restarts:
+                        raise
+                    self.on_restart("trainers", str(error))
         finally:
             await runtime.close()
+
+    @contextlib.contextmanager
+    def _observed(self, manifest: Manifest | None) -> Iterator[None]:
+        """Tracking and uploads of one attempt. The writer closes first: its last commits still have something to tell the tracker."""
+        keep = self._recipe.checkpoints.keep
+        with self._track(manifest) as self._tracker, CheckpointWriter(self._checkpoints, keep=keep) as self._writer:
+            yield
 
     def _make_runtime(self) -> Runtime:
         if self._recipe.pipeline.runtime == "local":
@@ -173,12 +190,23 @@ class _Run:
         self._tracker.flush()
         self._writer.submit(step, folder, metadata, committed)
 
+    def on_restart(self, role: str, cause: str) -> None:
+        """Tell of a role that died and is started again (coordinator's observer)."""
+        self._emit("restart", role=role, cause=cause)
+
     def _emit(self, event: str, **fields: Any) -> None:
         if self._on_event is not None:
             self._on_event({"event": event, **fields})
 
     def _identity(self) -> dict[str, Any]:
         return {"run_id": self._handle.run_id, "mlflow_run_id": self._tracker.run_id, "mlflow_url": self._tracker.run_url}
+
+    def _extent(self, state: LoopState) -> dict[str, int]:
+        return {
+            "resumed_step": state.step,
+            "max_steps": self._recipe.training.max_steps,
+            "problems": len(self._prepared.problems),
+        }
 
     def _summary(self, state: LoopState) -> dict[str, Any]:
         return {

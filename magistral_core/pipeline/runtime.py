@@ -15,7 +15,10 @@ from magistral_core.training.report import StepReport
 
 
 class Runtime(Protocol):
-    """Generators, verifiers and trainers behind awaitable calls. `generator` counts from 0."""
+    """Generators, verifiers and trainers behind awaitable calls. `generator` counts from 0.
+
+    Calls on a generator raise GeneratorError, calls on the trainers TrainerError, where a process ended (see supervision).
+    """
 
     generators: int
 
@@ -24,6 +27,12 @@ class Runtime(Protocol):
 
     async def submit(self, generator: int, requests: Sequence[Request]) -> None:
         """Hand requests to a generator; returns before they are generated."""
+
+    async def restart(self, generator: int) -> int:
+        """Replace a generator by a new one, which holds nothing; the version of the weights that it begins with."""
+
+    async def rewind(self, model_dir: Path, version: int, checkpoint: Path | None) -> None:
+        """Replace the trainers by new ones at a checkpoint; generators stay, forget what they hold, and take its weights."""
 
     async def collect(self, generator: int) -> list[Completion]:
         """At least one finished completion of a generator; waits for it."""
@@ -78,6 +87,14 @@ class LocalRuntime:
         self._engine = LocalEngine(
             model_dir, recipe.generation, max_model_len=recipe.max_model_len, seed=recipe.seed, prompt=recipe.prompt, version=version
         )
+
+    async def restart(self, generator: int) -> int:
+        """See Runtime. Nothing dies here without this process."""
+        raise NotImplementedError
+
+    async def rewind(self, model_dir: Path, version: int, checkpoint: Path | None) -> None:
+        """See Runtime. Nothing dies here without this process."""
+        raise NotImplementedError
 
     async def submit(self, generator: int, requests: Sequence[Request]) -> None:
         """See Runtime."""

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from magistral_core.config.schema import Recipe
 from magistral_core.errors import InfrastructureError, MagistralError
 from magistral_core.pipeline.handover import HandoverFolder, WeightFile
+from magistral_core.pipeline.supervision import GeneratorError, RoleError, TrainerError, VerifierError
 from magistral_core.processes import THREAD_ENVIRONMENT, free_port
 from magistral_core.records import Completion, Group, Microbatch, Request
 from magistral_core.training.report import StepReport
@@ -31,6 +32,8 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 T = TypeVar("T")
 _OBJECT_STORE_BYTES = 256 * 2**20
 _CLOSE_SECONDS = 10.0
+#: When one trainer rank fails, so long is waited for the news that another had died.
+_DEATH_SECONDS = 5.0
 _LOCAL = "127.0.0.1"
 
 
@@ -58,12 +61,25 @@ class GeneratorActor:
             task.add_done_callback(self._tasks.discard)
 
     async def collect(self) -> list[Completion]:
-        await self._news.wait()
-        self._news.clear()
+        news = self._news
+        await news.wait()
+        if news is not self._news:  # asked before `forget`; whoever asked has gone
+            return []
+        news.clear()
         if self._error is not None:
             raise self._error
         finished, self._finished = self._finished, []
         return finished
+
+    async def forget(self) -> None:
+        """Abort what is being generated and empty the prefix cache: the weights to come may bear a version that was used before."""
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._finished = []
+        await self._engine.reset_prefix_cache()
 
     async def update(self, weights: WeightFile) -> int:
         return (await self._engine.update_weights(weights.path, weights.version, weights.checksum)).in_flight
@@ -134,44 +150,74 @@ class RayRuntime:
         self._folder: HandoverFolder | None = None
 
     async def start(self, model_dir: Path, version: int, checkpoint: Path | None) -> None:
-        recipe, settings = self._recipe, self._recipe.pipeline
+        settings = self._recipe.pipeline
         _start_ray(settings.ray_address)
         self._folder = HandoverFolder()
-        gpus = int(ray.cluster_resources().get("GPU", 0))
-        per_role = _gpus_per_role(recipe, gpus)
-        environment = {"env_vars": dict(THREAD_ENVIRONMENT)} if not gpus else None
-
-        def actor(cls: type, gpu: float = 0.0, **options: Any) -> Any:
-            return ray.remote(cls).options(num_cpus=0, num_gpus=gpu, runtime_env=environment, **options)
-
-        folder = str(model_dir)
-        self._generator_actors = [
-            actor(GeneratorActor, per_role * recipe.generation.tensor_parallel, max_concurrency=10_000).remote(recipe, folder, version)
-            for _ in range(settings.generators)
-        ]
-        self._verifier = actor(VerifierActor, max_concurrency=2 * recipe.rewards.workers).remote(recipe)
-        self._trainer_actors = [actor(TrainerActor, per_role).remote() for _ in range(settings.trainers)]
-        address, port = await _reply(self._trainer_actors[0].address.remote(), "trainer rank 0")
-        state = str(checkpoint) if checkpoint else None
+        self._gpus = _gpus_per_role(self._recipe, int(ray.cluster_resources().get("GPU", 0)))
+        self._model = model_dir, version
+        self._generator_actors = [self._new_generator() for _ in range(settings.generators)]
+        self._verifier = self._new_verifier()
         await asyncio.gather(
-            *(_reply(g.start.remote(), f"generator {i}") for i, g in enumerate(self._generator_actors)),
-            *(
-                _reply(t.start.remote(recipe, folder, state, i, address, port), f"trainer rank {i}")
-                for i, t in enumerate(self._trainer_actors)
-            ),
-            _reply(self._verifier.score.remote([]), "verifier"),
+            *(_reply(g.start.remote(), f"generator {i}", GeneratorError) for i, g in enumerate(self._generator_actors)),
+            self._start_trainers(model_dir, checkpoint),
+            _reply(self._verifier.score.remote([]), "verifier", VerifierError),
         )
         if settings.ray_address is None:
             self._folder.reaper.watch(_processes_of_ray())  # its agents would go on for a minute when we are killed
 
+    async def restart(self, generator: int) -> int:
+        ray.kill(self._generator_actors[generator])
+        self._generator_actors[generator] = actor = self._new_generator()
+        await _reply(actor.start.remote(), f"generator {generator}", GeneratorError)
+        return self._model[1]
+
+    async def rewind(self, model_dir: Path, version: int, checkpoint: Path | None) -> None:
+        for actor in self._trainer_actors:
+            ray.kill(actor)
+        self._model = model_dir, version
+        await asyncio.gather(
+            self._start_trainers(model_dir, checkpoint),
+            *(_reply(g.forget.remote(), f"generator {i}", GeneratorError) for i, g in enumerate(self._generator_actors)),
+        )
+        weights = await self.publish(version)
+        await asyncio.gather(*(self.update(generator, weights) for generator in range(self.generators)))
+        await self.discard(weights)
+
+    def _new_generator(self) -> Any:
+        recipe, (folder, version) = self._recipe, self._model
+        gpu = self._gpus * recipe.generation.tensor_parallel
+        return self._actor(GeneratorActor, gpu, max_concurrency=10_000).remote(recipe, str(folder), version)
+
+    def _new_verifier(self) -> Any:
+        return self._actor(VerifierActor, max_concurrency=2 * self._recipe.rewards.workers).remote(self._recipe)
+
+    async def _start_trainers(self, model_dir: Path, checkpoint: Path | None) -> None:
+        self._trainer_actors = [self._actor(TrainerActor, self._gpus).remote() for _ in range(self._recipe.pipeline.trainers)]
+        address, port = await _reply(self._trainer_actors[0].address.remote(), "trainer rank 0", TrainerError)
+        state = str(checkpoint) if checkpoint else None
+        await self._all_ranks(
+            "start", [(self._recipe, str(model_dir), state, rank, address, port) for rank in range(len(self._trainer_actors))]
+        )
+
+    def _actor(self, cls: type, gpu: float = 0.0, **options: Any) -> Any:
+        environment = None if self._gpus else {"env_vars": dict(THREAD_ENVIRONMENT)}
+        return ray.remote(cls).options(num_cpus=0, num_gpus=gpu, runtime_env=environment, **options)
+
     async def submit(self, generator: int, requests: Sequence[Request]) -> None:
-        await _reply(self._generator_actors[generator].submit.remote(requests), f"generator {generator}")
+        await _reply(self._generator_actors[generator].submit.remote(requests), f"generator {generator}", GeneratorError)
 
     async def collect(self, generator: int) -> list[Completion]:
-        return await _reply(self._generator_actors[generator].collect.remote(), f"generator {generator}")  # type: ignore[no-any-return]
+        return await _reply(self._generator_actors[generator].collect.remote(), f"generator {generator}", GeneratorError)  # type: ignore[no-any-return]
 
     async def score(self, groups: Sequence[Group]) -> list[Group]:
-        return await _reply(self._verifier.score.remote(groups), "verifier")  # type: ignore[no-any-return]
+        for _ in range(self._recipe.pipeline.max_restarts):
+            verifier = self._verifier
+            try:
+                return await _reply(verifier.score.remote(groups), "verifier", VerifierError)  # type: ignore[no-any-return]
+            except VerifierError:
+                if verifier is self._verifier:  # the first of several calls that it took with it
+                    self._verifier = self._new_verifier()
+        return await _reply(self._verifier.score.remote(groups), "verifier", VerifierError)  # type: ignore[no-any-return]
 
     async def train(self, rows: Sequence[Sequence[Microbatch]], step: int) -> StepReport:
         return StepReport.merge(await self._all_ranks("train", [(row, step) for row in rows]))
@@ -183,7 +229,7 @@ class RayRuntime:
         return WeightFile(path, version, checksums[0])
 
     async def update(self, generator: int, weights: WeightFile) -> int:
-        return await _reply(self._generator_actors[generator].update.remote(weights), f"generator {generator}")  # type: ignore[no-any-return]
+        return await _reply(self._generator_actors[generator].update.remote(weights), f"generator {generator}", GeneratorError)  # type: ignore[no-any-return]
 
     async def discard(self, weights: WeightFile) -> None:
         assert self._folder is not None
@@ -208,8 +254,18 @@ class RayRuntime:
             self._folder = None
 
     async def _all_ranks(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """The answers of all ranks. Where one fails, the others may wait for it for ever: its death is looked for first."""
         calls = [getattr(actor, method).remote(*args) for actor, args in zip(self._trainer_actors, arguments, strict=True)]
-        return list(await asyncio.gather(*(_reply(call, f"trainer rank {i}") for i, call in enumerate(calls))))
+        replies = [asyncio.ensure_future(_reply(call, f"trainer rank {i}", TrainerError)) for i, call in enumerate(calls)]
+        try:
+            return list(await asyncio.gather(*replies))
+        except InfrastructureError as error:
+            await asyncio.wait(replies, timeout=_DEATH_SECONDS)
+            died = [e for r in replies if r.done() and isinstance(e := r.exception(), TrainerError)]
+            raise (died[0] if died else error) from error
+        finally:
+            for reply in replies:
+                reply.cancel()
 
 
 def _start_ray(address: str | None) -> None:
@@ -250,17 +306,19 @@ def _log_folder() -> str:
     return f"{node.get_session_dir_path()}/logs" if node else "Ray's session folder"
 
 
-async def _reply(call: Awaitable[T], who: str) -> T:
-    """Wait for an actor's answer; a dead actor or an unexpected error becomes one line that names the role."""
+async def _reply(call: Awaitable[T], who: str, death: type[RoleError]) -> T:
+    """Wait for an actor's answer; an error becomes one line that names the role, a dead actor (or a generator's dead engine) `death`."""
     try:
         return await call
     except RayTaskError as error:
         cause = error.cause
+        if isinstance(cause, InfrastructureError) and death is GeneratorError:
+            raise death(f"{who}: {cause}") from error
         if isinstance(cause, MagistralError):
             raise type(cause)(f"{who}: {cause}") from error
         raise InfrastructureError(f"{who} failed: {type(cause).__name__}: {cause}") from error
     except RayActorError as error:
         why = " ".join(str(error).split())[:200]
-        raise InfrastructureError(f"{who} died ({why}); its log is under {_log_folder()}; run the same command again to resume") from error
+        raise death(f"{who} died ({why}); its log is under {_log_folder()}; run the same command again to resume") from error
     except RayError as error:
         raise InfrastructureError(f"{who}: {error}") from error

@@ -1,5 +1,7 @@
 """A whole runtime in memory: generators that take time in proportion to length, verifiers, trainers and weights, all on one clock.
 
+Roles can be killed (`kill`, `kill_trainers`, `kill_verifiers`) and are then replaced as real ones are.
+
 It implements `Runtime` and checks its caller: a request answered twice, a sequence trained twice or before it was verified, or a
 generator brought to a version that was never published is an AssertionError.
 """
@@ -7,7 +9,7 @@ generator brought to a version that was never published is an AssertionError.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from magistral_core.config.schema import Recipe
 from magistral_core.pipeline.coordinator import Coordinator
 from magistral_core.pipeline.handover import WeightFile
 from magistral_core.pipeline.state import LoopState
+from magistral_core.pipeline.supervision import GeneratorError, RoleError, TrainerError
 from magistral_core.problems import ProblemStream
 from magistral_core.records import Batch, Completion, FinishReason, Group, Microbatch, Problem, Prompt, Request, Score, ScoreStatus
 from magistral_core.training.report import StepReport
@@ -50,7 +53,9 @@ class World:
     train_seconds: float = 0.5
     update_seconds: Callable[[int, int], float] = lambda generator, version: 0.2
     submit_seconds: Callable[[int], float] = lambda generator: 0.0
+    restart_seconds: float = 5.0
     raises: dict[str, BaseException] = field(default_factory=dict)  # by the call's name
+    within: Callable[[str, SimulatedRuntime], None] = lambda call, runtime: None  # called in the midst of a call
 
 
 class SimulatedRuntime:
@@ -75,17 +80,80 @@ class SimulatedRuntime:
         self._running: list[set[asyncio.Task[None]]] = [set() for _ in range(world.generators)]
         self._finished: list[list[Completion]] = [[] for _ in range(world.generators)]
         self._news = [asyncio.Event() for _ in range(world.generators)]
+        self._died = [asyncio.Event() for _ in range(world.generators)]
+        self._owed = [version] * world.generators  # weights that a new generator must have taken before it works
+        self._hosted: dict[Key, int] = {}
+        self._initial = version
+        self._trainers_died: asyncio.Event = asyncio.Event()
+        self.restarts: list[tuple[float, float, int]] = []  # begin, end, generator
+        self.rewinds: list[tuple[float, int]] = []  # time, version
+        self.rescored = 0
+        self._verifiers = 0  # incarnation
         self.hosts: dict[int, set[int]] = {}
 
     async def start(self, model_dir: Path, version: int, checkpoint: Path | None) -> None:
         raise NotImplementedError("made at its version")
 
+    def kill(self, generator: int) -> None:
+        """End a generator: what it holds is gone, and every call on it fails."""
+        for task in self._running[generator]:
+            task.cancel()
+        for finished in self._finished[generator]:
+            del self.generated[finished.group_id, finished.index]
+        for key in [key for key, host in self._hosted.items() if host == generator]:
+            del self._hosted[key]
+        self._finished[generator] = []
+        self._died[generator].set()
+
+    def kill_trainers(self) -> None:
+        """End the trainers: their calls fail."""
+        self._trainers_died.set()
+
+    def kill_verifiers(self) -> None:
+        """End the verifiers: what they hold is scored again by new ones, as RayRuntime does."""
+        self._verifiers += 1
+
+    async def restart(self, generator: int) -> int:
+        begun = self.now
+        if not self._died[generator].is_set():
+            self.kill(generator)
+        await asyncio.sleep(self._world.restart_seconds)
+        self._fail("restart")
+        self._died[generator] = asyncio.Event()
+        self._news[generator] = asyncio.Event()
+        self.versions[generator] = self._initial
+        self._swaps[generator] = [(self.now, self._initial)]
+        self._owed[generator] = max(self.published)
+        self.restarts.append((begun, self.now, generator))
+        return self._initial
+
+    async def rewind(self, model_dir: Path, version: int, checkpoint: Path | None) -> None:
+        for generator in range(self.generators):
+            if not self._died[generator].is_set():
+                self.kill(generator)
+                self._died[generator] = asyncio.Event()
+                self._news[generator] = asyncio.Event()
+                self.versions[generator] = self._owed[generator] = version
+                self._swaps[generator] = [(self.now, version)]
+        await asyncio.sleep(self._world.restart_seconds)
+        self._trainers_died = asyncio.Event()
+        self._initial = version
+        self.trained = [batch for batch in self.trained if batch[1] < version]
+        self.verified.clear()
+        self.generated.clear()
+        self._hosted.clear()
+        self.published, self.weights = {version}, set()
+        self.rewinds.append((self.now, version))
+
     async def submit(self, generator: int, requests: Sequence[Request]) -> None:
         self._fail("submit")
-        await _pass(self._world.submit_seconds(generator))
+        assert self.versions[generator] >= self._owed[generator], "work for a generator with old weights"
+        await self._alive(generator, _pass(self._world.submit_seconds(generator)))
         for request in requests:
             key = (request.group_id, request.index)
-            assert key not in self.requests, f"{key} was submitted twice"
+            assert key not in self._hosted, f"{key} was submitted twice"
+            assert key not in self.requests or self.requests[key].seed == request.seed
+            self._hosted[key] = generator
             self.requests[key] = request
             self.submitted.append((self.now, key))
             self.hosts.setdefault(request.group_id, set()).add(generator)
@@ -94,7 +162,7 @@ class SimulatedRuntime:
             task.add_done_callback(self._running[generator].discard)
 
     async def collect(self, generator: int) -> list[Completion]:
-        await self._news[generator].wait()
+        await self._alive(generator, self._news[generator].wait())
         self._fail("collect")
         self._news[generator].clear()
         finished, self._finished[generator] = self._finished[generator], []
@@ -102,7 +170,11 @@ class SimulatedRuntime:
 
     async def score(self, groups: Sequence[Group]) -> list[Group]:
         begun = self.now
-        await _pass(self._world.verify_seconds([group.id for group in groups]))
+        incarnation = -1
+        while incarnation != self._verifiers:
+            self.rescored += incarnation >= 0
+            incarnation = self._verifiers
+            await self._midway("score", self._world.verify_seconds([group.id for group in groups]))
         self._fail("score")
         self.scoring.append((begun, self.now))
         for group in groups:
@@ -113,7 +185,7 @@ class SimulatedRuntime:
 
     async def train(self, rows: Sequence[Sequence[Microbatch]], step: int) -> StepReport:
         begun = self.now
-        await _pass(self._world.train_seconds)
+        await self._with_trainers(self._midway("train", self._world.train_seconds))
         self._fail("train")
         keys = [key for rank in rows for row in rank for key in trained_keys(row)]
         known = {key for _, _, batch in self.trained for key in batch}
@@ -126,6 +198,7 @@ class SimulatedRuntime:
 
     async def publish(self, version: int) -> WeightFile:
         self._fail("publish")
+        await self._with_trainers(_pass(0.0))
         assert version not in self.published
         self.published.add(version)
         self.weights.add(version)
@@ -133,7 +206,7 @@ class SimulatedRuntime:
 
     async def update(self, generator: int, weights: WeightFile) -> int:
         begun = self.now
-        await _pass(self._world.update_seconds(generator, weights.version))
+        await self._alive(generator, self._midway("update", self._world.update_seconds(generator, weights.version)))
         self._fail("update")
         assert weights.version in self.weights, "these weights were taken away too early"
         assert weights.version > self.versions[generator], "an older version came after a newer one"
@@ -147,7 +220,7 @@ class SimulatedRuntime:
 
     async def save(self, folder: Path) -> None:
         self._fail("save")
-        await _pass(0.4)
+        await self._with_trainers(self._midway("save", 0.4))
 
     async def close(self) -> None:
         tasks = [task for running in self._running for task in running]
@@ -170,7 +243,7 @@ class SimulatedRuntime:
         if length is None:
             await asyncio.get_running_loop().create_future()
         begun, seconds = self.now, self._world.token_seconds
-        await asyncio.sleep(length * seconds)
+        await self._midway("generate", length * seconds)
         times, versions = zip(*self._swaps[generator], strict=True)
         made = begun + seconds * np.arange(1, length + 1)
         versions = np.array(versions)[np.searchsorted(times, made, side="right") - 1]
@@ -179,6 +252,20 @@ class SimulatedRuntime:
         self.generated[key] = length
         self._finished[generator].append(completion(key, request.prompt.token_ids, versions))
         self._news[generator].set()
+
+    async def _alive(self, generator: int, work: Coroutine[Any, Any, Any]) -> None:
+        await _unless(self._died[generator], work, GeneratorError(f"generator {generator} died"))
+
+    async def _with_trainers(self, work: Coroutine[Any, Any, Any]) -> None:
+        await _unless(self._trainers_died, work, TrainerError("trainer rank 0 died"))
+
+    async def _midway(self, call: str, seconds: float) -> None:
+        """Take time, and let the world strike in the middle of it."""
+        if seconds == float("inf"):
+            await _pass(seconds)
+        await asyncio.sleep(seconds / 2)
+        self._world.within(call, self)
+        await asyncio.sleep(seconds / 2)
 
     def _fail(self, call: str) -> None:
         if call in self._world.raises:
@@ -216,6 +303,19 @@ def _loss(rows: Iterable[Iterable[Microbatch]]) -> float:
     return float(sum((row.weights * row.advantages * row.token_ids).sum() for rank in rows for row in rank))
 
 
+async def _unless(died: asyncio.Event, work: Coroutine[Any, Any, Any], error: RoleError) -> None:
+    """Do the work unless the role dies first."""
+    death, task = asyncio.ensure_future(died.wait()), asyncio.ensure_future(work)
+    try:
+        await asyncio.wait((death, task), return_when=asyncio.FIRST_COMPLETED)
+        if died.is_set():
+            raise error
+    finally:
+        for waiter in (death, task):
+            waiter.cancel()
+        await asyncio.gather(death, task, return_exceptions=True)
+
+
 async def _pass(seconds: float) -> None:
     await asyncio.get_running_loop().create_future() if seconds == float("inf") else await asyncio.sleep(seconds)
 
@@ -234,6 +334,7 @@ class Watcher:
     metrics: list[dict[str, float]] = field(default_factory=list)
     checkpoints: list[tuple[int, Path]] = field(default_factory=list)
     after_step: Callable[[int], None] = lambda step: None
+    restarts: list[tuple[str, str]] = field(default_factory=list)
 
     def on_step(self, step: int, metrics: dict[str, float], batch: Batch) -> None:
         self.batches.append(batch)
@@ -247,6 +348,9 @@ class Watcher:
 
     def on_checkpoint(self, step: int, folder: Path, metrics: dict[str, float]) -> None:
         self.checkpoints.append((step, folder))
+
+    def on_restart(self, role: str, cause: str) -> None:
+        self.restarts.append((role, cause))
 
 
 @dataclass
@@ -264,8 +368,7 @@ class Simulation:
 
     async def run(self) -> Simulation:
         self.runtime = SimulatedRuntime(self.recipe, self.world, self.state.step)
-        loop = asyncio.get_running_loop()
-        coordinator = Coordinator(self.recipe, self.runtime, self.stream, render, self.watcher, self.state, clock=loop.time)
+        coordinator = Coordinator(self.recipe, self.runtime, self.stream, render, self.watcher, self.state)
         try:
             await coordinator.run()
         finally:

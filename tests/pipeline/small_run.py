@@ -2,7 +2,8 @@
 
 The argument holds `root` (a folder), `set` (settings by their path) and `runs`. Each run has a `name` (the same name, the same
 checkpoints), more settings under `set`, and perhaps `wait`, to read a line of input first, or `kill_at_step`: after that step the
-process kills itself, once the checkpoint before it is committed.
+process kills itself, once the checkpoint before it is committed. With `whole` it is `api.run` with its storage and tracking, and the
+events are its own.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ SMALL = {
 
 
 def tell(event: str, **fields: Any) -> None:
-    print(json.dumps({"event": event, **fields}), flush=True)
+    print(json.dumps({"event": event, **fields}, default=float), flush=True)
 
 
 class Observer:
@@ -73,6 +74,9 @@ class Observer:
 
     def on_checkpoint(self, step: int, folder: Path, metrics: dict[str, float]) -> None:
         self._writer.submit(step, folder, {}, lambda manifest: self._committed.set())
+
+    def on_restart(self, role: str, cause: str) -> None:
+        tell("restart", role=role, cause=cause)
 
 
 async def run(prepared: Prepared, folder: Path, kill_at: int | None) -> None:
@@ -113,6 +117,9 @@ def main() -> None:
         prepared = replace(prepared, recipe=recipe) if prepared else api.prepare(recipe)
         if one.get("wait"):
             sys.stdin.readline()
+        if one.get("whole"):
+            api.run(recipe, on_event=lambda event: tell(**event))
+            continue
         asyncio.run(run(prepared, Path(job["root"]) / one["name"], one.get("kill_at_step")))
     sys.stdin.read()  # so that what is left of the runs can be looked at
 

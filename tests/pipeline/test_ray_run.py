@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -78,19 +80,59 @@ def test_a_killed_coordinator_leaves_nothing(writer_model: Path, tmp_path: Path)
         assert not folder.exists()
 
 
+def whole(writer_model: Path, root: Path, **changes: Any) -> dict[str, Any]:
+    """A run with storage and tracking, of two generators and two trainer ranks."""
+    places = {"storage.uri": f"file:{root}/store", "tracking.uri": f"sqlite:{root}/mlflow.db"}
+    described = job(
+        writer_model,
+        root,
+        **places,
+        **{"pipeline.generators": 2, "training.max_steps": 14, "training.learning_rate": 1e-6, "checkpoints.every": 3},
+        **changes,
+    )
+    return {**described, "runs": [{"name": "whole", "whole": True}]}
+
+
+def logged_steps(database: Path, run_id: str) -> list[int]:
+    """Steps of the loss as MLflow has them."""
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        rows = connection.execute("SELECT step FROM metrics WHERE key = 'train/loss' AND run_uuid = ? ORDER BY step", (run_id,))
+        return [step for (step,) in rows]
+
+
 @pytest.mark.faults
 @pytest.mark.parametrize(
-    ("victim", "message"),
-    [("EngineCore", "generator 0"), ("ray::GeneratorActor", "generator 0 died"), ("ray::TrainerActor", "trainer rank"), ("raylet", "")],
+    ("victim", "role"),
+    [("EngineCore", "generator"), ("ray::GeneratorActor", "generator"), ("ray::TrainerActor", "trainers"), ("ray::VerifierActor", None)],
 )
-def test_a_killed_role_ends_the_run_and_is_named(victim: str, message: str, writer_model: Path, tmp_path: Path) -> None:
+def test_a_killed_role_is_replaced_and_the_run_ends_well(victim: str, role: str | None, writer_model: Path, tmp_path: Path) -> None:
+    with program(whole(writer_model, tmp_path), tmp_path / "log") as run:
+        events = run.until("checkpoint")
+        [folder] = run.weight_folders()
+        before = {process.pid for process in run.family() if "TrainerActor" in describe(process)}
+        sigkill(one(run, victim))
+        events += run.until("end")
+        assert run.left_after(10) == []
+        assert not folder.exists()
+        assert run.end() == 0
+        assert len(before) == 2
+    restarted = [event["role"] for event in events if event["event"] == "restart"]
+    assert [name.split()[0] for name in restarted] == ([role] if role else [])
+    end = events[-1]
+    ledger = end["ledger"]
+    assert ledger["submitted"] == ledger["trained"] + ledger["filtered"] + ledger["failed"] + ledger["in_flight"]
+    assert ledger["trained"] == 14 * 8
+    assert logged_steps(tmp_path / "mlflow.db", end["mlflow_run_id"]) == list(range(1, 15))
+
+
+@pytest.mark.faults
+def test_without_ray_itself_a_run_ends_and_leaves_nothing(writer_model: Path, tmp_path: Path) -> None:
     with program(ready(writer_model, tmp_path), tmp_path / "log") as run:
         run.until("step")
         [folder] = run.weight_folders()
-        sigkill(one(run, victim))
+        sigkill(one(run, "raylet"))
         list(run.events())
         assert run.process.wait(60) != 0
-        assert message in run.log.read_text()
         assert run.left_after(10) == []
         assert not folder.exists()
 

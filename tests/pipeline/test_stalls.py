@@ -13,6 +13,7 @@ from simulated_runtime import Simulation, World, recipe
 from magistral_core.config.schema import Recipe
 from magistral_core.errors import InfrastructureError
 from magistral_core.pipeline.coordinator import StallError
+from magistral_core.pipeline.supervision import GeneratorError
 from magistral_core.records import Score, ScoreStatus
 
 NEVER = float("inf")
@@ -94,17 +95,19 @@ def test_silent_trainers_are_named(tmp_path: Path) -> None:
 def test_an_update_without_acknowledgement_ends_the_run_at_its_deadline(schedule: str, tmp_path: Path) -> None:
     """Also when nothing else is awaited that would notice it."""
     world = World(update_seconds=lambda generator, version: NEVER if (generator, version) == (1, 2) else 0.1)
-    settings = recipe(schedule=schedule, update_timeout_s=5.0, stall_timeout_s=10_000.0, max_steps=100)
-    taken = seconds_until(StallError, r"generator 1 did not take the weights of version 2 within 5 s.*resume", settings, world, tmp_path)
+    settings = recipe(schedule=schedule, update_timeout_s=5.0, stall_timeout_s=10_000.0, max_steps=100, max_restarts=0)
+    taken = seconds_until(
+        GeneratorError, r"generator 1 did not take the weights of version 2 within 5 s.*resume", settings, world, tmp_path
+    )
     assert taken < 30
 
 
 def test_an_update_is_missed_at_its_deadline_even_if_its_generator_holds_everything_up(tmp_path: Path) -> None:
     """The generators fall silent with the update: the update is the reason, and is told long before the stall's time is up."""
-    run = Simulation(recipe(update_timeout_s=5.0, stall_timeout_s=10_000.0), World(), tmp_path)
+    run = Simulation(recipe(update_timeout_s=5.0, stall_timeout_s=10_000.0, max_restarts=0), World(), tmp_path)
     run.world.update_seconds = lambda generator, version: NEVER
     run.world.length = lambda group, index: None if run.runtime.trained else 10
-    assert virtual_time.run(fails(run, StallError, "did not take the weights of version 1")) < 60
+    assert virtual_time.run(fails(run, GeneratorError, "did not take the weights of version 1")) < 60
 
 
 @pytest.mark.parametrize("schedule", ["async", "sync"])
