@@ -146,6 +146,9 @@ class PipelineSettings(Section):
     schedule: Literal["async", "sync"] = Field("async", description="async: generators never wait; sync: generate, verify, train in turn")
     runtime: Literal["ray", "local"] = Field("ray", description="ray: processes on one or many machines; local: one process, sync only")
     ray_address: str | None = Field(None, description="address of a running Ray cluster; null starts one on this machine")
+    weights_folder: str | None = Field(
+        None, description="folder that all machines of a cluster see, for new weights on their way; null: shared memory, one machine"
+    )
     placement: Literal["split", "colocated"] = Field(
         "split", description="split: each role has GPUs of its own; colocated: generator and trainer share one"
     )

@@ -1,7 +1,8 @@
-"""Weights on their way from the trainer to the generators: one file a version, in shared memory.
+"""Weights on their way from the trainer to the generators: one file a version, in shared memory or on shared storage.
 
-The trainer writes a safetensors file under `/dev/shm`, the coordinator sends each generator its path and checksum, and the file
-goes when every generator has it. A reaper removes the folder when the coordinator ends, however it ends.
+The trainer writes a safetensors file, under `/dev/shm` unless the recipe names another folder; the coordinator sends each generator its
+path and checksum. The file stays until a newer one was taken, for a generator that is started again. A reaper removes the folder when
+the coordinator ends, however it ends.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from magistral_core.errors import InputError
 from magistral_core.pipeline.reaper import Reaper
 
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  (memory that all processes of this machine share)
@@ -25,11 +27,21 @@ class WeightFile:
 
 
 class HandoverFolder:
-    """A folder for weight files that does not outlive this process."""
+    """A folder for weight files that does not outlive this process.
 
-    def __init__(self) -> None:
-        base = _SHARED_MEMORY if _SHARED_MEMORY.is_dir() else None
-        self.path = Path(tempfile.mkdtemp(prefix="magistral-weights-", dir=base))
+    Args:
+        base: where it is made, a folder that every machine of the run sees; None: shared memory of this machine.
+
+    Raises:
+        InputError: it cannot be made there.
+    """
+
+    def __init__(self, base: str | None = None) -> None:
+        place = Path(base) if base else _SHARED_MEMORY if _SHARED_MEMORY.is_dir() else None
+        try:
+            self.path = Path(tempfile.mkdtemp(prefix="magistral-weights-", dir=place))
+        except OSError as error:
+            raise InputError(f"{place}: no folder for weights can be made there ({error.strerror}); set pipeline.weights_folder") from error
         self.reaper = Reaper(self.path)
 
     def file(self, version: int) -> Path:

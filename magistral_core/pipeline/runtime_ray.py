@@ -152,7 +152,7 @@ class RayRuntime:
     async def start(self, model_dir: Path, version: int, checkpoint: Path | None) -> None:
         settings = self._recipe.pipeline
         _start_ray(settings.ray_address)
-        self._folder = HandoverFolder()
+        self._folder = HandoverFolder(settings.weights_folder)
         self._gpus = _gpus_per_role(self._recipe, int(ray.cluster_resources().get("GPU", 0)))
         self._model = model_dir, version
         self._generator_actors = [self._new_generator() for _ in range(settings.generators)]
@@ -201,7 +201,7 @@ class RayRuntime:
 
     def _actor(self, cls: type, gpu: float = 0.0, **options: Any) -> Any:
         environment = None if self._gpus else {"env_vars": dict(THREAD_ENVIRONMENT)}
-        return ray.remote(cls).options(num_cpus=0, num_gpus=gpu, runtime_env=environment, **options)
+        return ray.remote(cls).options(num_cpus=0, num_gpus=gpu, runtime_env=environment, scheduling_strategy="SPREAD", **options)
 
     async def submit(self, generator: int, requests: Sequence[Request]) -> None:
         await _reply(self._generator_actors[generator].submit.remote(requests), f"generator {generator}", GeneratorError)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from magistral_core.errors import InputError
 from magistral_core.pipeline.handover import HandoverFolder, WeightFile
 from magistral_core.pipeline.reaper import Reaper
 
@@ -88,3 +89,12 @@ def test_folders_of_weights(tmp_path: Path) -> None:
     assert os.listdir(folder.path) == []  # noqa: PTH208
     folder.close()
     assert not folder.path.exists()
+
+
+def test_a_folder_on_shared_storage(tmp_path: Path) -> None:
+    folder = HandoverFolder(str(tmp_path))
+    assert folder.path.parent == tmp_path
+    folder.close()
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(InputError, match=r"none: no folder .*pipeline\.weights_folder"):
+        HandoverFolder(str(tmp_path / "none"))
