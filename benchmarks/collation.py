@@ -1,8 +1,9 @@
 """Microbatches that greedy collation makes, against the bin-packing lower bound and against arrival order.
 
-A microbatch costs its token budget whether full or not, so the measure is the number of microbatches: budget paid over budget needed. The
-lower bound is Martello and Toth's L2 (Knapsack Problems, 1990, chapter 8), which no packing can beat: it counts, besides all tokens, that two
-sequences of more than half a budget never share a microbatch. Arrival order is next-fit: a microbatch ends where the next sequence does not fit.
+A microbatch costs its token budget whether full or not, so the measure is the number of microbatches: budget paid over budget needed.
+The lower bound is Martello and Toth's L2 (Knapsack Problems, 1990, chapter 8), which no packing can beat: it counts, besides all tokens,
+that two sequences of more than half a budget never share a microbatch. Arrival order is next-fit: a microbatch ends where the next
+sequence does not fit.
 """
 
 from __future__ import annotations
@@ -77,8 +78,8 @@ def _remarks(repetitions: Sequence[dict[str, Any]]) -> list[str]:
     greedy, arrival, bound = (_total(repetitions, key) for key in ("greedy", "arrival", "bound"))
     exact = sum(cell["greedy"] == cell["bound"] for cell in repetitions)
     return [
-        f"Over all cells together: {100 * (greedy / bound - 1):.2f}% above the bound, {100 * (1 - greedy / arrival):.1f}% fewer microbatches "
-        f"than arrival order; {exact} of {len(repetitions)} minibatches exactly at the bound.",
+        f"Over all cells together: {100 * (greedy / bound - 1):.2f}% above the bound, {100 * (1 - greedy / arrival):.1f}% fewer "
+        f"microbatches than arrival order; {exact} of {len(repetitions)} minibatches exactly at the bound.",
     ]
 
 
@@ -97,8 +98,10 @@ def arrival_order(lengths: Sequence[int], budget: int) -> int:
 
 
 def lower_bound(lengths: np.ndarray, budget: int) -> int:
-    """L2: for every k up to half a budget, sequences longer than budget - k have a microbatch each; those longer than half a budget too, with
-    room left that sequences of k tokens or more may fill; shorter ones are not counted.
+    """L2, the best over every k up to half a budget.
+
+    Sequences longer than half a budget have a microbatch each. Those of at most budget - k leave room there, which sequences of k
+    tokens to half a budget may fill; what remains of these needs microbatches of its own. Shorter ones are not counted.
     """
     ordered = np.sort(lengths)
     sums = np.concatenate([[0], np.cumsum(ordered)])
