@@ -1,9 +1,9 @@
 """Microbatches that greedy collation makes, against the bin-packing lower bound and against arrival order.
 
 A microbatch costs its token budget whether full or not, so the measure is the number of microbatches: budget paid over budget needed.
-The lower bound is Martello and Toth's L2 (Knapsack Problems, 1990, chapter 8), which no packing can beat: it counts, besides all tokens,
-that two sequences of more than half a budget never share a microbatch. Arrival order is next-fit: a microbatch ends where the next
-sequence does not fit.
+The lower bound, which no packing can beat, is the better of Martello and Toth's L2 (Knapsack Problems, 1990, chapter 8) and of Fekete and
+Schepers's dual feasible functions (New classes of fast lower bounds for bin packing problems, 2001). Arrival order is next-fit: a
+microbatch ends where the next sequence does not fit.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from magistral_core.training.collation import pack
 
 SUMMARY = "greedy collation against arrival order and the bin-packing lower bound, over skewed lengths"
 
+#: Parameters of the lower bound that are tried; any choice gives a valid bound.
+_EDGES, _LARGEST_K = 100, 12
 #: The longest sequence is so many times the shortest, or the mean (Magistral, section 3).
 _SKEW = 5
 
@@ -28,7 +30,7 @@ _SKEW = 5
 class Settings:
     """Sequences of a rank's minibatch; tokens of the longest; token budgets in longest sequences; draws of each cell."""
 
-    sequences: tuple[int, ...] = (256, 1024, 4096)
+    sequences: tuple[int, ...] = (64, 256, 1024, 4096)
     longest: int = 32_768
     budgets: tuple[int, ...] = (1, 2, 4)
     repetitions: int = 3
@@ -45,18 +47,18 @@ def run(options: Options) -> Result:
             cells = [_cell(name, draw, n, budget, settings) for budget in settings.budgets]
             repetitions += [measured for cell in cells for measured in cell]
             for budget, cell in zip(settings.budgets, cells, strict=True):
-                row[f"above bound, budget {budget}x (%)"] = 100 * (_total(cell, "greedy") / _total(cell, "bound") - 1)
+                row[_column(budget)] = 100 * (_total(cell, "greedy") / _total(cell, "bound") - 1)
             for budget, cell in zip(settings.budgets, cells, strict=True):
                 row[f"gain over arrival, {budget}x (%)"] = 100 * (1 - _total(cell, "greedy") / _total(cell, "arrival"))
             row["ms a minibatch"] = 1000 * statistics.median(measured["seconds"] for cell in cells for measured in cell)
             table.append(row)
-    worst = max(row[f"above bound, budget {budget}x (%)"] for row in table for budget in settings.budgets)
+    above = 100 * (_total(repetitions, "greedy") / _total(repetitions, "bound") - 1)
     return Result(
-        Headline("microbatches above the lower bound, worst cell", worst, "%", higher_is_better=False),
+        Headline("microbatches above the lower bound, all cells together", above, "%", higher_is_better=False),
         asdict(settings),
         table,
         repetitions,
-        _remarks(repetitions),
+        _remarks(table, repetitions, settings),
     )
 
 
@@ -74,13 +76,22 @@ def _cell(name: str, draw: Callable[..., np.ndarray], n: int, budget: int, setti
     return measured
 
 
-def _remarks(repetitions: Sequence[dict[str, Any]]) -> list[str]:
-    greedy, arrival, bound = (_total(repetitions, key) for key in ("greedy", "arrival", "bound"))
+def _remarks(table: Sequence[dict[str, Any]], repetitions: Sequence[dict[str, Any]], settings: Settings) -> list[str]:
+    greedy, arrival = (_total(repetitions, key) for key in ("greedy", "arrival"))
     exact = sum(cell["greedy"] == cell["bound"] for cell in repetitions)
+    worst = {
+        n: max(row[_column(budget)] for row in table if row["sequences"] == n for budget in settings.budgets) for n in settings.sequences
+    }
+    by_size = ", ".join(f"{share:.2f}% at {n} sequences" for n, share in worst.items())
     return [
-        f"Over all cells together: {100 * (greedy / bound - 1):.2f}% above the bound, {100 * (1 - greedy / arrival):.1f}% fewer "
-        f"microbatches than arrival order; {exact} of {len(repetitions)} minibatches exactly at the bound.",
+        f"Worst cell by size: {by_size}. With few microbatches, a single one above the bound is more than 1%.",
+        f"{exact} of {len(repetitions)} minibatches are exactly at the bound. Over all cells {100 * (1 - greedy / arrival):.1f}% fewer "
+        "microbatches than in arrival order; the larger the budget, the less there is to gain.",
     ]
+
+
+def _column(budget: int) -> str:
+    return f"above bound, budget {budget}x (%)"
 
 
 def _total(cells: Sequence[dict[str, Any]], key: str) -> int:
@@ -98,7 +109,26 @@ def arrival_order(lengths: Sequence[int], budget: int) -> int:
 
 
 def lower_bound(lengths: np.ndarray, budget: int) -> int:
-    """L2, the best over every k up to half a budget.
+    """Microbatches that no packing goes below.
+
+    A dual feasible function maps lengths so that what fits together still does: the sum of the mapped lengths is a bound. Two families,
+    one after the other: lengths of at most `e` count as 0 and those above budget - e as the whole budget; and in units of 1/k of the
+    budget, lengths are rounded up to floor((k + 1) x) / k, which holds for example that at most four of more than a fifth fit.
+    """
+    wide = lengths.astype(np.int64)
+    best = max(-(-int(wide.sum()) // budget), _l2(wide, budget))
+    edges = np.unique(wide[wide <= budget // 2])
+    for edge in [0, *edges[:: max(1, len(edges) // _EDGES)]]:
+        kept = np.where(wide > budget - edge, budget, np.where(wide < edge, 0, wide))
+        for k in range(1, _LARGEST_K + 1):
+            scaled = (k + 1) * kept
+            mapped = np.where(scaled % budget == 0, k * kept, budget * (scaled // budget))
+            best = max(best, -(-int(mapped.sum()) // (k * budget)))
+    return best
+
+
+def _l2(lengths: np.ndarray, budget: int) -> int:
+    """Martello and Toth's bound, the best over every k up to half a budget.
 
     Sequences longer than half a budget have a microbatch each. Those of at most budget - k leave room there, which sequences of k
     tokens to half a budget may fill; what remains of these needs microbatches of its own. Shorter ones are not counted.
@@ -106,7 +136,7 @@ def lower_bound(lengths: np.ndarray, budget: int) -> int:
     ordered = np.sort(lengths)
     sums = np.concatenate([[0], np.cumsum(ordered)])
     large = int(np.searchsorted(ordered, budget // 2, "right"))
-    best = -(-int(sums[-1]) // budget)
+    best = 0
     for k in np.unique(ordered[:large]):
         huge = max(large, int(np.searchsorted(ordered, budget - k, "right")))
         small = int(np.searchsorted(ordered, k, "left"))
