@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from magistral_core.records import Microbatch
 
 
 @dataclass(frozen=True)
@@ -54,3 +61,27 @@ def write_random_model(folder: Path, shape: Shape, *, seed: int = 0) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def random_sequences(lengths: Sequence[int], shape: Shape, *, seed: int = 0) -> list[Microbatch]:
+    """Sequences of random tokens, each a row of its own: a quarter is prompt, the rest carries weight as in an RL step."""
+    from magistral_core.training.collation import sequence_row
+
+    rng = np.random.default_rng(seed)
+    rows = []
+    for length in lengths:
+        tokens = rng.integers(10, shape.vocabulary, length).astype(np.int32)
+        prompt = max(1, length // 4)
+        response = length - prompt
+        # Log-probabilities near those of a random model: ratios about 1.
+        logprobs = np.full(response, -np.log(shape.vocabulary), dtype=np.float32)
+        rows.append(
+            sequence_row(
+                tokens[:prompt],
+                tokens[prompt:],
+                weight=1.0 / sum(lengths),
+                logprobs=logprobs,
+                advantage=float(rng.normal()),
+            )
+        )
+    return rows
