@@ -9,6 +9,8 @@ from typing import Any
 from benchmarks import RESULTS, summaries
 from benchmarks.common import short
 
+#: Results that no command of `magistral bench` makes, with what stands where there are none.
+_ABSENT = {"gpu": "Never run yet: no machine with a GPU was at hand."}
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
 
 
@@ -28,7 +30,7 @@ def put_between(text: str, name: str, replacement: str) -> str:
 def section(name: str, result: dict[str, Any] | None) -> str:
     """A benchmark's table with its headline, remarks and machine; what to do where there is no result."""
     if result is None:
-        return f"Not published yet: `magistral bench {name} --full` makes it.\n"
+        return f"{_ABSENT[name]}\n" if name in _ABSENT else f"Not published yet: `magistral bench {name} --full` makes it.\n"
     headline, machine = result["headline"], result["machine"]
     lines = [f"**{headline['name']}: {short(headline['value'])} {headline['unit']}**", ""]
     if result["table"]:
@@ -44,7 +46,7 @@ def section(name: str, result: dict[str, Any] | None) -> str:
 
 def render(text: str) -> str:
     """The page with every benchmark's published result, or its absence, in place."""
-    for name in summaries():
+    for name in (*summaries(), *_ABSENT):
         path = RESULTS / f"{name}.json"
         text = put_between(text, name, section(name, json.loads(path.read_text(encoding="utf-8")) if path.exists() else None))
     return text
