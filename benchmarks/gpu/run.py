@@ -26,6 +26,7 @@ from typing import Any
 from benchmarks import RESULTS
 from benchmarks.common import Headline, Result, in_child, short
 from benchmarks.random_model import Shape, random_sequences, write_random_model
+from magistral_core.cli.common import quiet_engines
 from magistral_core.errors import MagistralError
 
 #: Dense bfloat16 operations a second, from NVIDIA's data sheets; the first name that the GPU's contains.
@@ -44,6 +45,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="result file; without it benchmarks/results/gpu.json")
     parser.add_argument("--cpu-smoke", action="store_true", help="run on a CPU with tiny models, to see that the script works; needs --out")
     options = parser.parse_args()
+    quiet_engines()
     import torch
 
     smoke = options.cpu_smoke
@@ -78,8 +80,9 @@ def measure(smoke: bool) -> Result:
         try:
             found = in_child(f"benchmarks.gpu.run:{function}", **arguments)
         except MagistralError as error:
-            reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), "?").strip()
-            table.append({"part": name, "measured": "did not run here", "value": None, "unit": "", "note": reason[:160].replace("|", "/")})
+            last = next((line for line in reversed(str(error).splitlines()) if line.strip()), "?")
+            reason = last.replace(f"{folder}/", "").replace("|", "/").strip()
+            table.append(_row(name, "did not run here", None, "", reason[:200]))
             return None
         repetitions.append({"part": name, **arguments, **found})
         return found
