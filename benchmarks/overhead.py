@@ -44,13 +44,13 @@ class Settings:
     repetitions: int = 2
     steps: int = 8
     settle: int = 2
-    completions: int = 256
+    completions: int = 128
     tokens: int = 48
 
 
 def run(options: Options) -> Result:
     """See the module."""
-    settings = options.over(Settings(repetitions=5, steps=20, settle=4) if options.full else Settings())
+    settings = options.over(Settings(repetitions=5, steps=20, settle=4, completions=256) if options.full else Settings())
     repetitions = []
     with tempfile.TemporaryDirectory(prefix="overhead-") as folder, _stack(Path(folder) / "home") as (environment, pids):
         in_child("benchmarks.overhead:make_base_model", environment=environment, recipe=_recipe("base", settings))

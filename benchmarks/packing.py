@@ -38,8 +38,8 @@ class Settings:
     """
 
     millions: int = 10
-    sequences: int = 32
-    longest: int = 512
+    sequences: int = 24
+    longest: int = 256
     budget: int = 4
     repetitions: int = 3
     rows: int = 2048
@@ -50,7 +50,7 @@ class Settings:
 
 def run(options: Options) -> Result:
     """See the module."""
-    full = Settings(sequences=64, longest=1024, repetitions=7, rows=4096, vocabularies=(32_768, 131_072))
+    full = Settings(sequences=32, longest=512, repetitions=5, rows=4096, vocabularies=(32_768, 131_072))
     settings = options.over(full if options.full else Settings())
     with tempfile.TemporaryDirectory(prefix="packing-") as folder, pinned(cores()[:1]):
         model = write_random_model(Path(folder) / "model", SHAPES[settings.millions])
