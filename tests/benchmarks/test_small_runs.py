@@ -1,0 +1,67 @@
+"""The benchmarks that need engines, once through in small: they end, and what they say is about what they ran."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
+def bench(name: str, out: Path, *settings: str) -> dict[str, Any]:
+    arguments = [part for setting in settings for part in ("--set", setting)]
+    command = [sys.executable, "-m", "magistral_core.cli", "bench", name, "--out", str(out), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    return json.loads(out.read_text())
+
+
+def test_handover(tmp_path: Path) -> None:
+    content = bench("handover", tmp_path / "out.json", "millions=10", "repetitions=2", "sequences=4")
+    assert len(content["repetitions"]) == 2
+    for item in content["repetitions"]:
+        assert 9e6 * 4 < item["bytes"] < 14e6 * 4
+        assert item["in_flight"] == 4, "generation stood still before the hand-over"
+        assert 0 < item["load_s"] < item["pause_s"] < item["whole_s"]
+    assert not list(Path("/dev/shm").glob("handover-copy-*"))
+
+
+def test_checkpoint(tmp_path: Path) -> None:
+    content = bench("checkpoint", tmp_path / "out.json", "repetitions=2", "steps=1", "step_tokens=512")
+    [row] = content["table"]
+    assert row["MB"] > 100 and row["read back (s)"] > 0
+    assert row["upload / plain (%)"] == pytest.approx(content["headline"]["value"])
+    assert sum("upload_s" in item for item in content["repetitions"]) == 2
+
+
+def test_packing(tmp_path: Path) -> None:
+    small = ("sequences=12", "longest=64", "repetitions=1", "rows=1024", "chunk=64")
+    content = bench("packing", tmp_path / "out.json", *small)
+    speeds, memory = content["table"][:-1], content["table"][-1]
+    assert len(speeds) == 5 and all(row["ours"] > 0 for row in speeds)
+    assert memory["ratio"] < 1, "chunks need no less memory than all logits"
+
+
+def test_overhead(tmp_path: Path) -> None:
+    content = bench("overhead", tmp_path / "out.json", "repetitions=1", "steps=2", "settle=1", "completions=64")
+    sides = {item["side"]: item for item in content["repetitions"]}
+    assert sides.keys() == {"with", "without"}
+    assert all(len(item["steps"]) == 2 and item["around_s"] > 0 for item in sides.values())
+
+
+def test_the_script_for_a_gpu_works_on_a_cpu(tmp_path: Path) -> None:
+    out = tmp_path / "gpu.json"
+    command = [sys.executable, "-m", "benchmarks.gpu.run", "--cpu-smoke", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    content = json.loads(out.read_text())
+    assert content["cpu_smoke"] and not content["full"]
+    values = {(row["part"], row["measured"]): row["value"] for row in content["table"]}
+    assert values["trainer smoke, varlen", "trained"] > 0
+    assert values["parity smoke, varlen", "largest difference of log-probabilities"] < 1e-4
+    assert values["generator smoke", "weights taken, generation paused"] > 0
