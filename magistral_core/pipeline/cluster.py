@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -88,7 +88,6 @@ class Cluster:
     longest: int = 16_384
     pass_rate: float = 0.5
     seed: int = 0
-    _recorded: np.ndarray | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Raises InputError for numbers that no cluster has."""
@@ -109,8 +108,7 @@ class Cluster:
             raise InputError(f"pass_rate ({self.pass_rate}) must lie between 0 and 1: where all verdicts are equal, nothing can be trained")
         if self.lengths == "lognormal" and not 1 <= self.skew < _LARGEST_SKEW:
             raise InputError(f"skew ({self.skew}) must be at least 1 and below {_LARGEST_SKEW:.1f}, the most that a lognormal has")
-        if self.lengths not in ("lognormal", "constant"):
-            object.__setattr__(self, "_recorded", recorded_lengths(Path(self.lengths)))
+        self._recorded  # noqa: B018  (read now: a bad file is told of before anything is simulated)
 
     @property
     def in_flight(self) -> int:
@@ -143,6 +141,10 @@ class Cluster:
             )
         except ValidationError as error:
             raise InputError(describe(error)) from error
+
+    @cached_property
+    def _recorded(self) -> np.ndarray | None:
+        return None if self.lengths in ("lognormal", "constant") else recorded_lengths(Path(self.lengths))
 
     @cached_property
     def _lognormal(self) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,7 @@ SMALL = Cluster(
 )
 def test_it_does_what_the_coordinator_does(schedule: Schedule, step_s: float, minibatch: int, generators: int, tmp_path: Path) -> None:
     """Every step at the same time, of the same groups, with tokens of the same ages."""
-    cluster = Cluster(**{**vars_of(SMALL), "generators": generators, "n_minibatch": minibatch, "step_s": step_s})
+    cluster = changed(generators=generators, n_minibatch=minibatch, step_s=step_s)
     simulator, draws, steps = Simulator(cluster, schedule), Draws(cluster), 16
     simulator.run(steps)
 
@@ -80,12 +81,8 @@ def test_it_does_what_the_coordinator_does(schedule: Schedule, step_s: float, mi
     assert simulator.ledger.summary()["filtered"] > 0
 
 
-def vars_of(cluster: Cluster) -> dict[str, object]:
-    return {name: getattr(cluster, name) for name in Cluster.__dataclass_fields__ if not name.startswith("_")}
-
-
 def changed(**changes: object) -> Cluster:
-    return Cluster(**{**vars_of(SMALL), **changes})  # type: ignore[arg-type]
+    return replace(SMALL, **changes)  # type: ignore[arg-type]
 
 
 def test_a_synchronous_step_by_hand() -> None:
