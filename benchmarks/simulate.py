@@ -49,10 +49,11 @@ def run(options: Options) -> Result:
 
 
 def _enlarged(settings: Settings) -> Settings:
-    """Everything that is a number of engines, ranks or completions, times the same."""
-    times = max(1, round(settings.largest / settings.generators))
-    grown = {name: getattr(settings, name) * times for name in ("n_batch", "n_minibatch", "trainers", "n_async", "max_open")}
-    return replace(settings, generators=settings.largest, **grown)
+    """As many trainers a generator as before, and 16 completions in flight for each generator."""
+    times = settings.largest / settings.generators
+    batch = 8 * settings.largest // settings.group_size * settings.group_size
+    ranks = next(ranks for ranks in range(max(1, round(settings.trainers * times)), 0, -1) if batch % ranks == 0)
+    return replace(settings, generators=settings.largest, trainers=ranks, n_batch=batch, n_minibatch=batch, n_async=2 * batch, max_open=0)
 
 
 def _run(part: str, cluster: Cluster, schedule: Schedule, steps: int) -> dict[str, Any]:

@@ -18,6 +18,7 @@ logarithm, and ten thousand engines a matter of seconds.
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -40,6 +41,8 @@ SCHEDULES: tuple[Schedule, ...] = ("sync", "one-step-off", "async")
 BUSY = 0.95
 #: Steps before figures are taken, as a share: the first batches are made of what happens to be short.
 _WARM = 0.3
+#: Tokens: a token that is made at the very moment of a swap is the new weights', whatever was rounded.
+_ROUNDING = 1e-6
 _PROBLEM = Problem("simulated", "simulated", "simulated")
 _RIGHT, _WRONG = Score(1.0, ScoreStatus.CORRECT, {"format": 0.1, "correct": 0.9}), Score(0.1, ScoreStatus.WRONG, {"format": 0.1})
 
@@ -429,9 +432,12 @@ class Simulator:
 
 def _versions(swaps: Sequence[tuple[float, int]], begin: float, tokens: int) -> tuple[int, int]:
     """Sum of the weight versions over a sequence's tokens, and the first token's. Token k is made at `begin + k`."""
-    total, rest, first = 0, tokens, swaps[0][1]
+    work, version = swaps[-1]
+    if work <= begin:
+        return version * tokens, version
+    total, rest, first = 0, tokens, version
     for work, version in reversed(swaps):
-        before = max(0, int(np.ceil(work - begin - 1e-9)) - 1)  # tokens made before this swap
+        before = max(0, math.ceil(work - begin - _ROUNDING) - 1)  # tokens made before this swap
         if before < rest:
             total += version * (rest - before)
             rest, first = before, version
