@@ -36,6 +36,9 @@ class Clock(virtual_time.Clock):
                 clock._enter(me, until, self)
                 try:
                     while not super().wait(_SLICE_S):
+                        # A notification may fall between two slices and be lost on them; it is remembered here.
+                        if me not in clock._waiting:
+                            return True
                         if clock.now >= until:
                             return False
                         if me is clock._owner:
