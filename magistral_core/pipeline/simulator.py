@@ -330,8 +330,7 @@ class Simulator:
         self._unused.append(1 - sum(ranks) / (cluster.token_budget * max(1, sum(map(len, layout)))))
         seconds = cluster.step_s + max(ranks) / cluster.trainer_tokens_per_s
         self._at(seconds, self._trained, batch, left - 1, seconds)
-        if self._schedule == "one-step-off":
-            self._pump()
+        self._pump()
 
     def _trained(self, batch: Batch, left: int, seconds: float) -> None:
         self._account(batch)
