@@ -1,7 +1,7 @@
 """What a fault costs, by who is struck and what the run was doing: all 30 cells, on the whole run code in virtual time.
 
-Real: the coordinator, its attempts, admission, ledger, supervision, checkpoints and their writer, the lease, MLflow with its outbox, replay and
-database. Simulated: the roles, that a store or a server does not answer, and what time it is. The real kills are in `tests/faults/`.
+Real: the coordinator, its attempts, admission, ledger, supervision, checkpoints and their writer, the lease, and MLflow with its outbox,
+replay and database. Simulated: the roles, that a store or a server does not answer, and what time it is. Real kills are in `tests/faults/`.
 """
 
 from __future__ import annotations
