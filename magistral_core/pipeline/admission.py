@@ -21,6 +21,7 @@ Synchronous: whole groups, only while nothing is being generated, verified or tr
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -61,7 +62,8 @@ class Admission:
         self._open_group = open_group
         self._resume = list(resume)[::-1]
         self._partial: Slot | None = None
-        self._begun: dict[int, int] = {}  # groups not yet queued, in order of admission: completions trained before
+        # Groups not yet queued, in order of admission: completions trained before. Its first entry costs the same however many went before.
+        self._begun: OrderedDict[int, int] = OrderedDict()
         self._trained = 0
         self.generating = 0
         self.queued = queued

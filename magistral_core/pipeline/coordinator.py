@@ -290,6 +290,7 @@ class Coordinator:
             for _ in range(min(settings.n_batch // settings.n_minibatch, left)):
                 count = settings.n_minibatch // settings.group_size
                 self._admission.dequeued(settings.n_minibatch)
+                self._spawn(self._pump())  # room in the queue: generators that it held back need not wait for the step
                 await self._step(state.queue[:count])
                 await self._pump()
             await self._hand_over()

@@ -103,14 +103,21 @@ def rank_shares(n: int, ranks: int, seed: int, step: int) -> list[np.ndarray]:
     return [np.sort(share) for share in np.array_split(order, ranks)]
 
 
+def arrange(batch: Batch, *, ranks: int, budget: int, seed: int) -> list[list[list[int]]]:
+    """Which completions of a batch go into which microbatch: a list of microbatches a rank. Masked completions go nowhere."""
+    lengths = [len(completion.prompt_ids) + completion.length for group in batch.groups for completion in group.completions]
+    layout = []
+    for share in rank_shares(len(lengths), ranks, seed, batch.step):
+        mine = [i for i in share.tolist() if batch.weights[i] > 0]
+        layout.append([[mine[i] for i in indices] for indices in pack([lengths[i] for i in mine], budget)])
+    return layout
+
+
 def collate(batch: Batch, *, ranks: int, budget: int, seed: int) -> list[list[Microbatch]]:
     """Cut a batch into microbatches, a list a rank, all lists equally long."""
     completions = [completion for group in batch.groups for completion in group.completions]
-    rows: list[list[Microbatch]] = []
-    for share in rank_shares(len(completions), ranks, seed, batch.step):
-        mine = [i for i in share.tolist() if batch.weights[i] > 0]
-        bins = pack([len(completions[i].prompt_ids) + completions[i].length for i in mine], budget)
-        rows.append([build_row([_sequence(completions[mine[i]], batch, mine[i]) for i in indices]) for indices in bins])
+    layout = arrange(batch, ranks=ranks, budget=budget, seed=seed)
+    rows = [[build_row([_sequence(completions[i], batch, i) for i in indices]) for indices in bins] for bins in layout]
     most = max(1, max(len(row) for row in rows))
     return [row + [empty_row()] * (most - len(row)) for row in rows]
 

@@ -11,32 +11,50 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-class _JumpingSelector:
-    """Real file events, imaginary waiting."""
+class Clock:
+    """Virtual seconds."""
 
     def __init__(self) -> None:
         self.now = 0.0
+
+    def quiet(self) -> bool:
+        """Whether nothing but the loop can make anything happen now."""
+        return True
+
+    def jump(self, to: float | None) -> bool:
+        """Let time pass until then; False if something else is due before."""
+        if to is None:
+            raise RuntimeError("the simulation is deadlocked: nothing is scheduled and nothing can happen")
+        self.now = to
+        return True
+
+
+class _JumpingSelector:
+    """Real file events, imaginary waiting."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
         self._selector = selectors.DefaultSelector()
 
     def select(self, timeout: float | None = None) -> list[Any]:
-        events = self._selector.select(0)
-        if not events and timeout is None:
-            raise RuntimeError("the simulation is deadlocked: nothing is scheduled and nothing can happen")
-        if not events:
-            self.now += timeout
-        return events
+        until = None if timeout is None else self.clock.now + timeout
+        while True:
+            quiet = self.clock.quiet()  # asked first: what a thread did before it fell silent is an event by now
+            events = self._selector.select(0)
+            if events or (quiet and self.clock.jump(until)):
+                return events
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._selector, name)
 
 
 class _Loop(asyncio.SelectorEventLoop):
-    def __init__(self) -> None:
-        self._jumping = _JumpingSelector()
-        super().__init__(self._jumping)  # type: ignore[arg-type]
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        super().__init__(_JumpingSelector(clock))  # type: ignore[arg-type]
 
     def time(self) -> float:
-        return self._jumping.now
+        return self._clock.now
 
 
 class _Inline(ThreadPoolExecutor):
@@ -51,9 +69,9 @@ class _Inline(ThreadPoolExecutor):
         return future
 
 
-def run(main: Coroutine[Any, Any, T]) -> T:
+def run(main: Coroutine[Any, Any, T], clock: Clock | None = None) -> T:
     """`asyncio.run` in virtual time. Raises what it raises; AssertionError if a task is left over."""
-    loop = _Loop()
+    loop = _Loop(clock or Clock())
     loop.set_default_executor(_Inline())
     try:
         result = loop.run_until_complete(main)
