@@ -1,0 +1,142 @@
+"""A side of a comparison that trains in processes of its own: it is told to take some steps, and stands still otherwise.
+
+    start ──first line──> stopped ──advance(k): SIGCONT──> running ──k step lines──> stopped (SIGSTOP) ... ──close──> gone
+
+Both sides stay warm and each has the cores to itself while it runs. What is stopped is the whole tree of processes, so an asynchronous pipeline
+cannot work ahead while the other side is measured.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import psutil
+
+from magistral_core.errors import InfrastructureError
+from magistral_core.processes import die_with_parent
+
+_ROOT = Path(__file__).resolve().parents[1]
+_CLOSE_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What a side did in one turn: seconds of running, and the line of each step."""
+
+    seconds: float
+    lines: tuple[dict[str, Any], ...]
+
+
+class Side:
+    """A process that trains, and what it started.
+
+    Args:
+        function: `module:function`, called in the child with `arguments` and a function `emit(**values)`, to be called after each
+            optimiser step, and once, before the first step, when everything is loaded.
+        arguments: JSON.
+        environment: variables of the child, beside this process's.
+    """
+
+    def __init__(self, function: str, arguments: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> None:
+        self._function = function
+        self._log = tempfile.TemporaryFile()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.sides", function, json.dumps(arguments)],
+            cwd=_ROOT,
+            env={**os.environ, **(environment or {})},
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+        )
+        self.ready = self._line()
+        self._signal(signal.SIGSTOP)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int:
+        """Of the child."""
+        return self._process.pid
+
+    def advance(self, steps: int) -> Steps:
+        """Run for so many optimiser steps, then stand still. Raises InfrastructureError if the child fails."""
+        began = time.monotonic()
+        self._signal(signal.SIGCONT)
+        lines = [self._line() for _ in range(steps)]
+        self._signal(signal.SIGSTOP)
+        return Steps(lines[-1]["at"] - began, tuple(lines))
+
+    def close(self) -> None:
+        """End the child and all that it started."""
+        tree = self._tree()
+        self._signal(signal.SIGCONT)
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(_CLOSE_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+        _, alive = psutil.wait_procs(tree, timeout=5.0)
+        for process in alive:
+            process.kill()
+        self._process.wait()
+        self._log.close()
+
+    def _line(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        text = self._process.stdout.readline()
+        if not text:
+            self._log.seek(0)
+            said = self._log.read().decode(errors="replace").strip()
+            raise InfrastructureError(f"{self._function} ended in its process: {said[-1500:]}")
+        return json.loads(text)  # type: ignore[no-any-return]
+
+    def _tree(self) -> list[psutil.Process]:
+        try:
+            root = psutil.Process(self._process.pid)
+            return [root, *root.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+    def _signal(self, signum: int) -> None:
+        tree = self._tree()
+        for process in tree if signum == signal.SIGSTOP else reversed(tree):
+            try:
+                process.send_signal(signum)
+            except psutil.NoSuchProcess:
+                continue
+
+
+def main() -> None:
+    """The child: `python -m benchmarks.sides MODULE:FUNCTION JSON`. Only `emit` writes to stdout."""
+    import importlib
+
+    die_with_parent()
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def emit(**values: Any) -> None:
+        out.write(json.dumps({**values, "at": time.monotonic()}) + "\n")
+        out.flush()
+
+    module, _, name = sys.argv[1].partition(":")
+    function: Callable[..., None] = getattr(importlib.import_module(module), name)
+    function(emit=emit, **json.loads(sys.argv[2]))
+
+
+if __name__ == "__main__":
+    main()
