@@ -1,7 +1,7 @@
 """TRL's GRPOTrainer as a side of a comparison: the same model, problems, verifier and lengths, with the settings that suit it best.
 
-In float32, without gradient checkpointing, reference model (beta 0) or recomputed log-probabilities, with no checkpoint and no report, on as many
-threads as are faster. Completions are sampled by `generate`, as TRL does without a GPU: its own vLLM mode asks for one.
+In float32, without gradient checkpointing, reference model (beta 0) or recomputed log-probabilities, with no checkpoint and no report, on
+as many threads as are faster. Completions are sampled by `generate`, as TRL does without a GPU: its own vLLM mode asks for one.
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ class _Reward:
         """The end token: a completion without it was cut."""
         self._end = end
 
-    def __call__(self, prompts: Sequence[str], completions: Sequence[str], completion_ids: Sequence[Any], problem: Sequence[str], **_: Any) -> Any:
+    def __call__(
+        self, prompts: Sequence[str], completions: Sequence[str], completion_ids: Sequence[Any], problem: Sequence[str], **_: Any
+    ) -> Any:
         began = time.perf_counter()
         empty = np.zeros(0, dtype=np.int32)
         groups = []

@@ -97,7 +97,9 @@ def _pin_roles(generators: int) -> None:
     """Generators from the first core on, trainer ranks after them."""
     cores = sorted(os.sched_getaffinity(0))
     family = psutil.Process().children(recursive=True)
-    roles = {name: [p.pid for p in family if any(f"ray::{name}" in word for word in p.cmdline())] for name in ("GeneratorActor", "TrainerActor")}
+    roles = {
+        name: [p.pid for p in family if any(f"ray::{name}" in word for word in p.cmdline())] for name in ("GeneratorActor", "TrainerActor")
+    }
     assert len(roles["GeneratorActor"]) == generators, f"{len(roles['GeneratorActor'])} processes of generators, {generators} wanted"
     for place, pid in enumerate(roles["GeneratorActor"]):
         pin(pid, [cores[place % len(cores)]])

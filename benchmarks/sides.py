@@ -2,8 +2,8 @@
 
     start ──first line──> stopped ──advance(k): SIGCONT──> running ──k step lines──> stopped (SIGSTOP) ... ──close──> gone
 
-Both sides stay warm and each has the cores to itself while it runs. What is stopped is the whole tree of processes, so an asynchronous pipeline
-cannot work ahead while the other side is measured.
+Both sides stay warm and each has the cores to itself while it runs. What is stopped is the whole tree of processes, so an asynchronous
+pipeline cannot work ahead while the other side is measured.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,14 +29,29 @@ from magistral_core.processes import die_with_parent
 
 _ROOT = Path(__file__).resolve().parents[1]
 _CLOSE_SECONDS = 30.0
+#: What the command line of a role's process holds.
+_ROLES = {
+    "EngineCore": "engine",
+    "ray::GeneratorActor": "generator",
+    "ray::TrainerActor": "trainer",
+    "ray::VerifierActor": "verifier",
+    "benchmarks.sides": "main",
+}
 
 
 @dataclass(frozen=True)
 class Steps:
-    """What a side did in one turn: seconds of running, and the line of each step."""
+    """What a side did in one turn.
+
+    Attributes:
+        seconds: of running.
+        lines: what was told of each step.
+        cpu_seconds: processor time, of all cores together, by role.
+    """
 
     seconds: float
     lines: tuple[dict[str, Any], ...]
+    cpu_seconds: dict[str, float]
 
 
 class Side:
@@ -74,11 +90,16 @@ class Side:
 
     def advance(self, steps: int) -> Steps:
         """Run for so many optimiser steps, then stand still. Raises InfrastructureError if the child fails."""
+        before = self._cpu_seconds()
         began = time.monotonic()
         self._signal(signal.SIGCONT)
         lines = [self._line() for _ in range(steps)]
         self._signal(signal.SIGSTOP)
-        return Steps(lines[-1]["at"] - began, tuple(lines))
+        after = self._cpu_seconds()
+        spent: Counter[str] = Counter()
+        for process, (role, seconds) in after.items():
+            spent[role] += seconds - before.get(process, (role, 0.0))[1]
+        return Steps(lines[-1]["at"] - began, tuple(lines), dict(spent))
 
     def close(self) -> None:
         """End the child and all that it started."""
@@ -112,6 +133,17 @@ class Side:
         except psutil.NoSuchProcess:
             return []
 
+    def _cpu_seconds(self) -> dict[int, tuple[str, float]]:
+        """Role and processor time of each process."""
+        found = {}
+        for process in self._tree():
+            try:
+                times = process.cpu_times()
+                found[process.pid] = _role(" ".join(process.cmdline())), times.user + times.system
+            except psutil.NoSuchProcess:
+                continue
+        return found
+
     def _signal(self, signum: int) -> None:
         tree = self._tree()
         for process in tree if signum == signal.SIGSTOP else reversed(tree):
@@ -119,6 +151,10 @@ class Side:
                 process.send_signal(signum)
             except psutil.NoSuchProcess:
                 continue
+
+
+def _role(command: str) -> str:
+    return next((role for word, role in _ROLES.items() if word in command), "other")
 
 
 def main() -> None:

@@ -1,10 +1,11 @@
 """Models of a given size and completions of given lengths: what speed depends on, without having to train anything first.
 
-A model of Mistral's architecture with random weights samples noise and never ends by itself: its output layer holds the end token down. Lengths
-come from a plan instead, so that two systems that are compared generate the same numbers of tokens for the same problems.
+A model of Mistral's architecture with random weights samples noise and never ends by itself: its output layer holds the end token down.
+Lengths come from a plan instead, so that two systems that are compared generate the same numbers of tokens for the same problems.
 
-A batch is as skewed as told: its longest completion has `skew` times the mean. Skew 1 is all equal; above that the lengths are the quantiles of an
-exponential distribution, cut at the longest, dealt out at random within each batch.
+A batch is as skewed as told: its longest completion has `skew` times the mean, which is what padding a batch to its longest costs. Skew 1
+is all equal; above that the lengths are the quantiles of an exponential distribution, cut at the longest, dealt out at random within each
+batch.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from magistral_core.records import Problem
 
 #: Layers, hidden size, width of the feed-forward layer, heads.
-SHAPES = {"1M": (4, 128, 400, 4), "10M": (6, 384, 896, 6), "50M": (8, 768, 1664, 12)}
+SHAPES = {"0.1M": (2, 64, 128, 2), "1M": (4, 128, 400, 4), "10M": (6, 384, 896, 6), "50M": (8, 768, 1664, 12)}
 #: What the chat template writes of the response: a whole answer, so that the format is valid and the rewards are all at work.
 PREFILL = r"<think>?</think>\boxed{7}"
 _END_LOGIT = -1000.0
@@ -78,7 +79,9 @@ def _write_model(folder: Path, size: str) -> None:
             layer.mlp.down_proj.weight[0] = 0.0
         model.lm_head.weight[:, 0] = 0.0
         model.lm_head.weight[tokenizer.eos_token_id, 0] = _END_LOGIT
-    tokenizer.chat_template = tokenizer.chat_template.replace("'<|assistant|>' }}", "'<|assistant|>" + PREFILL.replace("\\", "\\\\") + "' }}")
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "'<|assistant|>' }}", "'<|assistant|>" + PREFILL.replace("\\", "\\\\") + "' }}"
+    )
     assert PREFILL in tokenizer.apply_chat_template([{"role": "user", "content": "1"}], tokenize=False, add_generation_prompt=True)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
