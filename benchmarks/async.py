@@ -1,3 +1,4 @@
+# ruff: noqa: N999  (the benchmark's name)
 """The asynchronous schedule against the synchronous one of the same loop, at three ratios of the trainer's cost to the generator's.
 
     async                  one generator and one trainer rank, a core each, both always at work
@@ -5,8 +6,9 @@
     sync, both cores       two generators, then two trainer ranks, each phase on both cores
 
 The ratio comes from the size of the model: to decode a token takes the engine about as long for the smallest model as for one ten times
-larger, while the trainer's work grows with the parameters. What the ratio really is, is measured: processor time of the trainer over that of the
-engine and its mailbox, a completion, in the asynchronous run. Lengths are planned (`synthetic`), with the longest of a batch five times its mean.
+larger, while the trainer's work grows with the parameters. What the ratio really is, is measured: processor time of the trainer over that
+of the engine and its mailbox, a completion, in the asynchronous run. Lengths are planned (`synthetic`), with the longest of a batch five
+times its mean.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ class Side:
 
     def __init__(self, function: str, arguments: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> None:
         self._function = function
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  (closed by `close`)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.sides", function, json.dumps(arguments)],
             cwd=_ROOT,
@@ -93,7 +93,11 @@ class Side:
         before = self._cpu_seconds()
         began = time.monotonic()
         self._signal(signal.SIGCONT)
-        lines = [self._line() for _ in range(steps)]
+        lines: list[dict[str, Any]] = []
+        while len(lines) < steps:
+            line = self._line()
+            if line["at"] >= began:  # earlier: a step that was done before the last turn's stop had reached it
+                lines.append(line)
         self._signal(signal.SIGSTOP)
         after = self._cpu_seconds()
         spent: Counter[str] = Counter()
@@ -164,10 +168,15 @@ def main() -> None:
     die_with_parent()
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+    ready = False
 
     def emit(**values: Any) -> None:
+        nonlocal ready
         out.write(json.dumps({**values, "at": time.monotonic()}) + "\n")
         out.flush()
+        if not ready:
+            ready = True
+            os.kill(os.getpid(), signal.SIGSTOP)  # at once, and not only when the parent gets round to it
 
     module, _, name = sys.argv[1].partition(":")
     function: Callable[..., None] = getattr(importlib.import_module(module), name)

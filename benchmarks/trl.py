@@ -177,8 +177,8 @@ def _remarks(cells: list[dict[str, Any]], ratios: list[float]) -> list[str]:
         names = ", ".join(f"{cell['size']}/{cell['mean']}/{cell['skew']:g}" for cell, _ in short)
         shares = [_trainer_share(cell) for cell, _ in short]
         remarks.append(
-            f"Below {_GOAL:g}x (parameters/mean/skew): {names}. The trainers take {100 * min(shares):.0f} to {100 * max(shares):.0f}% of our "
-            "processor time there."
+            f"Below {_GOAL:g}x (parameters/mean/skew): {names}. The trainers take "
+            f"{100 * min(shares):.0f} to {100 * max(shares):.0f}% of our processor time there."
         )
     return remarks
 
@@ -233,6 +233,6 @@ def _reward_remarks(rewards: list[dict[str, Any]], target: float) -> list[str]:
     ours, trl = ([entry[f"{name}_seconds"] for entry in rewards] for name in ("ours", "trl"))
     ratio = Pairs(tuple(trl), tuple(ours)).ratio
     return [
-        f"Real learning, the tiny recipe (0.8M parameters, 256 completions a step) to a mean reward of {target:g}: "
-        f"{statistics.median(ours):.0f} s, TRL {statistics.median(trl):.0f} s, {ratio:.1f}x (medians of {len(rewards)} seeds, starts not counted)."
+        f"Real learning: the tiny recipe (0.8M parameters, 256 completions a step) to a mean reward of {target:g}: "
+        f"{statistics.median(ours):.0f} s, TRL {statistics.median(trl):.0f} s, {ratio:.1f}x (medians of {len(rewards)} seeds; no starts)."
     ]
