@@ -118,6 +118,7 @@ class Side:
         _, alive = psutil.wait_procs(tree, timeout=5.0)
         for process in alive:
             process.kill()
+        psutil.wait_procs(alive, timeout=5.0)
         self._process.wait()
         self._log.close()
 
