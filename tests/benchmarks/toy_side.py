@@ -1,0 +1,24 @@
+"""A side of a comparison that counts, with a helper process; see test_sides.py."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+
+def count(*, emit: Callable[..., None], seconds: float) -> None:
+    helper = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    emit(helper=helper.pid)
+    step = 0
+    while True:
+        time.sleep(seconds)
+        step += 1
+        print("chatter, which must not be taken for a step")
+        emit(step=step)
+
+
+def fail(*, emit: Callable[..., None]) -> None:
+    emit(ready=True)
+    raise RuntimeError("no such model")
