@@ -200,6 +200,12 @@ class LossSettings(Section):
     eps_high: PositiveFloat = Field(0.28, description="upper clip (clip-higher)")
     normalisation: Literal["minibatch", "group", "none"] = Field("minibatch", description="of the advantages")
     denominator: Literal["group", "step"] = Field("group", description="group: each group counts the same; step: each token does")
+    ratio: Literal["token", "sequence"] = Field(
+        "token", description="importance ratio; sequence: one a completion, exp(mean log ratio), as in GSPO, with much narrower clips"
+    )
+    truncated_is: PositiveFloat | None = Field(
+        None, description="truncated importance sampling: largest weight of a policy gradient, in place of the clip; null: clip"
+    )
 
 
 class TrainingSettings(Section):

@@ -119,6 +119,23 @@ class Trainer:
         """Parameters of the whole model."""
         return sum(getattr(p, "ds_numel", p.numel()) for p in self._engine.module.parameters())
 
+    def _policy_loss(
+        self, row: Microbatch, counted: torch.Tensor, logprobs: torch.Tensor, loss: LossSettings
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        reference, advantages, weights = (self._tensor(values)[counted] for values in (row.logprobs, row.advantages, row.weights))
+        whole = np.repeat(np.arange(len(row.seq_lens)), row.seq_lens)
+        sequences = self._tensor(whole)[counted] if loss.ratio == "sequence" else None
+        return policy_loss(
+            logprobs,
+            reference,
+            advantages,
+            weights,
+            eps_low=loss.eps_low,
+            eps_high=loss.eps_high,
+            sequences=sequences,
+            cap=loss.truncated_is,
+        )
+
     def _tensor(self, values: np.ndarray) -> torch.Tensor:
         # A copy: arrays that came through Ray's object store are read-only.
         return torch.tensor(values, device=self.device)
@@ -133,9 +150,7 @@ class Trainer:
                 return self._tensor(values)[counted]
 
             reference, mask = at(row.logprobs), at(row.mask)
-            value, stopped = policy_loss(
-                logprobs, reference, at(row.advantages), at(row.weights), eps_low=loss.eps_low, eps_high=loss.eps_high
-            )
+            value, stopped = self._policy_loss(row, counted, logprobs, loss)
             difference = (logprobs.detach() - reference)[mask]
             current = difference[at(row.versions)[mask] == step].abs()
             report.tokens += int(mask.sum())
@@ -176,8 +191,7 @@ class Trainer:
         from deepspeed.utils import safe_get_full_grad
 
         def objective(row: Microbatch, counted: torch.Tensor, logprobs: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
-            parts = [self._tensor(v)[counted] for v in (row.logprobs, row.advantages, row.weights)]
-            return policy_loss(logprobs, *parts, eps_low=loss.eps_low, eps_high=loss.eps_high)[0]
+            return self._policy_loss(row, counted, logprobs, loss)[0]
 
         self._backward(microbatches, objective)
         grads = {_public(name): safe_get_full_grad(p) for name, p in self._engine.module.named_parameters()}

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from training_world import BUDGET, LOSS, SEED, SETTINGS, STEPS, read_batch
+from training_world import BUDGET, LOSS, OFF_POLICY, SEED, SETTINGS, STEPS, read_batch
 
 from magistral_core.errors import InputError
 from magistral_core.processes import die_with_parent
@@ -126,6 +126,8 @@ def main(rank: int, world: int, port: int, folder: Path) -> None:
         result["single"] = single_rank_cases(folder, rows)
     for stage in range(4):
         result["stages"][stage] = stage_case(folder, stage, rows)
+    with trainer(folder / "tied") as policy:
+        result["off_policy"] = {name: policy.gradients(rows, loss) for name, loss in OFF_POLICY.items()}
     for stage in (0, 3):
         with trainer(folder / "untied", zero_stage=stage) as policy:
             result["untied"][stage] = policy.gradients(rows, LOSS)
