@@ -119,11 +119,20 @@ class RewardSettings(Section):
     language: NonNegativeFloat = Field(0.1, description="for problem, thoughts and answer in one language; 0 turns it off")
     length: LengthReward | None = Field(None, description="soft length penalty; null for none")
     extra: tuple[str, ...] = Field((), description="own reward functions, `module:function`, run in the worker pool")
-    workers: PositiveInt = Field(2, description="verifier worker processes")
+    workers: PositiveInt = Field(2, description="verifier worker processes of one verifier, at least")
+    max_workers: PositiveInt | None = Field(
+        None, description="at most, while many verifications wait; null: one a core of the verifier's machine, or `workers` if more"
+    )
     timeout_s: PositiveFloat = Field(3.0, description="limit of one verification")
     memory_mb: PositiveInt = Field(2048, description="address space of a verifier worker beyond what it starts with")
     retries: NonNegativeInt = Field(1, description="times that a verification is tried again after its worker broke")
     shuffle: bool = Field(False, description="control experiment: permute rewards across the groups of a batch")
+
+    @model_validator(mode="after")
+    def _pool_bounds(self) -> Self:
+        if self.max_workers is not None and self.max_workers < self.workers:
+            raise ValueError(f"max_workers ({self.max_workers}) must be at least workers ({self.workers})")
+        return self
 
 
 class GenerationSettings(Section):

@@ -33,12 +33,14 @@ from magistral_core.training.attention import RowLayout
 from magistral_core.training.logprobs import ChunkedHead
 from magistral_core.training.loss import cross_entropy, policy_loss
 from magistral_core.training.report import StepReport
+from magistral_core.training.resharding import Layout, to_universal
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 #: Importance ratios sent to the coordinator per rank and step; beyond this an even subsample, enough for percentiles.
 _MAX_RATIOS = 65_536
 _COLLECTIVE_TIMEOUT = timedelta(minutes=10)
-_STATE_TAG = "state"
+#: The folder of DeepSpeed's own files within a trainer's state, and that of the same state in universal form.
+_STATE_TAG, _UNIVERSAL = "state", "universal"
 
 
 def join_group(rank: int, world: int, address: str, port: int, local_rank: int = 0) -> None:
@@ -215,13 +217,41 @@ class Trainer:
     def save(self, folder: Path) -> None:
         """Write model and optimiser state for `load`; each rank writes its part."""
         self._engine.save_checkpoint(str(folder), tag=_STATE_TAG)
+        if self.rank == 0:
+            self._layout.write(folder)
 
     def load(self, folder: Path) -> None:
-        """Read what `save` wrote, at the same number of ranks; bit for bit."""
+        """Read what `save` wrote.
+
+        At the same number of ranks the state is the same to the bit, and so is what follows. For another number it is converted in the
+        folder itself: the same bits again, but sums of gradients in another order.
+
+        Raises:
+            InputError: no state is there, or it cannot go on at this run's ZeRO stage.
+        """
+        saved = Layout.read(folder)
+        if not saved.converts_to(self._layout):
+            self._load(folder)
+            return
+        if self.rank == 0:
+            to_universal(folder / _STATE_TAG, folder / _UNIVERSAL / _STATE_TAG)
+        dist.barrier()
+        # DeepSpeed has this as a setting of the engine, made before anyone knows which checkpoint it will read.
+        self._engine._config.load_universal_checkpoint = True
+        try:
+            self._load(folder / _UNIVERSAL)
+        finally:
+            self._engine._config.load_universal_checkpoint = False
+
+    @property
+    def _layout(self) -> Layout:
+        return Layout(self.world, self.settings.zero_stage)
+
+    def _load(self, folder: Path) -> None:
         # Where there are no files DeepSpeed fails an assertion.
         found = any((folder / _STATE_TAG).glob("*model_states.pt")) and self._engine.load_checkpoint(str(folder), tag=_STATE_TAG)[0]
         if not found:
-            raise InputError(f"{folder}: no trainer state here; choose another checkpoint (magistral checkpoints list)")
+            raise InputError(f"{folder}: its files are missing; choose another checkpoint (magistral checkpoints list)")
 
     def close(self) -> None:
         """Free the engine; `leave_group` comes after."""

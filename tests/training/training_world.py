@@ -31,6 +31,8 @@ SETTINGS = TrainingSettings(
 )
 STEPS = 3
 GROUPS, GROUP_SIZE = 4, 4
+#: (ZeRO stage of a checkpoint, stage that goes on from it).
+STAGE_CHANGES = ((0, 0), (1, 1), (2, 2), (1, 2), (2, 1), (3, 3))
 
 
 def make_model(folder: Path, *, tied: bool = True, seed: int = 0) -> None:
