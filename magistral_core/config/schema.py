@@ -163,6 +163,7 @@ class PipelineSettings(Section):
     )
     generators: PositiveInt = 1
     trainers: PositiveInt = Field(1, description="trainer ranks")
+    verifiers: PositiveInt = Field(1, description="verifiers, each with a worker pool of its own; more than one is for clusters")
     group_size: int = Field(16, ge=2, description="G, completions of one prompt")
     n_async: PositiveInt = Field(256, description="completions generated at the same time, over all generators")
     n_batch: PositiveInt = Field(256, description="completions between two weight updates")
@@ -306,6 +307,11 @@ class Recipe(Section):
         if self.training.token_budget < self.max_model_len:
             raise ValueError(
                 f"training.token_budget ({self.training.token_budget}) must hold the longest sequence ({self.max_model_len} tokens)"
+            )
+        if self.pipeline.placement == "colocated" and self.generation.tensor_parallel > 1:
+            raise ValueError(
+                f"generation.tensor_parallel ({self.generation.tensor_parallel}): with pipeline.placement: colocated a generator shares "
+                "one GPU with one trainer rank; use placement: split"
             )
         length = self.rewards.length
         if length is not None and length.l_max > self.generation.max_tokens:

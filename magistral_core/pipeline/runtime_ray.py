@@ -10,15 +10,18 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from magistral_core.config.schema import Recipe
 from magistral_core.errors import InfrastructureError, MagistralError
 from magistral_core.pipeline.handover import HandoverFolder, WeightFile
+from magistral_core.pipeline.placement import Placement, Seat, check_fits, place
 from magistral_core.pipeline.supervision import GeneratorError, RoleError, TrainerError, VerifierError
 from magistral_core.processes import THREAD_ENVIRONMENT, free_port
 from magistral_core.records import Completion, Group, Microbatch, Request
+from magistral_core.rewards.poolsize import PoolSize
 from magistral_core.training.report import StepReport
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -28,12 +31,16 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 import psutil
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 T = TypeVar("T")
 _OBJECT_STORE_BYTES = 256 * 2**20
 _CLOSE_SECONDS = 10.0
 #: When one trainer rank fails, so long is waited for the news that another had died.
 _DEATH_SECONDS = 5.0
+#: GPUs that are there and free are reserved within a moment; others may have them.
+_RESERVE_SECONDS = 60.0
 _LOCAL = "127.0.0.1"
 
 
@@ -146,28 +153,30 @@ class RayRuntime:
         self.generators = recipe.pipeline.generators
         self._generator_actors: list[Any] = []
         self._trainer_actors: list[Any] = []
-        self._verifier: Any = None
+        self._verifiers: list[Any] = []
+        self._reserved: Reserved | None = None
         self._folder: HandoverFolder | None = None
 
     async def start(self, model_dir: Path, version: int, checkpoint: Path | None) -> None:
         settings = self._recipe.pipeline
         _start_ray(settings.ray_address)
         self._folder = HandoverFolder(settings.weights_folder)
-        self._gpus = _gpus_per_role(self._recipe, int(ray.cluster_resources().get("GPU", 0)))
+        self._reserved = await asyncio.to_thread(reserve, place(self._recipe)) if ray.cluster_resources().get("GPU") else None
         self._model = model_dir, version
-        self._generator_actors = [self._new_generator() for _ in range(settings.generators)]
-        self._verifier = self._new_verifier()
+        self._generator_actors = [self._new_generator(generator) for generator in range(settings.generators)]
+        self._verifiers = [self._new_verifier() for _ in range(settings.verifiers)]
+        self._verifying = [0] * settings.verifiers
         await asyncio.gather(
             *(_reply(g.start.remote(), f"generator {i}", GeneratorError) for i, g in enumerate(self._generator_actors)),
             self._start_trainers(model_dir, checkpoint),
-            _reply(self._verifier.score.remote([]), "verifier", VerifierError),
+            *(_reply(verifier.score.remote([]), "verifier", VerifierError) for verifier in self._verifiers),
         )
         if settings.ray_address is None:
             self._folder.reaper.watch(_processes_of_ray())  # its agents would go on for a minute when we are killed
 
     async def restart(self, generator: int) -> int:
         ray.kill(self._generator_actors[generator])
-        self._generator_actors[generator] = actor = self._new_generator()
+        self._generator_actors[generator] = actor = self._new_generator(generator)
         await _reply(actor.start.remote(), f"generator {generator}", GeneratorError)
         return self._model[1]
 
@@ -183,25 +192,27 @@ class RayRuntime:
         await asyncio.gather(*(self.update(generator, weights) for generator in range(self.generators)))
         await self.discard(weights)
 
-    def _new_generator(self) -> Any:
+    def _new_generator(self, generator: int) -> Any:
         recipe, (folder, version) = self._recipe, self._model
-        gpu = self._gpus * recipe.generation.tensor_parallel
-        return self._actor(GeneratorActor, gpu, max_concurrency=10_000).remote(recipe, str(folder), version)
+        seat = self._reserved.seat("generators", generator) if self._reserved else None
+        return self._actor(GeneratorActor, seat, max_concurrency=10_000).remote(recipe, str(folder), version)
 
     def _new_verifier(self) -> Any:
-        return self._actor(VerifierActor, max_concurrency=2 * self._recipe.rewards.workers).remote(self._recipe)
+        return self._actor(VerifierActor, max_concurrency=2 * PoolSize.of(self._recipe.rewards).largest).remote(self._recipe)
 
     async def _start_trainers(self, model_dir: Path, checkpoint: Path | None) -> None:
-        self._trainer_actors = [self._actor(TrainerActor, self._gpus).remote() for _ in range(self._recipe.pipeline.trainers)]
+        seats = [self._reserved.seat("trainers", i) if self._reserved else None for i in range(self._recipe.pipeline.trainers)]
+        self._trainer_actors = [self._actor(TrainerActor, seat).remote() for seat in seats]
         address, port = await _reply(self._trainer_actors[0].address.remote(), "trainer rank 0", TrainerError)
         state = str(checkpoint) if checkpoint else None
         await self._all_ranks(
             "start", [(self._recipe, str(model_dir), state, rank, address, port) for rank in range(len(self._trainer_actors))]
         )
 
-    def _actor(self, cls: type, gpu: float = 0.0, **options: Any) -> Any:
-        environment = None if self._gpus else {"env_vars": dict(THREAD_ENVIRONMENT)}
-        return ray.remote(cls).options(num_cpus=0, num_gpus=gpu, runtime_env=environment, scheduling_strategy="SPREAD", **options)
+    def _actor(self, cls: type, seat: dict[str, Any] | None = None, **options: Any) -> Any:
+        environment = None if self._reserved else {"env_vars": dict(THREAD_ENVIRONMENT)}
+        where = seat or {"num_gpus": 0, "scheduling_strategy": "SPREAD"}
+        return ray.remote(cls).options(num_cpus=0, runtime_env=environment, **where, **options)
 
     async def submit(self, generator: int, requests: Sequence[Request]) -> None:
         await _reply(self._generator_actors[generator].submit.remote(requests), f"generator {generator}", GeneratorError)
@@ -210,14 +221,22 @@ class RayRuntime:
         return await _reply(self._generator_actors[generator].collect.remote(), f"generator {generator}", GeneratorError)  # type: ignore[no-any-return]
 
     async def score(self, groups: Sequence[Group]) -> list[Group]:
+        number = min(range(len(self._verifiers)), key=self._verifying.__getitem__)
+        self._verifying[number] += 1
+        try:
+            return await self._score(number, groups)
+        finally:
+            self._verifying[number] -= 1
+
+    async def _score(self, number: int, groups: Sequence[Group]) -> list[Group]:
         for _ in range(self._recipe.pipeline.max_restarts):
-            verifier = self._verifier
+            verifier = self._verifiers[number]
             try:
                 return await _reply(verifier.score.remote(groups), "verifier", VerifierError)  # type: ignore[no-any-return]
             except VerifierError:
-                if verifier is self._verifier:  # the first of several calls that it took with it
-                    self._verifier = self._new_verifier()
-        return await _reply(self._verifier.score.remote(groups), "verifier", VerifierError)  # type: ignore[no-any-return]
+                if verifier is self._verifiers[number]:  # the first of several calls that it took with it
+                    self._verifiers[number] = self._new_verifier()
+        return await _reply(self._verifiers[number].score.remote(groups), "verifier", VerifierError)  # type: ignore[no-any-return]
 
     async def train(self, rows: Sequence[Sequence[Microbatch]], step: int) -> StepReport:
         return StepReport.merge(await self._all_ranks("train", [(row, step) for row in rows]))
@@ -239,14 +258,16 @@ class RayRuntime:
         await self._all_ranks("save", [(str(folder),)] * len(self._trainer_actors))
 
     async def close(self) -> None:
-        roles = [*self._generator_actors, *self._trainer_actors, self._verifier]
-        closing = [role.close.remote() for role in roles if role is not None]
+        roles = [*self._generator_actors, *self._trainer_actors, *self._verifiers]
+        closing = [role.close.remote() for role in roles]
         if closing:
             await asyncio.to_thread(ray.wait, closing, num_returns=len(closing), timeout=_CLOSE_SECONDS)
         for role in roles:
-            if role is not None:
-                ray.kill(role)
-        self._generator_actors, self._trainer_actors, self._verifier = [], [], None
+            ray.kill(role)
+        self._generator_actors, self._trainer_actors, self._verifiers = [], [], []
+        if self._reserved is not None:
+            self._reserved.release()
+            self._reserved = None
         if self._recipe.pipeline.ray_address is None:
             ray.shutdown()
         if self._folder is not None:
@@ -289,16 +310,39 @@ def _processes_of_ray() -> list[int]:
     return [process.pid for head in heads for process in (head, *head.children(recursive=True))]
 
 
-def _gpus_per_role(recipe: Recipe, gpus: int) -> float:
-    """GPUs of one trainer rank, and of one tensor-parallel rank of a generator."""
-    if not gpus:
-        return 0.0
-    wanted = recipe.pipeline.trainers + recipe.pipeline.generators * recipe.generation.tensor_parallel
-    if recipe.pipeline.placement == "colocated":
-        return 0.5
-    if wanted > gpus:
-        raise InfrastructureError(f"the recipe places {wanted} roles on {gpus} GPUs; set pipeline.placement=colocated or use fewer roles")
-    return 1.0
+@dataclass(frozen=True)
+class Reserved:
+    """A placement whose groups Ray holds for us."""
+
+    placement: Placement
+    groups: tuple[PlacementGroup, ...]
+
+    def seat(self, role: Literal["generators", "trainers"], number: int) -> dict[str, Any]:
+        """Options of an actor. One more than the recipe began with has no reserved seat, and takes the GPUs of any other."""
+        seats: tuple[Seat, ...] = getattr(self.placement, role)
+        seat = seats[min(number, len(seats) - 1)]
+        if number >= len(seats):
+            return {"num_gpus": seat.gpus, "scheduling_strategy": "SPREAD"}
+        strategy = PlacementGroupSchedulingStrategy(self.groups[seat.group], placement_group_bundle_index=seat.bundle)
+        return {"num_gpus": seat.gpus, "scheduling_strategy": strategy}
+
+    def release(self) -> None:
+        """Give everything back."""
+        for group in self.groups:
+            remove_placement_group(group)
+
+
+def reserve(placement: Placement) -> Reserved:
+    """Have Ray hold the GPUs of a placement. Raises InputError if there are too few, InfrastructureError if others have them."""
+    check_fits(placement, [int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]])
+    groups = tuple(placement_group([{"GPU": gpus} for gpus in group.gpus], strategy=group.strategy) for group in placement.groups)
+    reserved = Reserved(placement, groups)
+    if not all(group.wait(_RESERVE_SECONDS) for group in groups):
+        reserved.release()
+        raise InfrastructureError(
+            f"Ray has the GPUs but did not hand them out within {_RESERVE_SECONDS:g} s: others hold them; end those, or wait"
+        )
+    return reserved
 
 
 def _log_folder() -> str:
