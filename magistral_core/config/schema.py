@@ -158,6 +158,9 @@ class PipelineSettings(Section):
     weights_folder: str | None = Field(
         None, description="folder that all machines of a cluster see, for new weights on their way; null: shared memory, one machine"
     )
+    handover: Literal["auto", "shared_memory", "files", "nccl"] = Field(
+        "auto", description="way of new weights; auto: files if weights_folder is set, else shared_memory; nccl: GPU to GPU, never run"
+    )
     placement: Literal["split", "colocated"] = Field(
         "split", description="split: each role has GPUs of its own; colocated: generator and trainer share one"
     )
@@ -195,6 +198,12 @@ class PipelineSettings(Section):
                     f"n_async ({self.n_async}) above 2 * n_batch ({2 * self.n_batch}) trains on stale policies; "
                     "set allow_stale: true if meant"
                 )
+        if self.handover == "files" and self.weights_folder is None:
+            raise ValueError("handover: files needs weights_folder, a folder that all machines see")
+        if self.handover in {"shared_memory", "nccl"} and self.weights_folder is not None:
+            raise ValueError(f"handover: {self.handover} uses no weights_folder; unset it, or use handover: files")
+        if self.handover == "nccl" and (self.placement == "colocated" or self.runtime == "local"):
+            raise ValueError("handover: nccl needs placement: split and runtime: ray, since NCCL has one rank a GPU; use shared_memory")
         if self.runtime == "local":
             if self.schedule != "sync":
                 raise ValueError("runtime: local runs schedule: sync only")

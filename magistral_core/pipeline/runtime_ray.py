@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from magistral_core.config.schema import Recipe
-from magistral_core.errors import InfrastructureError, MagistralError
-from magistral_core.pipeline.handover import HandoverFolder, WeightFile
+from magistral_core.errors import InfrastructureError, InputError, MagistralError
+from magistral_core.generation.transfer import Contents
+from magistral_core.pipeline.handover import FileHandover, Handover, HandoverFolder, WeightFile, handover_kind
+from magistral_core.pipeline.handover_nccl import NcclHandover
 from magistral_core.pipeline.placement import Placement, Seat, check_fits, place
 from magistral_core.pipeline.supervision import GeneratorError, RoleError, TrainerError, VerifierError
 from magistral_core.processes import THREAD_ENVIRONMENT, free_port
@@ -51,7 +53,13 @@ class GeneratorActor:
         from magistral_core.generation.engine import GeneratorEngine
 
         self._engine = GeneratorEngine(
-            model_dir, recipe.generation, max_model_len=recipe.max_model_len, seed=recipe.seed, prompt=recipe.prompt, version=version
+            model_dir,
+            recipe.generation,
+            max_model_len=recipe.max_model_len,
+            seed=recipe.seed,
+            prompt=recipe.prompt,
+            version=version,
+            nccl=handover_kind(recipe.pipeline) == "nccl",
         )
         self._finished: list[Completion] = []
         self._error: BaseException | None = None
@@ -90,6 +98,12 @@ class GeneratorActor:
 
     async def update(self, weights: WeightFile) -> int:
         return (await self._engine.update_weights(weights.path, weights.version, weights.checksum)).in_flight
+
+    async def join(self, address: str, port: int) -> None:
+        await self._engine.join_transfer(address, port)
+
+    async def receive(self, version: int, contents: Contents) -> int:
+        return (await self._engine.receive_weights(version, contents)).in_flight
 
     async def close(self) -> None:
         await self._engine.close()
@@ -138,6 +152,18 @@ class TrainerActor:
     def publish(self, path: str) -> str:
         return self._role.publish(path)
 
+    def stage(self, version: int) -> Contents | None:
+        return self._role.stage(version)
+
+    def unstage(self, version: int) -> None:
+        self._role.unstage(version)
+
+    def join(self, generator: int, address: str, port: int, ranks: int) -> None:
+        self._role.join(generator, address, port, ranks)
+
+    def send(self, generator: int, version: int) -> None:
+        self._role.send(generator, version)
+
     def save(self, folder: str) -> None:
         self._role.save(folder)
 
@@ -155,13 +181,17 @@ class RayRuntime:
         self._trainer_actors: list[Any] = []
         self._verifiers: list[Any] = []
         self._reserved: Reserved | None = None
-        self._folder: HandoverFolder | None = None
+        self._handover: Handover | None = None
 
     async def start(self, model_dir: Path, version: int, checkpoint: Path | None) -> None:
         settings = self._recipe.pipeline
         _start_ray(settings.ray_address)
-        self._folder = HandoverFolder(settings.weights_folder)
-        self._reserved = await asyncio.to_thread(reserve, place(self._recipe)) if ray.cluster_resources().get("GPU") else None
+        gpus = ray.cluster_resources().get("GPU", 0)
+        if handover_kind(settings) == "nccl" and not gpus:
+            raise InputError("pipeline.handover: nccl needs GPUs, and Ray has none; use shared_memory, or files on a cluster")
+        folder = HandoverFolder(settings.weights_folder)  # also where NCCL sends: its reaper ends Ray with us
+        self._handover = self._make_handover(folder)
+        self._reserved = await asyncio.to_thread(reserve, place(self._recipe)) if gpus else None
         self._model = model_dir, version
         self._generator_actors = [self._new_generator(generator) for generator in range(settings.generators)]
         self._verifiers = [self._new_verifier() for _ in range(settings.verifiers)]
@@ -172,9 +202,15 @@ class RayRuntime:
             *(_reply(verifier.score.remote([]), "verifier", VerifierError) for verifier in self._verifiers),
         )
         if settings.ray_address is None:
-            self._folder.reaper.watch(_processes_of_ray())  # its agents would go on for a minute when we are killed
+            folder.reaper.watch(_processes_of_ray())  # its agents would go on for a minute when we are killed
+
+    def _make_handover(self, folder: HandoverFolder) -> Handover:
+        if handover_kind(self._recipe.pipeline) == "nccl":
+            return NcclHandover(self, folder, self._recipe.generation.tensor_parallel)
+        return FileHandover(folder, self)
 
     async def restart(self, generator: int) -> int:
+        self._way.forget(generator)
         ray.kill(self._generator_actors[generator])
         self._generator_actors[generator] = actor = self._new_generator(generator)
         await _reply(actor.start.remote(), f"generator {generator}", GeneratorError)
@@ -183,6 +219,8 @@ class RayRuntime:
     async def rewind(self, model_dir: Path, version: int, checkpoint: Path | None) -> None:
         for actor in self._trainer_actors:
             ray.kill(actor)
+        for generator in range(self.generators):
+            self._way.forget(generator)
         self._model = model_dir, version
         await asyncio.gather(
             self._start_trainers(model_dir, checkpoint),
@@ -202,7 +240,9 @@ class RayRuntime:
 
     async def _start_trainers(self, model_dir: Path, checkpoint: Path | None) -> None:
         seats = [self._reserved.seat("trainers", i) if self._reserved else None for i in range(self._recipe.pipeline.trainers)]
-        self._trainer_actors = [self._actor(TrainerActor, seat).remote() for seat in seats]
+        # Over NCCL rank 0 sends while it trains: two calls at a time.
+        calls = 2 if handover_kind(self._recipe.pipeline) == "nccl" else 1
+        self._trainer_actors = [self._actor(TrainerActor, seat, max_concurrency=calls).remote() for seat in seats]
         address, port = await _reply(self._trainer_actors[0].address.remote(), "trainer rank 0", TrainerError)
         state = str(checkpoint) if checkpoint else None
         await self._all_ranks(
@@ -241,18 +281,28 @@ class RayRuntime:
     async def train(self, rows: Sequence[Sequence[Microbatch]], step: int) -> StepReport:
         return StepReport.merge(await self._all_ranks("train", [(row, step) for row in rows]))
 
+    @property
+    def _way(self) -> Handover:
+        assert self._handover is not None
+        return self._handover
+
     async def publish(self, version: int) -> WeightFile:
-        assert self._folder is not None
-        path = str(self._folder.file(version))
-        checksums = await self._all_ranks("publish", [(path,)] * len(self._trainer_actors))
-        return WeightFile(path, version, checksums[0])
+        return await self._way.publish(version)
 
     async def update(self, generator: int, weights: WeightFile) -> int:
-        return await _reply(self._generator_actors[generator].update.remote(weights), f"generator {generator}", GeneratorError)  # type: ignore[no-any-return]
+        return await self._way.deliver(generator, weights)
 
     async def discard(self, weights: WeightFile) -> None:
-        assert self._folder is not None
-        self._folder.remove(weights)
+        await self._way.discard(weights)
+
+    async def ask_trainers(self, method: str, *arguments: Any) -> list[Any]:
+        return await self._all_ranks(method, [arguments] * len(self._trainer_actors))
+
+    async def ask_trainer(self, rank: int, method: str, *arguments: Any) -> Any:
+        return await _reply(getattr(self._trainer_actors[rank], method).remote(*arguments), f"trainer rank {rank}", TrainerError)
+
+    async def ask_generator(self, generator: int, method: str, *arguments: Any) -> Any:
+        return await _reply(getattr(self._generator_actors[generator], method).remote(*arguments), f"generator {generator}", GeneratorError)
 
     async def save(self, folder: Path) -> None:
         await self._all_ranks("save", [(str(folder),)] * len(self._trainer_actors))
@@ -270,9 +320,9 @@ class RayRuntime:
             self._reserved = None
         if self._recipe.pipeline.ray_address is None:
             ray.shutdown()
-        if self._folder is not None:
-            self._folder.close()
-            self._folder = None
+        if self._handover is not None:
+            self._handover.close()
+            self._handover = None
 
     async def _all_ranks(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         """The answers of all ranks. Where one fails, the others may wait for it for ever: its death is looked for first."""
