@@ -51,7 +51,7 @@ def run_prepared(prepared: Prepared, *, fresh: bool = False, on_event: OnEvent |
 
 
 #: Settings that say where and on how much a run runs. With others it is the same run: any split gives the same gradient.
-_NOT_WHAT_IS_LEARNT = {
+_NOT_WHAT_IS_LEARNT: dict[str, Any] = {
     "storage": True,
     "tracking": True,
     "checkpoints": True,
