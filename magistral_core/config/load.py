@@ -17,6 +17,13 @@ from magistral_core.errors import InputError
 _PACKAGE = Path(__file__).resolve().parents[1]
 #: In a wheel the recipes lie inside the package, in a checkout beside it.
 _FOLDERS = (_PACKAGE / "recipes", _PACKAGE.parent / "recipes")
+#: vLLM's sampling parameters that change the distribution a token is drawn from.
+_CUTTING = frozenset(
+    {
+        *("top_p", "top_k", "min_p", "typical_p", "repetition_penalty", "frequency_penalty", "presence_penalty", "logit_bias"),
+        *("bad_words", "allowed_token_ids", "min_tokens", "structured_outputs", "guided_decoding"),
+    }
+)
 
 
 def recipe_names() -> list[str]:
@@ -78,12 +85,22 @@ def describe(error: ValidationError) -> str:
         location = [str(part) for part in item["loc"]]
         where = ".".join(location) or "recipe"
         if item["type"] == "extra_forbidden":
-            parts.append(f"unknown key {where}{_suggest(location)}")
+            parts.append(f"unknown key {where}{_biased(location) or _suggest(location)}")
         elif item["type"] == "value_error":
             parts.append(f"{where}: {item['ctx']['error']}")
         else:
             parts.append(f"{where}: {item['msg'][0].lower()}{item['msg'][1:]}, got {item['input']!r}")
     return "; ".join(parts)
+
+
+def _biased(location: Sequence[str]) -> str:
+    """Why there is no such setting, where it would bias training."""
+    if location[0] != "generation" or location[-1] not in _CUTTING:
+        return ""
+    return (
+        ": training draws from the policy's whole distribution, since the trainer's probability of a token would not be that of a "
+        "distribution cut or bent by it, and the importance ratio would be biased; remove it"
+    )
 
 
 def _suggest(location: Sequence[str]) -> str:

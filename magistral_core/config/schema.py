@@ -119,11 +119,20 @@ class RewardSettings(Section):
     language: NonNegativeFloat = Field(0.1, description="for problem, thoughts and answer in one language; 0 turns it off")
     length: LengthReward | None = Field(None, description="soft length penalty; null for none")
     extra: tuple[str, ...] = Field((), description="own reward functions, `module:function`, run in the worker pool")
-    workers: PositiveInt = Field(2, description="verifier worker processes")
+    workers: PositiveInt = Field(2, description="verifier worker processes of one verifier, at least")
+    max_workers: PositiveInt | None = Field(
+        None, description="at most, while many verifications wait; null: one a core of the verifier's machine, or `workers` if more"
+    )
     timeout_s: PositiveFloat = Field(3.0, description="limit of one verification")
     memory_mb: PositiveInt = Field(2048, description="address space of a verifier worker beyond what it starts with")
     retries: NonNegativeInt = Field(1, description="times that a verification is tried again after its worker broke")
     shuffle: bool = Field(False, description="control experiment: permute rewards across the groups of a batch")
+
+    @model_validator(mode="after")
+    def _pool_bounds(self) -> Self:
+        if self.max_workers is not None and self.max_workers < self.workers:
+            raise ValueError(f"max_workers ({self.max_workers}) must be at least workers ({self.workers})")
+        return self
 
 
 class GenerationSettings(Section):
@@ -149,11 +158,15 @@ class PipelineSettings(Section):
     weights_folder: str | None = Field(
         None, description="folder that all machines of a cluster see, for new weights on their way; null: shared memory, one machine"
     )
+    handover: Literal["auto", "shared_memory", "files", "nccl"] = Field(
+        "auto", description="way of new weights; auto: files if weights_folder is set, else shared_memory; nccl: GPU to GPU, never run"
+    )
     placement: Literal["split", "colocated"] = Field(
         "split", description="split: each role has GPUs of its own; colocated: generator and trainer share one"
     )
     generators: PositiveInt = 1
     trainers: PositiveInt = Field(1, description="trainer ranks")
+    verifiers: PositiveInt = Field(1, description="verifiers, each with a worker pool of its own; more than one is for clusters")
     group_size: int = Field(16, ge=2, description="G, completions of one prompt")
     n_async: PositiveInt = Field(256, description="completions generated at the same time, over all generators")
     n_batch: PositiveInt = Field(256, description="completions between two weight updates")
@@ -185,6 +198,12 @@ class PipelineSettings(Section):
                     f"n_async ({self.n_async}) above 2 * n_batch ({2 * self.n_batch}) trains on stale policies; "
                     "set allow_stale: true if meant"
                 )
+        if self.handover == "files" and self.weights_folder is None:
+            raise ValueError("handover: files needs weights_folder, a folder that all machines see")
+        if self.handover in {"shared_memory", "nccl"} and self.weights_folder is not None:
+            raise ValueError(f"handover: {self.handover} uses no weights_folder; unset it, or use handover: files")
+        if self.handover == "nccl" and (self.placement == "colocated" or self.runtime == "local"):
+            raise ValueError("handover: nccl needs placement: split and runtime: ray, since NCCL has one rank a GPU; use shared_memory")
         if self.runtime == "local":
             if self.schedule != "sync":
                 raise ValueError("runtime: local runs schedule: sync only")
@@ -200,6 +219,12 @@ class LossSettings(Section):
     eps_high: PositiveFloat = Field(0.28, description="upper clip (clip-higher)")
     normalisation: Literal["minibatch", "group", "none"] = Field("minibatch", description="of the advantages")
     denominator: Literal["group", "step"] = Field("group", description="group: each group counts the same; step: each token does")
+    ratio: Literal["token", "sequence"] = Field(
+        "token", description="importance ratio; sequence: one a completion, exp(mean log ratio), as in GSPO, with much narrower clips"
+    )
+    truncated_is: PositiveFloat | None = Field(
+        None, description="truncated importance sampling: largest weight of a policy gradient, in place of the clip; null: clip"
+    )
 
 
 class TrainingSettings(Section):
@@ -291,6 +316,11 @@ class Recipe(Section):
         if self.training.token_budget < self.max_model_len:
             raise ValueError(
                 f"training.token_budget ({self.training.token_budget}) must hold the longest sequence ({self.max_model_len} tokens)"
+            )
+        if self.pipeline.placement == "colocated" and self.generation.tensor_parallel > 1:
+            raise ValueError(
+                f"generation.tensor_parallel ({self.generation.tensor_parallel}): with pipeline.placement: colocated a generator shares "
+                "one GPU with one trainer rank; use placement: split"
             )
         length = self.rewards.length
         if length is not None and length.l_max > self.generation.max_tokens:

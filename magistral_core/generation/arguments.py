@@ -52,8 +52,10 @@ def model_context(model_path: str | Path) -> int | None:
     return int(length) if length else None
 
 
-def engine_args(model_path: str | Path, generation: GenerationSettings, *, max_model_len: int, seed: int = 0) -> AsyncEngineArgs:
-    """The arguments of an engine for a model folder (or hub name).
+def engine_args(
+    model_path: str | Path, generation: GenerationSettings, *, max_model_len: int, seed: int = 0, nccl: bool = False
+) -> AsyncEngineArgs:
+    """The arguments of an engine for a model folder (or hub name); `nccl` if new weights will come that way.
 
     Log-probabilities are those after temperature, which is what a token was sampled with and what the trainer computes.
     The tokenizer stays outside: tokens in, tokens out.
@@ -88,6 +90,8 @@ def engine_args(model_path: str | Path, generation: GenerationSettings, *, max_m
         "worker_extension_cls": "magistral_core.generation.worker.WeightReceiver",
         "distributed_executor_backend": f"magistral_core.generation.worker.{executor}",
     }
+    if nccl:
+        arguments["weight_transfer_config"] = {"backend": "nccl"}
     if current_platform.is_cpu():
         arguments["enforce_eager"] = True  # compiling took 39 s and gained little
         arguments["block_size"] = _CPU_BLOCK_SIZE

@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +30,7 @@ from magistral_core.config.schema import GenerationSettings, PromptSettings
 from magistral_core.errors import InfrastructureError, InputError
 from magistral_core.generation.arguments import engine_args
 from magistral_core.generation.tokens import Decoder, Sampling, sampling_params, to_completion
+from magistral_core.generation.transfer import Contents, join_information
 from magistral_core.records import Completion, Request
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ class GeneratorEngine:
         seed: of vLLM itself; every request brings its own.
         prompt: its thinking tags stay in the text of completions even where they are special tokens.
         version: version of the weights in `model_path`.
+        nccl: new weights come over NCCL (`receive_weights`) and not as files.
     """
 
     def __init__(
@@ -95,9 +97,10 @@ class GeneratorEngine:
         seed: int = 0,
         prompt: PromptSettings | None = None,
         version: int = 0,
+        nccl: bool = False,
     ) -> None:
         self.version = version
-        self._arguments = engine_args(model_path, generation, max_model_len=max_model_len, seed=seed)
+        self._arguments = engine_args(model_path, generation, max_model_len=max_model_len, seed=seed, nccl=nccl)
         self._decoder = _decoder(model_path, prompt)
         self._sampling = Sampling(temperature=generation.temperature)
         self._engine: AsyncLLM | None = None
@@ -176,6 +179,36 @@ class GeneratorEngine:
         Raises:
             InfrastructureError: the file was refused and the old weights and version stay, or the engine died.
         """
+
+        async def load() -> None:
+            _raise_refused(await self._live.collective_rpc("load_weight_file", args=(str(path), checksum)), version)
+
+        return await self._swap(version, load)
+
+    async def join_transfer(self, address: str, port: int) -> None:
+        """Meet the trainer that will send weights over NCCL; it joins at the same time. Never run: it needs GPUs."""
+        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
+
+        information = join_information(address, port, self._arguments.tensor_parallel_size)
+        await self._live.init_weight_transfer_engine(WeightTransferInitRequest(init_info=information))
+
+    async def receive_weights(self, version: int, contents: Contents) -> WeightUpdate:
+        """As `update_weights`, from the trainer that `join_transfer` met; it sends at the same time. Never run: it needs GPUs.
+
+        Raises:
+            InfrastructureError: the engine died.
+        """
+        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+
+        async def load() -> None:
+            await self._live.start_weight_update()
+            await self._live.update_weights(WeightTransferUpdateRequest(update_info=contents.update_info()))
+            await self._live.finish_weight_update()
+
+        return await self._swap(version, load)
+
+    async def _swap(self, version: int, load: Callable[[], Awaitable[None]]) -> WeightUpdate:
+        """Have `load` bring new weights while sequences stand still, and label what follows with their version."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
         async with self._updating:
@@ -187,8 +220,7 @@ class GeneratorEngine:
                 try:
                     taken_back = await self._take_back_unstarted()
                     loading = time.perf_counter()
-                    refused = await self._live.collective_rpc("load_weight_file", args=(str(path), checksum))
-                    _raise_refused(refused, version)
+                    await load()
                     load_seconds = time.perf_counter() - loading
                     await self._live.update_weight_version(str(version))
                     self.version = version

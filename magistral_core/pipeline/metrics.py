@@ -15,6 +15,9 @@ from magistral_core.pipeline.batches import truncated_share
 from magistral_core.records import Batch, Group, ScoreStatus
 from magistral_core.training.report import StepReport
 
+#: Ages (in optimiser steps) whose share of tokens is a metric of its own; the paper keeps sequences at about two policies.
+AGES = 4
+
 
 @dataclass
 class Clock:
@@ -101,6 +104,14 @@ def resample_metrics(groups: Sequence[Group], again: Container[int]) -> dict[str
     return metrics
 
 
+def _age_histogram(ages: np.ndarray) -> dict[str, float]:
+    """Percentiles of the tokens' ages, int [tokens], and the share of each age; the last share takes whatever is older."""
+    p50, p95 = np.percentile(ages, (50, 95))
+    counts = np.bincount(np.minimum(ages, AGES), minlength=AGES + 1) / len(ages)
+    names = [*(f"age/share_{age}" for age in range(AGES)), f"age/share_{AGES}_up"]
+    return {"age/p50": float(p50), "age/p95": float(p95), **dict(zip(names, counts.tolist(), strict=True))}
+
+
 def policy_metrics(batch: Batch, report: StepReport) -> dict[str, float]:
     """How far the policy is from the one that sampled, and how old the tokens are."""
     completions = [completion for group in batch.groups for completion in group.completions]
@@ -117,6 +128,7 @@ def policy_metrics(batch: Batch, report: StepReport) -> dict[str, float]:
         "policy/effective_sample_share": float(ratios.sum() ** 2 / (len(ratios) * (ratios**2).sum())) if len(ratios) else 1.0,
         "age/mean": float(ages.mean()),
         "age/max": float(ages.max()),
+        **_age_histogram(ages),
         "batch/reward_mean": float(np.mean([score.reward for group in batch.groups for score in group.scores if score.graded])),
         "batch/masked": float(sum(not score.graded for group in batch.groups for score in group.scores)),
         "train/loss": report.loss,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from magistral_core.config.schema import Recipe
+from magistral_core.generation.transfer import Contents, WeightSender
 from magistral_core.generation.weights import stream_weight_file
 from magistral_core.pipeline.state import MODEL_FOLDER, TRAINER_FOLDER
 from magistral_core.records import Microbatch
@@ -36,6 +37,7 @@ class TrainerRole:
         port: int,
     ) -> None:
         self._loss = recipe.loss
+        self._sender = WeightSender()
         join_group(rank, world, address, port)
         self._trainer = Trainer(model_dir, recipe.training, temperature=recipe.generation.temperature, seed=recipe.seed)
         if checkpoint is not None:
@@ -53,6 +55,26 @@ class TrainerRole:
         for _ in tensors:  # the others only take part in the gathering
             pass
         return ""
+
+    def stage(self, version: int) -> Contents | None:
+        """Keep the current weights for sending; what they are, from rank 0."""
+        if self._trainer.rank == 0:
+            return self._sender.stage(version, self._trainer.weights())
+        for _ in self._trainer.weights():  # only to take part in the gathering
+            pass
+        return None
+
+    def unstage(self, version: int) -> None:
+        """Drop what `stage` kept."""
+        self._sender.unstage(version)
+
+    def join(self, generator: int, address: str, port: int, ranks: int) -> None:
+        """Rank 0: meet a generator's workers, which join at the same time."""
+        self._sender.join(generator, address, port, ranks)
+
+    def send(self, generator: int, version: int) -> None:
+        """Rank 0: send a staged version to a generator, which receives at the same time."""
+        self._sender.send(generator, version)
 
     def save(self, folder: str) -> None:
         """Write this rank's part of a checkpoint: the trainer's state, and the model as a folder that vLLM loads."""

@@ -45,14 +45,30 @@ def run_prepared(prepared: Prepared, *, fresh: bool = False, on_event: OnEvent |
     store = open_store(storage_uri(recipe))
     store.check()
     Tracker.check(tracking_uri(recipe))
-    handle = RunIndex(store).resolve(recipe.name, recipe_digest(_what_is_learnt(recipe)), fresh=fresh)
+    handle = RunIndex(store).resolve(recipe.name, recipe_digest(what_is_learnt(recipe)), fresh=fresh)
     with handle.lease() as lease, _staging_folder(handle.run_id) as work:
         return _Run(prepared, handle, handle.checkpoints(lease), work, on_event).execute()
 
 
-def _what_is_learnt(recipe: Recipe) -> dict[str, Any]:
-    """The settings that make a run the same run: where it is stored and watched does not matter."""
-    return recipe.model_dump(mode="json", exclude={"storage", "tracking", "checkpoints", "evaluation"})
+#: Settings that say where and on how much a run runs. With others it is the same run: any split gives the same gradient.
+_NOT_WHAT_IS_LEARNT: dict[str, Any] = {
+    "storage": True,
+    "tracking": True,
+    "checkpoints": True,
+    "evaluation": True,
+    "rewards": {"workers", "max_workers"},
+    "generation": {"max_num_seqs", "tensor_parallel", "kv_cache_gib", "gpu_memory_utilization", "enforce_eager"},
+    "pipeline": {
+        *("runtime", "ray_address", "weights_folder", "handover", "placement", "generators", "trainers", "verifiers"),
+        *("stall_timeout_s", "update_timeout_s", "max_restarts"),
+    },
+    "training": {"zero_stage", "token_budget", "logprob_chunk", "gradient_checkpointing", "attention"},
+}
+
+
+def what_is_learnt(recipe: Recipe) -> dict[str, Any]:
+    """The settings that make a run the same run. Where it is stored and watched does not matter, nor how many ranks train it."""
+    return recipe.model_dump(mode="json", exclude=_NOT_WHAT_IS_LEARNT)
 
 
 @contextlib.contextmanager

@@ -10,15 +10,20 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from magistral_core.config.schema import Recipe
-from magistral_core.errors import InfrastructureError, MagistralError
-from magistral_core.pipeline.handover import HandoverFolder, WeightFile
+from magistral_core.errors import InfrastructureError, InputError, MagistralError
+from magistral_core.generation.transfer import Contents
+from magistral_core.pipeline.handover import FileHandover, Handover, HandoverFolder, WeightFile, handover_kind
+from magistral_core.pipeline.handover_nccl import NcclHandover
+from magistral_core.pipeline.placement import Placement, Seat, check_fits, place
 from magistral_core.pipeline.supervision import GeneratorError, RoleError, TrainerError, VerifierError
 from magistral_core.processes import THREAD_ENVIRONMENT, free_port
 from magistral_core.records import Completion, Group, Microbatch, Request
+from magistral_core.rewards.poolsize import PoolSize
 from magistral_core.training.report import StepReport
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -28,12 +33,16 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 import psutil
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 T = TypeVar("T")
 _OBJECT_STORE_BYTES = 256 * 2**20
 _CLOSE_SECONDS = 10.0
 #: When one trainer rank fails, so long is waited for the news that another had died.
 _DEATH_SECONDS = 5.0
+#: GPUs that are there and free are reserved within a moment; others may have them.
+_RESERVE_SECONDS = 60.0
 _LOCAL = "127.0.0.1"
 
 
@@ -44,7 +53,13 @@ class GeneratorActor:
         from magistral_core.generation.engine import GeneratorEngine
 
         self._engine = GeneratorEngine(
-            model_dir, recipe.generation, max_model_len=recipe.max_model_len, seed=recipe.seed, prompt=recipe.prompt, version=version
+            model_dir,
+            recipe.generation,
+            max_model_len=recipe.max_model_len,
+            seed=recipe.seed,
+            prompt=recipe.prompt,
+            version=version,
+            nccl=handover_kind(recipe.pipeline) == "nccl",
         )
         self._finished: list[Completion] = []
         self._error: BaseException | None = None
@@ -83,6 +98,12 @@ class GeneratorActor:
 
     async def update(self, weights: WeightFile) -> int:
         return (await self._engine.update_weights(weights.path, weights.version, weights.checksum)).in_flight
+
+    async def join(self, address: str, port: int) -> None:
+        await self._engine.join_transfer(address, port)
+
+    async def receive(self, version: int, contents: Contents) -> int:
+        return (await self._engine.receive_weights(version, contents)).in_flight
 
     async def close(self) -> None:
         await self._engine.close()
@@ -131,6 +152,18 @@ class TrainerActor:
     def publish(self, path: str) -> str:
         return self._role.publish(path)
 
+    def stage(self, version: int) -> Contents | None:
+        return self._role.stage(version)
+
+    def unstage(self, version: int) -> None:
+        self._role.unstage(version)
+
+    def join(self, generator: int, address: str, port: int, ranks: int) -> None:
+        self._role.join(generator, address, port, ranks)
+
+    def send(self, generator: int, version: int) -> None:
+        self._role.send(generator, version)
+
     def save(self, folder: str) -> None:
         self._role.save(folder)
 
@@ -146,34 +179,48 @@ class RayRuntime:
         self.generators = recipe.pipeline.generators
         self._generator_actors: list[Any] = []
         self._trainer_actors: list[Any] = []
-        self._verifier: Any = None
-        self._folder: HandoverFolder | None = None
+        self._verifiers: list[Any] = []
+        self._reserved: Reserved | None = None
+        self._handover: Handover | None = None
 
     async def start(self, model_dir: Path, version: int, checkpoint: Path | None) -> None:
         settings = self._recipe.pipeline
         _start_ray(settings.ray_address)
-        self._folder = HandoverFolder(settings.weights_folder)
-        self._gpus = _gpus_per_role(self._recipe, int(ray.cluster_resources().get("GPU", 0)))
+        gpus = ray.cluster_resources().get("GPU", 0)
+        if handover_kind(settings) == "nccl" and not gpus:
+            raise InputError("pipeline.handover: nccl needs GPUs, and Ray has none; use shared_memory, or files on a cluster")
+        folder = HandoverFolder(settings.weights_folder)  # also where NCCL sends: its reaper ends Ray with us
+        self._handover = self._make_handover(folder)
+        self._reserved = await asyncio.to_thread(reserve, place(self._recipe)) if gpus else None
         self._model = model_dir, version
-        self._generator_actors = [self._new_generator() for _ in range(settings.generators)]
-        self._verifier = self._new_verifier()
+        self._generator_actors = [self._new_generator(generator) for generator in range(settings.generators)]
+        self._verifiers = [self._new_verifier() for _ in range(settings.verifiers)]
+        self._verifying = [0] * settings.verifiers
         await asyncio.gather(
             *(_reply(g.start.remote(), f"generator {i}", GeneratorError) for i, g in enumerate(self._generator_actors)),
             self._start_trainers(model_dir, checkpoint),
-            _reply(self._verifier.score.remote([]), "verifier", VerifierError),
+            *(_reply(verifier.score.remote([]), "verifier", VerifierError) for verifier in self._verifiers),
         )
         if settings.ray_address is None:
-            self._folder.reaper.watch(_processes_of_ray())  # its agents would go on for a minute when we are killed
+            folder.reaper.watch(_processes_of_ray())  # its agents would go on for a minute when we are killed
+
+    def _make_handover(self, folder: HandoverFolder) -> Handover:
+        if handover_kind(self._recipe.pipeline) == "nccl":
+            return NcclHandover(self, folder, self._recipe.generation.tensor_parallel)
+        return FileHandover(folder, self)
 
     async def restart(self, generator: int) -> int:
+        self._way.forget(generator)
         ray.kill(self._generator_actors[generator])
-        self._generator_actors[generator] = actor = self._new_generator()
+        self._generator_actors[generator] = actor = self._new_generator(generator)
         await _reply(actor.start.remote(), f"generator {generator}", GeneratorError)
         return self._model[1]
 
     async def rewind(self, model_dir: Path, version: int, checkpoint: Path | None) -> None:
         for actor in self._trainer_actors:
             ray.kill(actor)
+        for generator in range(self.generators):
+            self._way.forget(generator)
         self._model = model_dir, version
         await asyncio.gather(
             self._start_trainers(model_dir, checkpoint),
@@ -183,25 +230,29 @@ class RayRuntime:
         await asyncio.gather(*(self.update(generator, weights) for generator in range(self.generators)))
         await self.discard(weights)
 
-    def _new_generator(self) -> Any:
+    def _new_generator(self, generator: int) -> Any:
         recipe, (folder, version) = self._recipe, self._model
-        gpu = self._gpus * recipe.generation.tensor_parallel
-        return self._actor(GeneratorActor, gpu, max_concurrency=10_000).remote(recipe, str(folder), version)
+        seat = self._reserved.seat("generators", generator) if self._reserved else None
+        return self._actor(GeneratorActor, seat, max_concurrency=10_000).remote(recipe, str(folder), version)
 
     def _new_verifier(self) -> Any:
-        return self._actor(VerifierActor, max_concurrency=2 * self._recipe.rewards.workers).remote(self._recipe)
+        return self._actor(VerifierActor, max_concurrency=2 * PoolSize.of(self._recipe.rewards).largest).remote(self._recipe)
 
     async def _start_trainers(self, model_dir: Path, checkpoint: Path | None) -> None:
-        self._trainer_actors = [self._actor(TrainerActor, self._gpus).remote() for _ in range(self._recipe.pipeline.trainers)]
+        seats = [self._reserved.seat("trainers", i) if self._reserved else None for i in range(self._recipe.pipeline.trainers)]
+        # Over NCCL rank 0 sends while it trains: two calls at a time.
+        calls = 2 if handover_kind(self._recipe.pipeline) == "nccl" else 1
+        self._trainer_actors = [self._actor(TrainerActor, seat, max_concurrency=calls).remote() for seat in seats]
         address, port = await _reply(self._trainer_actors[0].address.remote(), "trainer rank 0", TrainerError)
         state = str(checkpoint) if checkpoint else None
         await self._all_ranks(
             "start", [(self._recipe, str(model_dir), state, rank, address, port) for rank in range(len(self._trainer_actors))]
         )
 
-    def _actor(self, cls: type, gpu: float = 0.0, **options: Any) -> Any:
-        environment = None if self._gpus else {"env_vars": dict(THREAD_ENVIRONMENT)}
-        return ray.remote(cls).options(num_cpus=0, num_gpus=gpu, runtime_env=environment, scheduling_strategy="SPREAD", **options)
+    def _actor(self, cls: type, seat: dict[str, Any] | None = None, **options: Any) -> Any:
+        environment = None if self._reserved else {"env_vars": dict(THREAD_ENVIRONMENT)}
+        where = seat or {"num_gpus": 0, "scheduling_strategy": "SPREAD"}
+        return ray.remote(cls).options(num_cpus=0, runtime_env=environment, **where, **options)
 
     async def submit(self, generator: int, requests: Sequence[Request]) -> None:
         await _reply(self._generator_actors[generator].submit.remote(requests), f"generator {generator}", GeneratorError)
@@ -210,48 +261,68 @@ class RayRuntime:
         return await _reply(self._generator_actors[generator].collect.remote(), f"generator {generator}", GeneratorError)  # type: ignore[no-any-return]
 
     async def score(self, groups: Sequence[Group]) -> list[Group]:
+        number = min(range(len(self._verifiers)), key=self._verifying.__getitem__)
+        self._verifying[number] += 1
+        try:
+            return await self._score(number, groups)
+        finally:
+            self._verifying[number] -= 1
+
+    async def _score(self, number: int, groups: Sequence[Group]) -> list[Group]:
         for _ in range(self._recipe.pipeline.max_restarts):
-            verifier = self._verifier
+            verifier = self._verifiers[number]
             try:
                 return await _reply(verifier.score.remote(groups), "verifier", VerifierError)  # type: ignore[no-any-return]
             except VerifierError:
-                if verifier is self._verifier:  # the first of several calls that it took with it
-                    self._verifier = self._new_verifier()
-        return await _reply(self._verifier.score.remote(groups), "verifier", VerifierError)  # type: ignore[no-any-return]
+                if verifier is self._verifiers[number]:  # the first of several calls that it took with it
+                    self._verifiers[number] = self._new_verifier()
+        return await _reply(self._verifiers[number].score.remote(groups), "verifier", VerifierError)  # type: ignore[no-any-return]
 
     async def train(self, rows: Sequence[Sequence[Microbatch]], step: int) -> StepReport:
         return StepReport.merge(await self._all_ranks("train", [(row, step) for row in rows]))
 
+    @property
+    def _way(self) -> Handover:
+        assert self._handover is not None
+        return self._handover
+
     async def publish(self, version: int) -> WeightFile:
-        assert self._folder is not None
-        path = str(self._folder.file(version))
-        checksums = await self._all_ranks("publish", [(path,)] * len(self._trainer_actors))
-        return WeightFile(path, version, checksums[0])
+        return await self._way.publish(version)
 
     async def update(self, generator: int, weights: WeightFile) -> int:
-        return await _reply(self._generator_actors[generator].update.remote(weights), f"generator {generator}", GeneratorError)  # type: ignore[no-any-return]
+        return await self._way.deliver(generator, weights)
 
     async def discard(self, weights: WeightFile) -> None:
-        assert self._folder is not None
-        self._folder.remove(weights)
+        await self._way.discard(weights)
+
+    async def ask_trainers(self, method: str, *arguments: Any) -> list[Any]:
+        return await self._all_ranks(method, [arguments] * len(self._trainer_actors))
+
+    async def ask_trainer(self, rank: int, method: str, *arguments: Any) -> Any:
+        return await _reply(getattr(self._trainer_actors[rank], method).remote(*arguments), f"trainer rank {rank}", TrainerError)
+
+    async def ask_generator(self, generator: int, method: str, *arguments: Any) -> Any:
+        return await _reply(getattr(self._generator_actors[generator], method).remote(*arguments), f"generator {generator}", GeneratorError)
 
     async def save(self, folder: Path) -> None:
         await self._all_ranks("save", [(str(folder),)] * len(self._trainer_actors))
 
     async def close(self) -> None:
-        roles = [*self._generator_actors, *self._trainer_actors, self._verifier]
-        closing = [role.close.remote() for role in roles if role is not None]
+        roles = [*self._generator_actors, *self._trainer_actors, *self._verifiers]
+        closing = [role.close.remote() for role in roles]
         if closing:
             await asyncio.to_thread(ray.wait, closing, num_returns=len(closing), timeout=_CLOSE_SECONDS)
         for role in roles:
-            if role is not None:
-                ray.kill(role)
-        self._generator_actors, self._trainer_actors, self._verifier = [], [], None
+            ray.kill(role)
+        self._generator_actors, self._trainer_actors, self._verifiers = [], [], []
+        if self._reserved is not None:
+            self._reserved.release()
+            self._reserved = None
         if self._recipe.pipeline.ray_address is None:
             ray.shutdown()
-        if self._folder is not None:
-            self._folder.close()
-            self._folder = None
+        if self._handover is not None:
+            self._handover.close()
+            self._handover = None
 
     async def _all_ranks(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         """The answers of all ranks. Where one fails, the others may wait for it for ever: its death is looked for first."""
@@ -289,16 +360,39 @@ def _processes_of_ray() -> list[int]:
     return [process.pid for head in heads for process in (head, *head.children(recursive=True))]
 
 
-def _gpus_per_role(recipe: Recipe, gpus: int) -> float:
-    """GPUs of one trainer rank, and of one tensor-parallel rank of a generator."""
-    if not gpus:
-        return 0.0
-    wanted = recipe.pipeline.trainers + recipe.pipeline.generators * recipe.generation.tensor_parallel
-    if recipe.pipeline.placement == "colocated":
-        return 0.5
-    if wanted > gpus:
-        raise InfrastructureError(f"the recipe places {wanted} roles on {gpus} GPUs; set pipeline.placement=colocated or use fewer roles")
-    return 1.0
+@dataclass(frozen=True)
+class Reserved:
+    """A placement whose groups Ray holds for us."""
+
+    placement: Placement
+    groups: tuple[PlacementGroup, ...]
+
+    def seat(self, role: Literal["generators", "trainers"], number: int) -> dict[str, Any]:
+        """Options of an actor. One more than the recipe began with has no reserved seat, and takes the GPUs of any other."""
+        seats: tuple[Seat, ...] = getattr(self.placement, role)
+        seat = seats[min(number, len(seats) - 1)]
+        if number >= len(seats):
+            return {"num_gpus": seat.gpus, "scheduling_strategy": "SPREAD"}
+        strategy = PlacementGroupSchedulingStrategy(self.groups[seat.group], placement_group_bundle_index=seat.bundle)
+        return {"num_gpus": seat.gpus, "scheduling_strategy": strategy}
+
+    def release(self) -> None:
+        """Give everything back."""
+        for group in self.groups:
+            remove_placement_group(group)
+
+
+def reserve(placement: Placement) -> Reserved:
+    """Have Ray hold the GPUs of a placement. Raises InputError if there are too few, InfrastructureError if others have them."""
+    check_fits(placement, [int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]])
+    groups = tuple(placement_group([{"GPU": gpus} for gpus in group.gpus], strategy=group.strategy) for group in placement.groups)
+    reserved = Reserved(placement, groups)
+    if not all(group.wait(_RESERVE_SECONDS) for group in groups):
+        reserved.release()
+        raise InfrastructureError(
+            f"Ray has the GPUs but did not hand them out within {_RESERVE_SECONDS:g} s: others hold them; end those, or wait"
+        )
+    return reserved
 
 
 def _log_folder() -> str:

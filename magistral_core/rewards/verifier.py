@@ -27,6 +27,7 @@ from magistral_core.rewards.extra import part_names
 from magistral_core.rewards.format import answer_part, check_format
 from magistral_core.rewards.length import length_penalty
 from magistral_core.rewards.math import Verdict, quick_gold_verdict, quick_verdict
+from magistral_core.rewards.poolsize import PoolSize
 from magistral_core.rewards.workers import Ending, Job, Outcome, WorkerPool
 
 #: Latencies kept for the percentiles of `stats`.
@@ -73,7 +74,7 @@ class Verifier:
         self._rewards = rewards
         self._prompt = prompt
         self._extra = part_names(rewards.extra)
-        self._pool = WorkerPool(rewards.workers, rewards.timeout_s, rewards.memory_mb, rewards.retries, rewards.extra)
+        self._pool = WorkerPool(PoolSize.of(rewards), rewards.timeout_s, rewards.memory_mb, rewards.retries, rewards.extra)
         self._lock = threading.Lock()
         self._statuses: Counter[str] = Counter()
         self._recent: deque[float] = deque(maxlen=_RECENT)
@@ -95,7 +96,7 @@ class Verifier:
         """
         check_supported(problems)
         if self._rewards.extra:
-            pool = WorkerPool(1, self._rewards.timeout_s, self._rewards.memory_mb, 0, self._rewards.extra)
+            pool = WorkerPool(PoolSize(1, 1), self._rewards.timeout_s, self._rewards.memory_mb, 0, self._rewards.extra)
             pool.start()
             pool.close()
 

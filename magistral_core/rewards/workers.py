@@ -6,8 +6,14 @@ Life of a job:
                               |--over the limit------> timeout     (worker killed, another forked)
                               '--worker died---------> waiting again, up to `retries` times; then broken
 
-One dispatcher thread owns one worker. It sends a batch and takes one reply a job, in order; a job's limit starts when the reply before
-it has come. Killing a worker therefore harms the running job only: the rest of its batch goes to the next worker.
+The pool has more workers while many jobs wait (see `poolsize`). One dispatcher thread owns one worker:
+
+    taking batches <──woken by a backlog── parked, without a worker
+          '──nothing to do for IDLE_S, and more than the smallest number──^
+
+A dispatcher never ends before the pool does, for the zygote dies with the thread that started it. It sends a batch and takes one
+reply a job, in order; a job's limit starts when the reply before it has come. Killing a worker therefore harms the running job
+only: the rest of its batch goes to the next worker.
 """
 
 from __future__ import annotations
@@ -27,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from magistral_core.errors import InfrastructureError, InputError, MagistralError
+from magistral_core.rewards.poolsize import IDLE_S, PoolSize
 
 #: Jobs after which a worker is replaced: parser caches grow and a user's function may leak.
 RECYCLE_AFTER = 2000
@@ -66,13 +73,21 @@ class Outcome:
 
 
 _Batch = list[tuple[Job, "Future[Outcome]"]]
+#: Told to a dispatcher in place of a batch: end your worker and wait until you are needed.
+_PARK: _Batch = []
 
 
 class WorkerPool:
-    """`workers` processes; thread-safe. `start` it, `submit` jobs, `close` it."""
+    """Processes, as many as `size` permits and the backlog asks for; thread-safe. `start` it, `submit` jobs, `close` it."""
 
-    def __init__(self, workers: int, timeout_s: float, memory_mb: int, retries: int = 1, extra: Sequence[str] = ()) -> None:
-        self._workers = workers
+    def __init__(
+        self, size: PoolSize, timeout_s: float, memory_mb: int, retries: int = 1, extra: Sequence[str] = (), idle_s: float = IDLE_S
+    ) -> None:
+        self._size = size
+        self._idle_s = idle_s
+        self._taking = size.smallest  # dispatchers that are not parked
+        self._wake = threading.Semaphore(0)
+        self._unsettled = 0
         self._timeout_s = timeout_s
         self._retries = retries
         self._setup = {"extra": tuple(extra), "memory_bytes": memory_mb * 2**20, "folder": str(Path.cwd())}
@@ -88,13 +103,7 @@ class WorkerPool:
         """Start every worker. Raises InputError if a user's function cannot be loaded, InfrastructureError if no worker starts."""
         if self._threads:
             return
-        ready: list[Future[None]] = [Future() for _ in range(self._workers)]
-        self._threads = [
-            threading.Thread(target=self._dispatch, args=(number, ready[number]), name=f"verifier-{number}", daemon=True)
-            for number in range(self._workers)
-        ]
-        for thread in self._threads:
-            thread.start()
+        ready = [self._start_dispatcher() for _ in range(self._size.smallest)]
         try:
             for future in ready:
                 future.result()
@@ -107,7 +116,9 @@ class WorkerPool:
         if not self._threads or self._closing.is_set():
             raise InfrastructureError("the verifier pool is not running")
         batch: _Batch = [(job, Future()) for job in jobs]
-        size = -(-len(batch) // self._workers)
+        size = -(-len(batch) // self._grow(len(batch)))
+        for _, future in batch:
+            future.add_done_callback(self._settled)
         for start in range(0, len(batch), max(size, 1)):
             self._queue.put(batch[start : start + size])
         return [future for _, future in batch]
@@ -118,10 +129,37 @@ class WorkerPool:
         with self._lock:
             return tuple(self._pids.values())
 
+    def _start_dispatcher(self) -> Future[None]:
+        """One more dispatcher; the future says when it has its first worker."""
+        number, ready = len(self._threads), Future[None]()
+        thread = threading.Thread(target=self._dispatch, args=(number, ready), name=f"verifier-{number}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+        return ready
+
+    def _grow(self, jobs: int) -> int:
+        """Add the workers that so many more jobs ask for; how many there are then."""
+        with self._lock:
+            self._unsettled += jobs
+            wanted = self._size.grown(self._taking, self._unsettled)
+            parked = len(self._threads) - self._taking
+            for more in range(wanted - self._taking):
+                if more < parked:
+                    self._wake.release()
+                else:
+                    self._start_dispatcher()
+            self._taking = wanted
+            return wanted
+
+    def _settled(self, _: Future[Outcome]) -> None:
+        with self._lock:
+            self._unsettled -= 1
+
     def close(self) -> None:
         """End every process; unfinished jobs fail with InfrastructureError."""
         self._closing.set()
         for _ in self._threads:
+            self._wake.release()
             self._queue.put(None)
         self._zygote.close()  # its workers die with it, which ends whatever a dispatcher waits for
         for thread in self._threads:
@@ -131,11 +169,20 @@ class WorkerPool:
         worker: _Worker | None = None
         try:
             worker = self._hire(number)
+            ready.set_result(None)
         except MagistralError as error:
             ready.set_exception(error)
-            return
-        ready.set_result(None)
-        while (batch := self._queue.get()) is not None:
+            if number < self._size.smallest:
+                return
+            self._stop_taking()  # the others go on without
+            self._wake.acquire()
+        while (batch := self._take()) is not None:
+            if batch is _PARK:
+                if worker is not None:
+                    self._dismiss(number, worker, restarted=False)
+                    worker = None
+                self._wake.acquire()
+                continue
             attempts = 0
             while batch:
                 try:
@@ -158,6 +205,22 @@ class WorkerPool:
                         attempts = 0
         if worker is not None:
             self._dismiss(number, worker)
+
+    def _take(self) -> _Batch | None:
+        """The next batch, `_PARK`, or None at the end."""
+        while True:
+            try:
+                return self._queue.get(timeout=self._idle_s)
+            except queue.Empty:
+                if self._stop_taking():
+                    return _PARK
+
+    def _stop_taking(self) -> bool:
+        """Count one dispatcher fewer, if the pool may have one fewer."""
+        with self._lock:
+            ends = self._size.may_end(self._taking)
+            self._taking -= ends
+            return ends
 
     def _run(self, worker: _Worker, batch: _Batch) -> tuple[int, str]:
         """Run a batch; returns how many jobs were settled, and what broke the worker under the next one (empty: nothing)."""
@@ -202,10 +265,10 @@ class WorkerPool:
             return worker
         raise AssertionError("unreachable")
 
-    def _dismiss(self, number: int, worker: _Worker) -> str:
+    def _dismiss(self, number: int, worker: _Worker, *, restarted: bool = True) -> str:
         with self._lock:
             self._pids.pop(number, None)
-            self.restarts += not self._closing.is_set()
+            self.restarts += restarted and not self._closing.is_set()
         worker.connection.close()
         return self._zygote.end(worker)
 

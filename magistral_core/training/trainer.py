@@ -33,12 +33,14 @@ from magistral_core.training.attention import RowLayout
 from magistral_core.training.logprobs import ChunkedHead
 from magistral_core.training.loss import cross_entropy, policy_loss
 from magistral_core.training.report import StepReport
+from magistral_core.training.resharding import Layout, to_universal
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 #: Importance ratios sent to the coordinator per rank and step; beyond this an even subsample, enough for percentiles.
 _MAX_RATIOS = 65_536
 _COLLECTIVE_TIMEOUT = timedelta(minutes=10)
-_STATE_TAG = "state"
+#: The folder of DeepSpeed's own files within a trainer's state, and that of the same state in universal form.
+_STATE_TAG, _UNIVERSAL = "state", "universal"
 
 
 def join_group(rank: int, world: int, address: str, port: int, local_rank: int = 0) -> None:
@@ -119,6 +121,23 @@ class Trainer:
         """Parameters of the whole model."""
         return sum(getattr(p, "ds_numel", p.numel()) for p in self._engine.module.parameters())
 
+    def _policy_loss(
+        self, row: Microbatch, counted: torch.Tensor, logprobs: torch.Tensor, loss: LossSettings
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        reference, advantages, weights = (self._tensor(values)[counted] for values in (row.logprobs, row.advantages, row.weights))
+        whole = np.repeat(np.arange(len(row.seq_lens)), row.seq_lens)
+        sequences = self._tensor(whole)[counted] if loss.ratio == "sequence" else None
+        return policy_loss(
+            logprobs,
+            reference,
+            advantages,
+            weights,
+            eps_low=loss.eps_low,
+            eps_high=loss.eps_high,
+            sequences=sequences,
+            cap=loss.truncated_is,
+        )
+
     def _tensor(self, values: np.ndarray) -> torch.Tensor:
         # A copy: arrays that came through Ray's object store are read-only.
         return torch.tensor(values, device=self.device)
@@ -133,9 +152,7 @@ class Trainer:
                 return self._tensor(values)[counted]
 
             reference, mask = at(row.logprobs), at(row.mask)
-            value, stopped = policy_loss(
-                logprobs, reference, at(row.advantages), at(row.weights), eps_low=loss.eps_low, eps_high=loss.eps_high
-            )
+            value, stopped = self._policy_loss(row, counted, logprobs, loss)
             difference = (logprobs.detach() - reference)[mask]
             current = difference[at(row.versions)[mask] == step].abs()
             report.tokens += int(mask.sum())
@@ -176,8 +193,7 @@ class Trainer:
         from deepspeed.utils import safe_get_full_grad
 
         def objective(row: Microbatch, counted: torch.Tensor, logprobs: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
-            parts = [self._tensor(v)[counted] for v in (row.logprobs, row.advantages, row.weights)]
-            return policy_loss(logprobs, *parts, eps_low=loss.eps_low, eps_high=loss.eps_high)[0]
+            return self._policy_loss(row, counted, logprobs, loss)[0]
 
         self._backward(microbatches, objective)
         grads = {_public(name): safe_get_full_grad(p) for name, p in self._engine.module.named_parameters()}
@@ -206,13 +222,41 @@ class Trainer:
     def save(self, folder: Path) -> None:
         """Write model and optimiser state for `load`; each rank writes its part."""
         self._engine.save_checkpoint(str(folder), tag=_STATE_TAG)
+        if self.rank == 0:
+            self._layout.write(folder)
 
     def load(self, folder: Path) -> None:
-        """Read what `save` wrote, at the same number of ranks; bit for bit."""
+        """Read what `save` wrote.
+
+        At the same number of ranks the state is the same to the bit, and so is what follows. For another number it is converted in the
+        folder itself: the same bits again, but sums of gradients in another order.
+
+        Raises:
+            InputError: no state is there, or it cannot go on at this run's ZeRO stage.
+        """
+        saved = Layout.read(folder)
+        if not saved.converts_to(self._layout):
+            self._load(folder)
+            return
+        if self.rank == 0:
+            to_universal(folder / _STATE_TAG, folder / _UNIVERSAL / _STATE_TAG)
+        dist.barrier()
+        # DeepSpeed has this as a setting of the engine, made before anyone knows which checkpoint it will read.
+        self._engine._config.load_universal_checkpoint = True
+        try:
+            self._load(folder / _UNIVERSAL)
+        finally:
+            self._engine._config.load_universal_checkpoint = False
+
+    @property
+    def _layout(self) -> Layout:
+        return Layout(self.world, self.settings.zero_stage)
+
+    def _load(self, folder: Path) -> None:
         # Where there are no files DeepSpeed fails an assertion.
         found = any((folder / _STATE_TAG).glob("*model_states.pt")) and self._engine.load_checkpoint(str(folder), tag=_STATE_TAG)[0]
         if not found:
-            raise InputError(f"{folder}: no trainer state here; choose another checkpoint (magistral checkpoints list)")
+            raise InputError(f"{folder}: its files are missing; choose another checkpoint (magistral checkpoints list)")
 
     def close(self) -> None:
         """Free the engine; `leave_group` comes after."""

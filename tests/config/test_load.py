@@ -55,6 +55,14 @@ def test_unknown_keys_are_refused_with_the_nearest_known_one(override: str, mess
     assert refusal(override).endswith(message)
 
 
+@pytest.mark.parametrize("name", ["top_p", "top_k", "min_p", "repetition_penalty"])
+def test_sampling_that_would_bias_the_ratio_is_refused_with_the_reason(name: str) -> None:
+    message = refusal(f"generation.{name}=0.9")
+    assert f"unknown key generation.{name}: training draws from the policy's whole distribution" in message
+    assert "importance ratio would be biased" in message
+    assert "biased" not in refusal(f"training.{name}=0.9")
+
+
 @pytest.mark.parametrize(
     ("override", "field", "value"),
     [

@@ -76,6 +76,13 @@ def test_policy_metrics() -> None:
         "policy/mismatch_max": 0.4,
         "age/mean": (4 * 2 + 12 * 4) / 16,
         "age/max": 4.0,
+        "age/p50": 4.0,
+        "age/p95": 4.0,
+        "age/share_0": 0.0,
+        "age/share_1": 0.0,
+        "age/share_2": 0.25,
+        "age/share_3": 0.0,
+        "age/share_4_up": 0.75,
         "batch/reward_mean": 2.1 / 3,
         "batch/masked": 1.0,
         "train/loss": 0.25,
@@ -87,6 +94,16 @@ def test_policy_metrics() -> None:
     assert found.keys() - expected.keys() == {"policy/ratio_p01"}
     nothing_comparable = policy_metrics(batch, replace(report, mismatch_tokens=0))
     assert "policy/mismatch_max" not in nothing_comparable, "no comparison is not a comparison that found nothing"
+
+
+@given(ages=st.lists(st.integers(0, 12), min_size=2, max_size=6))
+def test_every_token_is_in_one_share_of_the_ages(ages: list[int]) -> None:
+    groups = [make_group(i, [1.0, 0.1], [3, 2], version=12 - age) for i, age in enumerate(ages)]
+    found = policy_metrics(build_batch(groups, 12, LossSettings()), StepReport(tokens=1))
+    shares = {name.removeprefix("age/share_"): value for name, value in found.items() if name.startswith("age/share_")}
+    assert sum(shares.values()) == pytest.approx(1.0)
+    assert shares.pop("4_up") == pytest.approx(sum(age >= 4 for age in ages) / len(ages))
+    assert all(value == pytest.approx(ages.count(int(age)) / len(ages)) for age, value in shares.items())
 
 
 def test_groups_sampled_again_are_counted_and_compared() -> None:

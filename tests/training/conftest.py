@@ -33,6 +33,7 @@ class World:
     folder: Path
     batch: Batch
     results: Callable[[int], list[dict[str, Any]]]  # by number of ranks: what each rank wrote
+    resharded: Callable[[int, int], list[dict[tuple[int, int], Any]]]  # by ranks that saved and ranks that go on, by STAGE_CHANGES
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +45,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     make_unsupported(folder / "refused" / "biased", PhiConfig(**_SMALL))
     batch = make_batch(load_double(folder / "tied"))
     write_batch(folder, batch)
-    processes = {count: _start(folder, count) for count in WORLDS}
+    processes: dict[Any, list[subprocess.Popen[bytes]]] = {count: _start(folder, count) for count in WORLDS}
     finished: dict[int, list[dict[str, Any]]] = {}
 
     def results(count: int) -> list[dict[str, Any]]:
@@ -52,7 +53,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             finished[count] = [_result(process, folder, rank, count) for rank, process in enumerate(processes[count])]
         return finished[count]
 
-    yield World(folder, batch, results)
+    later: dict[tuple[int, int], list[dict[tuple[int, int], Any]]] = {}
+
+    def resharded(saved: int, count: int) -> list[dict[tuple[int, int], Any]]:
+        if (saved, count) not in later:
+            results(saved)
+            started = processes[saved, count] = _start(folder, count, saved)
+            later[saved, count] = [_result(process, folder, rank, count, saved) for rank, process in enumerate(started)]
+        return later[saved, count]
+
+    yield World(folder, batch, results, resharded)
     for process in (process for ranks in processes.values() for process in ranks):
         process.kill()
         process.wait()
@@ -63,20 +73,24 @@ def reference(world: World) -> Reference:
     return make_reference(world.folder / "tied", world.batch)
 
 
-def _start(folder: Path, world: int) -> list[subprocess.Popen[bytes]]:
+def _name(rank: int, world: int, saved: int | None) -> str:
+    return f"rank{rank}of{world}" + (f"from{saved}" if saved else "")
+
+
+def _start(folder: Path, world: int, saved: int | None = None) -> list[subprocess.Popen[bytes]]:
     program, port = Path(__file__).parent / "rank_program.py", free_port()
     started = []
     for rank in range(world):
-        with (folder / f"rank{rank}of{world}.log").open("wb") as log:
-            command = [sys.executable, str(program), str(rank), str(world), str(port), str(folder)]
+        with (folder / f"{_name(rank, world, saved)}.log").open("wb") as log:
+            command = [sys.executable, str(program), str(rank), str(world), str(port), str(folder), *([str(saved)] if saved else [])]
             paths = os.pathsep.join([str(program.parent), str(program.parents[2])])
             environment = {**os.environ, **THREAD_ENVIRONMENT, "HF_HUB_OFFLINE": "1", "PYTHONPATH": paths}
             started.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment))
     return started
 
 
-def _result(process: subprocess.Popen[bytes], folder: Path, rank: int, world: int) -> dict[str, Any]:
-    code = process.wait(timeout=_TIMEOUT_S)
-    log = (folder / f"rank{rank}of{world}.log").read_text(errors="replace")
+def _result(process: subprocess.Popen[bytes], folder: Path, rank: int, world: int, saved: int | None = None) -> Any:
+    code, name = process.wait(timeout=_TIMEOUT_S), _name(rank, world, saved)
+    log = (folder / f"{name}.log").read_text(errors="replace")
     assert code == 0, f"rank {rank} of {world} ended with {code}:\n{log[-4000:]}"
-    return torch.load(folder / f"rank{rank}of{world}.pt", weights_only=False)
+    return torch.load(folder / f"{name}.pt", weights_only=False)

@@ -1,14 +1,16 @@
 """One trainer rank in a process of its own: runs every case one after the other, because a process takes ten seconds to start.
 
-    rank_program.py RANK WORLD PORT FOLDER
+    rank_program.py RANK WORLD PORT FOLDER [SAVED]
 
-reads models and batch from FOLDER and writes `rank{RANK}of{WORLD}.pt` there. It judges nothing; the tests do.
+reads models and batch from FOLDER and writes `rank{RANK}of{WORLD}.pt` there. With SAVED it goes on from what so many ranks saved, and
+writes `rank{RANK}of{WORLD}from{SAVED}.pt`. It judges nothing; the tests do.
 """
 
 from __future__ import annotations
 
 import gc
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,13 +19,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from training_world import BUDGET, LOSS, SEED, SETTINGS, STEPS, read_batch
+import torch.distributed as dist
+from deepspeed.utils import safe_get_full_optimizer_state
+from training_world import BUDGET, LOSS, OFF_POLICY, SEED, SETTINGS, STAGE_CHANGES, STEPS, read_batch
 
 from magistral_core.errors import InputError
 from magistral_core.processes import die_with_parent
 from magistral_core.records import Microbatch
 from magistral_core.training.collation import build_row, collate, sequence_row
 from magistral_core.training.trainer import Trainer, join_group, leave_group
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @contextmanager
@@ -41,6 +47,16 @@ def weights(of: Trainer) -> dict[str, torch.Tensor]:
     return found
 
 
+def moments(of: Trainer) -> dict[str, torch.Tensor]:
+    """Both moments of every parameter, whole. All ranks must call."""
+    engine = of._engine
+    if of.settings.zero_stage == 0:
+        return {f"{name}.{key}": engine.optimizer.state[p][key].clone() for name, p in engine.module.named_parameters() for key in MOMENTS}
+    return {
+        f"{name}.{key}": safe_get_full_optimizer_state(p, key).clone() for name, p in engine.module.named_parameters() for key in MOMENTS
+    }
+
+
 def stage_case(folder: Path, stage: int, rows: list[Microbatch]) -> dict[str, Any]:
     """Gradient (twice), some steps, then one more step before and after a restart."""
     saved = folder / f"saved-{stage}-{os.environ['WORLD_SIZE']}"
@@ -50,6 +66,7 @@ def stage_case(folder: Path, stage: int, rows: list[Microbatch]) -> dict[str, An
         result["gradient_again"] = policy.gradients(rows, LOSS)
         result["reports"] = [policy.step_rl(rows, LOSS, step=step) for step in range(STEPS)]
         result["weights"] = weights(policy)
+        result["moments"] = moments(policy)
         policy.save(saved)
         result["next_report"] = policy.step_rl(rows, LOSS, step=STEPS)
         result["next_weights"] = weights(policy)
@@ -60,6 +77,24 @@ def stage_case(folder: Path, stage: int, rows: list[Microbatch]) -> dict[str, An
         result["resumed_weights"] = weights(policy)
         if stage in (1, 3):
             policy.export(folder / f"export-{stage}-{os.environ['WORLD_SIZE']}")
+    return result
+
+
+def resharded_case(folder: Path, saved: int, before: int, after: int, rows: list[Microbatch]) -> dict[str, Any]:
+    """One more step from what other ranks saved, at another ZeRO stage perhaps."""
+    copy = folder / f"copy-{before}-{saved}-at-{after}-{os.environ['WORLD_SIZE']}"  # it is changed by reading it
+    if dist.get_rank() == 0:
+        shutil.copytree(folder / f"saved-{before}-{saved}", copy)
+    dist.barrier()
+    with trainer(folder / "tied", zero_stage=after) as policy:
+        policy.load(copy)
+        result: dict[str, Any] = {"weights": weights(policy), "moments": moments(policy)}
+        result["report"] = policy.step_rl(rows, LOSS, step=STEPS)
+        result["next_weights"] = weights(policy)
+        policy.save(copy)  # goes on as any other
+    with trainer(folder / "tied", zero_stage=after) as policy:
+        policy.load(copy)
+        result["loaded_weights"] = weights(policy)
     return result
 
 
@@ -118,16 +153,23 @@ def single_rank_cases(folder: Path, rows: list[Microbatch]) -> dict[str, Any]:
     return result
 
 
-def main(rank: int, world: int, port: int, folder: Path) -> None:
+def main(rank: int, world: int, port: int, folder: Path, saved: int | None) -> None:
     die_with_parent()
     gc.freeze()  # what the imports made need not be looked through at every collection
     join_group(rank, world, "127.0.0.1", port, local_rank=rank)
     rows = collate(read_batch(folder), ranks=world, budget=BUDGET, seed=SEED)[rank]
+    if saved is not None:
+        cases = {(before, after): resharded_case(folder, saved, before, after, rows) for before, after in STAGE_CHANGES}
+        torch.save(cases, folder / f"rank{rank}of{world}from{saved}.pt")
+        leave_group()
+        return
     result: dict[str, Any] = {"stages": {}, "untied": {}}
     if world == 1:
         result["single"] = single_rank_cases(folder, rows)
     for stage in range(4):
         result["stages"][stage] = stage_case(folder, stage, rows)
+    with trainer(folder / "tied") as policy:
+        result["off_policy"] = {name: policy.gradients(rows, loss) for name, loss in OFF_POLICY.items()}
     for stage in (0, 3):
         with trainer(folder / "untied", zero_stage=stage) as policy:
             result["untied"][stage] = policy.gradients(rows, LOSS)
@@ -136,4 +178,4 @@ def main(rank: int, world: int, port: int, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:4]), Path(sys.argv[4]))
+    main(*map(int, sys.argv[1:4]), Path(sys.argv[4]), int(sys.argv[5]) if len(sys.argv) > 5 else None)

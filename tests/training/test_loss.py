@@ -107,6 +107,75 @@ def test_clip_on_both_sides(ratio: float, advantage: float, value: float, slope:
     assert clipped.tolist() == [stopped]
 
 
+def split(rng: np.random.Generator, lengths: list[int]) -> list[np.ndarray]:
+    return [rng.uniform(-4, -0.1, n) for n in lengths]
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=6),
+    by_sequence=st.booleans(),
+    cap=st.none() | st.floats(0.5, 2),
+)
+def test_off_policy_options_equal_their_formulas(seed: int, lengths: list[int], by_sequence: bool, cap: float | None) -> None:
+    """Value, slope by each log-probability, and what is counted as cut, sequence by sequence; in one piece and in two."""
+    rng = np.random.default_rng(seed)
+    generator = split(rng, lengths)
+    current = [tokens + rng.normal(0, 0.4, len(tokens)) for tokens in generator]
+    advantages, weights = rng.normal(0, 1, len(lengths)), rng.uniform(0.1, 1, len(lengths))
+    value, slopes, cut = 0.0, [], 0
+    for theirs, mine, advantage, weight in zip(generator, current, advantages, weights, strict=True):
+        mean = math.exp(sum(mine - theirs) / len(mine))
+        for t in range(len(mine)):
+            ratio = mean if by_sequence else math.exp(mine[t] - theirs[t])
+            clipped = min(max(ratio, 1 - EPS_LOW), 1 + EPS_HIGH)
+            if cap is not None:
+                value -= weight * min(ratio, cap) * advantage
+                slopes.append(-weight * min(ratio, cap) * advantage)
+                cut += ratio > cap
+            else:
+                value -= weight * min(ratio * advantage, clipped * advantage)
+                stopped = clipped * advantage < ratio * advantage
+                # By the sequence's ratio: 1 / n of its slope a token, times its n equal terms.
+                slopes.append(0.0 if stopped else -weight * ratio * advantage)
+                cut += stopped
+
+    def run(part: slice) -> tuple[float, list[float], int]:
+        sizes = lengths[part]
+        logprobs = torch.from_numpy(np.concatenate(current[part])).requires_grad_()
+        owners = torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes))
+        loss, stopped = policy_loss(
+            logprobs,
+            torch.from_numpy(np.concatenate(generator[part])),
+            torch.from_numpy(np.repeat(advantages[part], sizes)),
+            torch.from_numpy(np.repeat(weights[part], sizes)),
+            eps_low=EPS_LOW,
+            eps_high=EPS_HIGH,
+            sequences=owners if by_sequence else None,
+            cap=cap,
+        )
+        loss.backward()
+        return float(loss.detach()), logprobs.grad.tolist(), int(stopped.sum())
+
+    half = len(lengths) // 2
+    pieces = [run(part) for part in (slice(0, half), slice(half, None)) if lengths[part]]
+    for parts in ([run(slice(None))], pieces):
+        assert sum(part[0] for part in parts) == pytest.approx(value, rel=1e-9, abs=1e-9)
+        assert [slope for part in parts for slope in part[1]] == pytest.approx(slopes, rel=1e-9, abs=1e-12)
+        assert sum(part[2] for part in parts) == cut
+
+
+def test_the_sequence_ratio_has_the_gradient_of_gspo() -> None:
+    """Equation 5 differentiated as it stands: the stop-gradient form changes nothing where a sequence's tokens share an advantage."""
+    ours, plain = (torch.tensor([-0.5, -1.5, -1.0], dtype=torch.float64, requires_grad=True) for _ in range(2))
+    generator, n = torch.tensor([-0.6, -1.3, -1.2], dtype=torch.float64), 3
+    advantages, weights = torch.full((n,), 1.5, dtype=torch.float64), torch.full((n,), 1 / n, dtype=torch.float64)
+    loss, _ = policy_loss(ours, generator, advantages, weights, eps_low=0.2, eps_high=0.28, sequences=torch.zeros(n, dtype=torch.int64))
+    loss.backward()
+    (-1.5 * (plain - generator).mean().exp()).backward()
+    torch.testing.assert_close(ours.grad, plain.grad)
+
+
 def test_on_policy_gradient_is_the_policy_gradient() -> None:
     logprobs = torch.tensor([-0.3, -2.0, -1.0], dtype=torch.float64, requires_grad=True)
     advantages, weights = torch.tensor([1.5, -0.5, 0.7]).double(), torch.tensor([0.2, 0.3, 0.5]).double()

@@ -10,6 +10,7 @@ import torch
 from training_world import (
     BUDGET,
     LOSS,
+    OFF_POLICY,
     SEED,
     SETTINGS,
     Reference,
@@ -89,6 +90,16 @@ def test_gradient_of_an_untied_model(world: Any, stage: int, ranks: int) -> None
     assert "lm_head.weight" in expected
     for result in world.results(ranks):
         assert_same_gradient(result["untied"][stage], expected)
+
+
+@pytest.mark.parametrize("ranks", RANKS)
+@pytest.mark.parametrize("name", OFF_POLICY)
+def test_gradient_of_the_off_policy_options(world: Any, reference: Reference, name: str, ranks: int) -> None:
+    """The same for any split, though a sequence's ratio needs the whole sequence; and not that of the clipped token ratios."""
+    expected = reference_gradient(load_double(world.folder / "tied"), world.batch, loss=OFF_POLICY[name])
+    for result in world.results(ranks):
+        assert_same_gradient(result["off_policy"][name], expected)
+    assert distance(reference.gradient, expected) > 0.01
 
 
 @every_split

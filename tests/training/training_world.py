@@ -19,12 +19,20 @@ VOCABULARY = 64
 BUDGET = 40
 SEED = 5
 LOSS = LossSettings(eps_low=0.2, eps_high=0.28)
+#: Options for data that is far off-policy, each such that some of the batch is cut and some is not.
+OFF_POLICY = {
+    "sequence": LossSettings(ratio="sequence", eps_low=0.05, eps_high=0.05),
+    "truncated": LossSettings(truncated_is=1.3),
+    "truncated_sequence": LossSettings(ratio="sequence", truncated_is=1.05),
+}
 #: The norm of the first gradient lies well above the clip, and the last steps' learning rate is past the warm-up.
 SETTINGS = TrainingSettings(
     learning_rate=3e-3, warmup_steps=2, grad_clip=0.05, weight_decay=0.1, dtype="float32", token_budget=BUDGET, logprob_chunk=7
 )
 STEPS = 3
 GROUPS, GROUP_SIZE = 4, 4
+#: (ZeRO stage of a checkpoint, stage that goes on from it).
+STAGE_CHANGES = ((0, 0), (1, 1), (2, 2), (1, 2), (2, 1), (3, 3))
 
 
 def make_model(folder: Path, *, tied: bool = True, seed: int = 0) -> None:
@@ -132,20 +140,27 @@ def counted_completions(batch: Batch) -> list[tuple[Completion, float, float]]:
     return [(completion, advantage, weight) for completion, advantage, weight in rows if weight > 0]
 
 
-def reference_loss(model: PreTrainedModel, batch: Batch, temperature: float = 1.0) -> torch.Tensor:
-    """The negated objective of section 2.1, each completion on its own."""
+def reference_loss(model: PreTrainedModel, batch: Batch, temperature: float = 1.0, loss: LossSettings = LOSS) -> torch.Tensor:
+    """The negated objective of section 2.1, each completion on its own; or that of GSPO, or of truncated importance sampling."""
     objective = torch.zeros((), dtype=torch.float64)
     for completion, advantage, weight in counted_completions(batch):
         current = token_logprobs(model, completion.prompt_ids, completion.token_ids, temperature)
-        ratio = (current - torch.from_numpy(completion.logprobs).double()).exp()
-        clipped = ratio.clamp(1 - LOSS.eps_low, 1 + LOSS.eps_high)
-        objective = objective + weight * torch.minimum(ratio * advantage, clipped * advantage).sum()
+        log_ratio = current - torch.from_numpy(completion.logprobs).double()
+        ratio = log_ratio.exp() if loss.ratio == "token" else log_ratio.mean().exp().expand(completion.length)
+        if loss.truncated_is is not None:
+            gained = ratio.detach().clamp(max=loss.truncated_is) * advantage * current
+        else:
+            clipped = ratio.clamp(1 - loss.eps_low, 1 + loss.eps_high)
+            gained = torch.minimum(ratio * advantage, clipped * advantage)
+        objective = objective + weight * gained.sum()
     return -objective
 
 
-def reference_gradient(model: PreTrainedModel, batch: Batch, temperature: float = 1.0) -> dict[str, torch.Tensor]:
+def reference_gradient(
+    model: PreTrainedModel, batch: Batch, temperature: float = 1.0, loss: LossSettings = LOSS
+) -> dict[str, torch.Tensor]:
     model.zero_grad()
-    reference_loss(model, batch, temperature).backward()
+    reference_loss(model, batch, temperature, loss).backward()
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
 

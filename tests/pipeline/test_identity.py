@@ -1,0 +1,49 @@
+"""Which settings make a run the same run."""
+
+from __future__ import annotations
+
+import pytest
+
+from magistral_core.config import load_recipe
+from magistral_core.pipeline.run import what_is_learnt
+from magistral_core.storage import recipe_digest
+
+
+def digest(*overrides: str) -> str:
+    return recipe_digest(what_is_learnt(load_recipe("tiny", overrides)))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "pipeline.trainers=4",
+        "pipeline.generators=3",
+        "pipeline.placement=colocated",
+        "pipeline.ray_address=10.0.0.1:6379",
+        "pipeline.update_timeout_s=7",
+        "training.zero_stage=2",
+        "training.token_budget=4096",
+        "generation.tensor_parallel=2",
+        "rewards.workers=1",
+        "checkpoints.every=7",
+        "storage.uri=file:elsewhere",
+    ],
+)
+def test_where_and_on_how_much_it_runs_is_not_part_of_it(override: str) -> None:
+    """So the same command with another number of trainers finds its run."""
+    assert digest(override) == digest()
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "seed=1",
+        "loss.eps_high=0.3",
+        "loss.ratio=sequence",
+        "training.learning_rate=0.5",
+        "pipeline.n_async=64",
+        "generation.temperature=0.7",
+    ],
+)
+def test_what_is_learnt_is(override: str) -> None:
+    assert digest(override) != digest()
