@@ -145,6 +145,7 @@ class RayRuntime:
         self._recipe = recipe
         self.generators = recipe.pipeline.generators
         self._generator_actors: list[Any] = []
+        self._started: set[int] = set()  # generators whose engine runs, as far as is known
         self._trainer_actors: list[Any] = []
         self._verifier: Any = None
         self._folder: HandoverFolder | None = None
@@ -158,7 +159,7 @@ class RayRuntime:
         self._generator_actors = [self._new_generator() for _ in range(settings.generators)]
         self._verifier = self._new_verifier()
         await asyncio.gather(
-            *(_reply(g.start.remote(), f"generator {i}", GeneratorError) for i, g in enumerate(self._generator_actors)),
+            *(self._start_generator(generator) for generator in range(self.generators)),
             self._start_trainers(model_dir, checkpoint),
             _reply(self._verifier.score.remote([]), "verifier", VerifierError),
         )
@@ -166,10 +167,22 @@ class RayRuntime:
             self._folder.reaper.watch(_processes_of_ray())  # its agents would go on for a minute when we are killed
 
     async def restart(self, generator: int) -> int:
-        ray.kill(self._generator_actors[generator])
-        self._generator_actors[generator] = actor = self._new_generator()
-        await _reply(actor.start.remote(), f"generator {generator}", GeneratorError)
-        return self._model[1]
+        if generator == self.generators:
+            self._generator_actors.append(self._new_generator())
+            self.generators += 1
+        else:
+            self._started.discard(generator)
+            ray.kill(self._generator_actors[generator])
+            self._generator_actors[generator] = self._new_generator()
+        version = self._model[1]
+        await self._start_generator(generator)
+        return version
+
+    async def remove(self, generator: int) -> None:
+        assert generator == self.generators - 1, "numbers have no gaps"
+        self.generators -= 1
+        self._started.discard(generator)
+        await _end([self._generator_actors.pop()])
 
     async def rewind(self, model_dir: Path, version: int, checkpoint: Path | None) -> None:
         for actor in self._trainer_actors:
@@ -177,11 +190,27 @@ class RayRuntime:
         self._model = model_dir, version
         await asyncio.gather(
             self._start_trainers(model_dir, checkpoint),
-            *(_reply(g.forget.remote(), f"generator {i}", GeneratorError) for i, g in enumerate(self._generator_actors)),
+            *(self._or_replaced(generator, self._forget(generator)) for generator in range(self.generators)),
         )
         weights = await self.publish(version)
-        await asyncio.gather(*(self.update(generator, weights) for generator in range(self.generators)))
+        await asyncio.gather(*(self._or_replaced(generator, self.update(generator, weights)) for generator in range(self.generators)))
         await self.discard(weights)
+
+    async def _forget(self, generator: int) -> None:
+        if generator not in self._started:
+            raise GeneratorError(f"generator {generator} was being started")
+        await _reply(self._generator_actors[generator].forget.remote(), f"generator {generator}", GeneratorError)
+
+    async def _or_replaced(self, generator: int, call: Awaitable[Any]) -> None:
+        """Make a call on a generator while trainers are replaced. What killed those (a lost node) may have killed this one, too."""
+        try:
+            await asyncio.wait_for(call, self._recipe.pipeline.update_timeout_s)
+        except (GeneratorError, TimeoutError):
+            await self.restart(generator)
+
+    async def _start_generator(self, generator: int) -> None:
+        await _reply(self._generator_actors[generator].start.remote(), f"generator {generator}", GeneratorError)
+        self._started.add(generator)
 
     def _new_generator(self) -> Any:
         recipe, (folder, version) = self._recipe, self._model
@@ -239,13 +268,7 @@ class RayRuntime:
         await self._all_ranks("save", [(str(folder),)] * len(self._trainer_actors))
 
     async def close(self) -> None:
-        roles = [*self._generator_actors, *self._trainer_actors, self._verifier]
-        closing = [role.close.remote() for role in roles if role is not None]
-        if closing:
-            await asyncio.to_thread(ray.wait, closing, num_returns=len(closing), timeout=_CLOSE_SECONDS)
-        for role in roles:
-            if role is not None:
-                ray.kill(role)
+        await _end([role for role in (*self._generator_actors, *self._trainer_actors, self._verifier) if role is not None])
         self._generator_actors, self._trainer_actors, self._verifier = [], [], None
         if self._recipe.pipeline.ray_address is None:
             ray.shutdown()
@@ -266,6 +289,15 @@ class RayRuntime:
         finally:
             for reply in replies:
                 reply.cancel()
+
+
+async def _end(actors: Sequence[Any]) -> None:
+    """Let actors close in order, within a limit, and end them."""
+    closing = [actor.close.remote() for actor in actors]
+    if closing:
+        await asyncio.to_thread(ray.wait, closing, num_returns=len(closing), timeout=_CLOSE_SECONDS)
+    for actor in actors:
+        ray.kill(actor)
 
 
 def _start_ray(address: str | None) -> None:
