@@ -186,25 +186,23 @@ def _follow(run: Program, events: list[Event], servers: Servers, outage: float) 
     files: set[Path] = set()
     back: dict[str, float] = {}
     looked = time.monotonic()
-    while True:
-        event = None
+    ended = False
+    while not ended or back:
         with suppress(queue.Empty):
             event = inbox.get(timeout=0.2)
-            if event is None:
-                return ports, files
-        if event is not None:
-            events.append(event)
-            if event["event"] == "struck" and event["role"] in servers.files:
-                back[event["role"]] = time.monotonic() + outage
-            if event["event"] == "end":
-                return ports, files
+            ended = ended or event is None or event["event"] == "end"
+            if event is not None:
+                events.append(event)
+                if event["event"] == "struck" and event["role"] in servers.files:
+                    back[event["role"]] = time.monotonic() + outage
         for name in [name for name, due in back.items() if time.monotonic() >= due]:
-            del back[name]
             servers.start(name)
+            del back[name]
         if time.monotonic() - looked > _LOOK_S:
             ports |= run.ports()
             files |= run.shared_memory()
             looked = time.monotonic()
+    return ports, files
 
 
 def _open_groups(checkpoint: str) -> set[int]:

@@ -8,7 +8,6 @@ recovered: a checkpoint and two steps later, with all generators healthy and the
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
@@ -34,8 +33,6 @@ from magistral_core.pipeline.runtime import LocalRuntime, Runtime
 from magistral_core.records import Batch
 from magistral_core.storage.s3 import S3Store
 
-#: While strikes are to come a step takes at least so long, so that a generator is back within a few dozen of them.
-PACE_S = 0.8
 _ZYGOTE = "magistral_core.rewards.zygote"
 _NAMES = {"generator": "VLLM::EngineCore", "trainer": "ray::TrainerActor"}
 
@@ -51,7 +48,8 @@ class Strikes:
         self._victim: psutil.Process | None = None
         self._lock = threading.Lock()
         self._steps, self._step, self._committed = 0, 0, False
-        self._submitted: set[tuple[int, int]] = set()
+        self._begun: set[tuple[int, int]] = set()
+        self._held: set[tuple[int, int]] = set()
         self.anew = 0
 
     @property
@@ -62,7 +60,9 @@ class Strikes:
     def on_event(self, event: dict[str, Any]) -> None:
         """Follow the run; choose the next victim once it has recovered."""
         tell(**event)
-        if event["event"] == "checkpoint":
+        if event["event"] == "start":
+            self._held.clear()
+        elif event["event"] == "checkpoint":
             self._committed = True
         elif event["event"] == "step":
             self._steps, self._step = self._steps + 1, event["step"]
@@ -73,8 +73,13 @@ class Strikes:
 
     def submitted(self, keys: set[tuple[int, int]]) -> None:
         """Completions are begun: count those that had been begun before."""
-        self.anew += len(keys & self._submitted)
-        self._submitted |= keys
+        self.anew += len(keys & self._begun)
+        self._begun |= keys
+        self._held |= keys
+
+    def finished(self, keys: set[tuple[int, int]]) -> None:
+        """Completions have left the generators."""
+        self._held -= keys
 
     @contextlib.contextmanager
     def within(self, state: str) -> Iterator[None]:
@@ -97,9 +102,11 @@ class Strikes:
 
     def _strike(self, state: str) -> None:
         with self._lock:
+            if self._victim is None or not self._under_way[state]:
+                return
             # Generation goes on beside everything else: it is struck where nothing else is under way.
-            others = state == "generating" and any(count for name, count in self._under_way.items() if name != state)
-            if self._victim is None or others or not self._under_way[state]:
+            others = any(count for name, count in self._under_way.items() if name not in (state, "waiting"))
+            if state == "generating" and (others or not self._held):
                 return
             victim, self._victim = self._victim, None
             if not victim.is_running():
@@ -127,24 +134,34 @@ def struck_runtime(base: type[Any], strikes: Strikes) -> type[Any]:
     """A runtime that says in which state it is."""
 
     class Struck(base):  # type: ignore[misc]
+        async def start(self, *arguments: Any) -> None:
+            await super().start(*arguments)
+            if base is LocalRuntime:  # its collect waits for requests, too
+                generate = self._engine.generate
+
+                def generating(requests: Any) -> Any:
+                    with strikes.within("generating"):
+                        return generate(requests)
+
+                self._engine.generate = generating
+
         async def submit(self, generator: int, requests: Any) -> None:
             strikes.submitted({(request.group_id, request.index) for request in requests})
             await super().submit(generator, requests)
 
         async def collect(self, generator: int) -> Any:
-            with strikes.within("generating"):
-                return await super().collect(generator)
+            with strikes.within("waiting" if base is LocalRuntime else "generating"):
+                completions = await super().collect(generator)
+            strikes.finished({(completion.group_id, completion.index) for completion in completions})
+            return completions
 
         async def score(self, groups: Any) -> Any:
             with strikes.within("verifying"):
                 return await super().score(groups)
 
         async def train(self, rows: Any, step: int) -> Any:
-            pace = asyncio.create_task(asyncio.sleep(PACE_S if strikes.role else 0.0))
             with strikes.within("training"):
-                report = await super().train(rows, step)
-            await pace
-            return report
+                return await super().train(rows, step)
 
         async def publish(self, version: int) -> Any:
             with strikes.within("handover" if strikes.role == "trainer" else "publishing"):
