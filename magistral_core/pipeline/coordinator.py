@@ -134,7 +134,9 @@ class Coordinator:
         self._ledger.check()
 
     def scale(self, generators: int) -> None:
-        """Have generators join or leave towards so many; to be called again until it is so. Only while `run` does."""
+        """Have generators join or leave towards so many, while `run` runs; to be called again until it is so."""
+        if self._over.done():
+            return
         for generator in self._fleet.scale(generators):
             now = self._clock()
             if generator == len(self._held):
@@ -215,12 +217,14 @@ class Coordinator:
         """Give what a dead generator held to others, and have it started again. Raises `error` if it dies too often."""
         if not self._fleet.died(generator, incarnation, error):
             return
-        self._observer.on_restart(f"generator {generator}", str(error))
+        leaving = self._fleet.state(generator) is GeneratorState.LEAVING
         self._homeless = [*self._held[generator].values(), *self._homeless]
         self._held[generator] = {}
         self._generator_clocks[generator].busy(0, self._clock())
         self._works[generator].clear()
-        self._spawn(self._let_go() if self._fleet.state(generator) is GeneratorState.LEAVING else self._revive(generator))
+        if not leaving:
+            self._observer.on_restart(f"generator {generator}", str(error))
+        self._spawn(self._let_go() if leaving else self._revive(generator))
         self._spawn(self._pump())
 
     async def _revive(self, generator: int) -> None:

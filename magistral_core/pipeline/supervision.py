@@ -107,12 +107,12 @@ class Fleet:
         """Note a death; False if it is known already, or of no matter. Raises `error` where the generator has died too often."""
         if incarnation != self._incarnations[generator] or self._states[generator] is GeneratorState.GONE:
             return False
-        self._in_a_row[generator] += 1
-        if self._in_a_row[generator] > self._max_restarts:
-            raise error
-        self._incarnations[generator] += 1
-        if self._states[generator] is not GeneratorState.LEAVING:
+        if self._states[generator] is not GeneratorState.LEAVING:  # which is not started again
+            self._in_a_row[generator] += 1
+            if self._in_a_row[generator] > self._max_restarts:
+                raise error
             self._states[generator] = GeneratorState.DEAD
+        self._incarnations[generator] += 1
         return True
 
     def scale(self, generators: int) -> list[int]:

@@ -132,10 +132,11 @@ def test_one_that_leaves_finishes_what_it_holds(tmp_path: Path) -> None:
 
 def test_one_that_dies_while_it_leaves_is_not_started_again(tmp_path: Path) -> None:
     slow = World(generators=2, length=lambda group, index: 100)
-    run = scaled([(5.0, 1)], tmp_path, slow, [(6.0, 1)], max_steps=8)
+    run = scaled([(5.0, 1)], tmp_path, slow, [(6.0, 1)], max_steps=8, max_restarts=0)
     assert_conserved(run)
     assert [generator for _, generator in run.runtime.removed] == [1]
     assert run.runtime.restarts == []
+    assert run.watcher.restarts == []
     keys = [key for _, key in run.runtime.submitted]
     assert len(keys) > len(set(keys)), "what it held began anew"
 
