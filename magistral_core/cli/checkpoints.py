@@ -6,17 +6,16 @@ RUN is a run's id, the name of a recipe where only one run has it, or a checkpoi
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from magistral_core.cli.common import add_json, print_json, print_table, use_stack
+from magistral_core.cli.common import add_json, add_storage, open_storage, print_json, print_table, use_stack
 from magistral_core.errors import InputError
 
 if TYPE_CHECKING:
-    from magistral_core.storage import CheckpointStore, Manifest, ObjectStore
+    from magistral_core.storage import CheckpointStore, Manifest
 
 
 def add(commands: Any) -> None:
@@ -29,9 +28,7 @@ def add(commands: Any) -> None:
         parser.add_argument("run", metavar="RUN", nargs=run)
         if step:
             parser.add_argument("--step", type=int, metavar="N", help="which one; the newest without this")
-        parser.add_argument(
-            "--storage", metavar="URI", help="s3://bucket/prefix or file:DIR; without it MAGISTRAL_STORAGE_URI or the local stack's"
-        )
+        add_storage(parser)
         add_json(parser)
         parser.set_defaults(command=command)
         return parser
@@ -51,7 +48,7 @@ def add(commands: Any) -> None:
 def _list(options: argparse.Namespace) -> int:
     from magistral_core.storage import RunIndex
 
-    index = RunIndex(_store(options))
+    index = RunIndex(open_storage(options.storage))
     runs = [index.open(options.run)] if options.run else index.list()
     found = [(run, run.checkpoints().manifests()) for run in runs]
     if options.json:
@@ -121,24 +118,12 @@ def _verify(options: argparse.Namespace) -> int:
 def _prune(options: argparse.Namespace) -> int:
     from magistral_core.storage import RunIndex
 
-    gone = RunIndex(_store(options)).open(options.run).checkpoints().prune(options.keep)
+    gone = RunIndex(open_storage(options.storage)).open(options.run).checkpoints().prune(options.keep)
     if options.json:
         print_json({"deleted_steps": gone})
     else:
         print(f"deleted: {', '.join(f'step {step}' for step in gone)}" if gone else "nothing to delete")
     return 0
-
-
-def _store(options: argparse.Namespace) -> ObjectStore:
-    use_stack()
-    from magistral_core.storage import open_store
-
-    uri = options.storage or os.environ.get("MAGISTRAL_STORAGE_URI")
-    if not uri:
-        raise InputError("no storage: give --storage s3://bucket/prefix or file:DIR, or start the local stack (magistral stack up)")
-    store = open_store(uri)
-    store.check()
-    return store
 
 
 def _find(options: argparse.Namespace) -> tuple[CheckpointStore, Manifest]:
@@ -149,7 +134,7 @@ def _find(options: argparse.Namespace) -> tuple[CheckpointStore, Manifest]:
         checkpoints, step = CheckpointStore.from_uri(options.run)
         checkpoints.store.check()
         return checkpoints, checkpoints.get(options.step if options.step is not None else step)
-    checkpoints = RunIndex(_store(options)).open(options.run).checkpoints()
+    checkpoints = RunIndex(open_storage(options.storage)).open(options.run).checkpoints()
     if options.step is not None:
         return checkpoints, checkpoints.get(options.step)
     manifest = checkpoints.latest()

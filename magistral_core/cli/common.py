@@ -10,9 +10,12 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from magistral_core.errors import InputError
+
+if TYPE_CHECKING:
+    from magistral_core.storage import ObjectStore
 
 _QUIET = {
     "VLLM_LOGGING_LEVEL": "ERROR",
@@ -39,6 +42,26 @@ def add_set(parser: argparse.ArgumentParser) -> None:
 def add_json(parser: argparse.ArgumentParser) -> None:
     """The option `--json`."""
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+
+
+def add_storage(parser: argparse.ArgumentParser) -> None:
+    """The option `--storage`."""
+    parser.add_argument(
+        "--storage", metavar="URI", help="s3://bucket/prefix or file:DIR; without it MAGISTRAL_STORAGE_URI or the local stack's"
+    )
+
+
+def open_storage(uri: str | None) -> ObjectStore:
+    """The store of `--storage`, checked. Raises InputError where there is none, or it does not answer."""
+    use_stack()
+    from magistral_core.storage import open_store
+
+    uri = uri or os.environ.get("MAGISTRAL_STORAGE_URI")
+    if not uri:
+        raise InputError("no storage: give --storage s3://bucket/prefix or file:DIR, or start the local stack (magistral stack up)")
+    store = open_store(uri)
+    store.check()
+    return store
 
 
 def bind_to_parent(parent: int) -> None:

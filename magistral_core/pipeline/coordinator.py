@@ -6,9 +6,10 @@
         └──────────────────────────────── settled completions <──────────────────────────────────────┘
 
 One task a generator collects completions, one task trains, one watches for stalls. A generator that dies is started again beside
-the others, and what it held begins anew on those (`supervision`); any other error of a task, or of a verification or a weight update
-under way, ends the run. The rules live in the pure parts (`admission`, `ledger`, `batches`, `supervision`); this file applies them.
-Synchronous and asynchronous schedules differ only in what admission permits and in whether a weight update is waited for.
+the others, and what it held begins anew on those (`supervision`); generators may join and leave (`scale`). Any other error of a
+task, or of a verification or a weight update under way, ends the run. The rules live in the pure parts (`admission`, `ledger`,
+`batches`, `supervision`); this file applies them. Synchronous and asynchronous schedules differ only in what admission permits and
+in whether a weight update is waited for.
 """
 
 from __future__ import annotations
@@ -96,7 +97,9 @@ class Coordinator:
         self._fleet = Fleet(runtime.generators, recipe.pipeline.max_restarts)
         self._held: list[dict[tuple[int, int], Request]] = [{} for _ in range(runtime.generators)]
         self._homeless: list[Request] = []  # admitted, and no healthy generator to hold them yet
-        self._revived = [asyncio.Event() for _ in range(runtime.generators)]
+        self._works = [asyncio.Event() for _ in range(runtime.generators)]  # it may be asked for completions
+        for works in self._works:
+            works.set()
         self._newest: WeightFile | None = None  # stays for generators that are started again
         self._files: list[WeightFile] = []
         self._readers: Counter[int] = Counter()
@@ -105,6 +108,7 @@ class Coordinator:
         self._delivery: asyncio.Task[None] | None = None
         self._lost_in_a_row = 0
         self._checkpointed = state.step
+        self._handing_over = False  # a checkpoint, to the observer
         self._last_metrics: dict[str, float] = {}
         self._window = Window()
         now = self._clock()
@@ -119,7 +123,7 @@ class Coordinator:
         try:
             self._spawn(self._train()).add_done_callback(self._finish)
             self._spawn(self._watch())
-            for generator in range(self._runtime.generators):
+            for generator in self._fleet.present:
                 self._spawn(self._collect(generator))
             self._spawn(self._pump())
             await self._over
@@ -128,6 +132,28 @@ class Coordinator:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
         self._ledger.check()
+
+    def scale(self, generators: int) -> None:
+        """Have generators join or leave towards so many, while `run` runs; to be called again until it is so."""
+        if self._over.done():
+            return
+        for generator in self._fleet.scale(generators):
+            now = self._clock()
+            if generator == len(self._held):
+                self._held.append({})
+                self._works.append(asyncio.Event())
+                self._answered.append(now)
+                self._generator_clocks.append(Clock(now))
+                self._spawn(self._collect(generator))
+            self._spawn(self._revive(generator))
+        self._spawn(self._let_go())
+
+    async def _let_go(self) -> None:
+        """End generators that leave and hold nothing, the last first."""
+        while self._fleet.state(last := self._fleet.present[-1]) is GeneratorState.LEAVING and not self._held[last]:
+            self._fleet.advance(last, GeneratorState.GONE)
+            self._works[last].clear()
+            await self._runtime.remove(last)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Start a task of the loop; its error ends the run at once."""
@@ -191,17 +217,20 @@ class Coordinator:
         """Give what a dead generator held to others, and have it started again. Raises `error` if it dies too often."""
         if not self._fleet.died(generator, incarnation, error):
             return
-        self._observer.on_restart(f"generator {generator}", str(error))
+        leaving = self._fleet.state(generator) is GeneratorState.LEAVING
         self._homeless = [*self._held[generator].values(), *self._homeless]
         self._held[generator] = {}
         self._generator_clocks[generator].busy(0, self._clock())
-        self._revived[generator].clear()
-        self._spawn(self._revive(generator))
+        self._works[generator].clear()
+        if not leaving:
+            self._observer.on_restart(f"generator {generator}", str(error))
+        self._spawn(self._let_go() if leaving else self._revive(generator))
         self._spawn(self._pump())
 
     async def _revive(self, generator: int) -> None:
-        """Start a dead generator again; it gets work only when it holds the newest weights."""
-        self._fleet.advance(generator, GeneratorState.RESTARTING)
+        """Start a dead generator again, or one that joins; it gets work only when it holds the newest weights."""
+        if self._fleet.state(generator) is GeneratorState.DEAD:
+            self._fleet.advance(generator, GeneratorState.RESTARTING)
         version = await self._ask(generator, self._runtime.restart(generator))
         if version is None:
             return
@@ -214,15 +243,15 @@ class Coordinator:
         self._fleet.advance(generator, GeneratorState.REFRESHED)
         self._fleet.advance(generator, GeneratorState.HEALTHY)
         self._progress = self._answered[generator] = self._clock()
-        self._revived[generator].set()
+        self._works[generator].set()
         await self._pump()
 
     async def _collect(self, generator: int) -> None:
         """Take finished completions; verify the groups that they complete; let new ones in."""
         while True:
+            await self._works[generator].wait()
             completions = await self._ask(generator, self._runtime.collect(generator))
             if completions is None:
-                await self._revived[generator].wait()
                 continue
             self._fleet.worked(generator)
             self._progress = self._answered[generator] = self._clock()
@@ -240,6 +269,7 @@ class Coordinator:
             self._generator_clocks[generator].busy(len(self._held[generator]), self._progress)
             if complete:
                 self._spawn(self._verify(complete))
+            await self._let_go()
             await self._pump()
 
     def _complete(self, group_id: int) -> Group:
@@ -323,7 +353,8 @@ class Coordinator:
 
     def _metrics(self, batch: Batch, report: StepReport, unused: float, now: float) -> dict[str, float]:
         span = max(now - self._last_step, 1e-9)
-        busy = [clock.lap(now) for clock in self._generator_clocks]
+        laps = [clock.lap(now) for clock in self._generator_clocks]
+        busy = [laps[generator] for generator in self._fleet.present]
         window, counters = self._window, self._state.counters
         return {
             **rollout_metrics(window.verified),
@@ -357,7 +388,7 @@ class Coordinator:
         weights = await self._runtime.publish(self._state.step)
         self._newest = weights
         self._files.append(weights)
-        self._delivery = self._spawn(self._deliver(weights, self._fleet.healthy))
+        self._delivery = self._spawn(self._deliver(weights, self._fleet.serving))
         if self._settings.schedule == "sync" or self._state.step >= self._recipe.training.max_steps:
             await self._delivery
 
@@ -397,7 +428,10 @@ class Coordinator:
             self._state.save(folder)
         self._checkpointed = step
         # In a thread: it waits when uploads fall behind, and generators must not.
+        self._handing_over = True
         await asyncio.to_thread(self._observer.on_checkpoint, step, folder, self._last_metrics)
+        self._handing_over = False
+        self._progress = self._clock()
 
     async def _watch(self) -> None:
         """Stop a run in which nothing moves, or in which one generator never answers, and name who stood still."""
@@ -412,7 +446,9 @@ class Coordinator:
             if silent:
                 culprit = ", ".join(f"generator {g} holds {len(self._held[g])} completions" for g in silent)
             elif not self._fleet.healthy:
-                culprit = ", ".join(f"generator {g} is {self._fleet.state(g)}" for g in range(self._runtime.generators))
+                culprit = ", ".join(f"generator {g} is {self._fleet.state(g)}" for g in self._fleet.present)
+            elif self._handing_over:
+                culprit = f"storage or tracking does not take the checkpoint of step {self._checkpointed}"
             elif self._trainer_clock.running or not verifying:
                 culprit = f"the trainers do not answer after step {self._state.step}"
             else:

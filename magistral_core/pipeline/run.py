@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from magistral_core import __version__
 from magistral_core.config.schema import Recipe
-from magistral_core.errors import InputError
+from magistral_core.errors import InfrastructureError, InputError
 from magistral_core.paths import cache_folder
 from magistral_core.pipeline.coordinator import Coordinator
 from magistral_core.pipeline.prepare import Prepared, storage_uri, tracking_uri
@@ -22,6 +23,10 @@ from magistral_core.records import Batch
 from magistral_core.storage import CheckpointStore, CheckpointWriter, Manifest, RunHandle, RunIndex, open_store, recipe_digest
 from magistral_core.tracking import RUN_TAG, Tracker
 
+log = logging.getLogger(__name__)
+
+#: How often storage is asked for another number of generators.
+_SCALE_SECONDS = 5.0
 OnEvent = Callable[[dict[str, Any]], None]
 _SAMPLE_CHARACTERS = 2000
 
@@ -117,7 +122,9 @@ class _Run:
                         await (runtime.rewind if started else runtime.start)(model_dir, state.step, folder)
                         started = True
                         self._emit("ready")
-                        await Coordinator(self._recipe, runtime, self._prepared.stream, self._prepared.prompt, self, state).run()
+                        coordinator = Coordinator(self._recipe, runtime, self._prepared.stream, self._prepared.prompt, self, state)
+                        async with self._scaled(coordinator):
+                            await coordinator.run()
                     return state
                 except TrainerError as error:
                     deaths += 1
@@ -126,6 +133,31 @@ class _Run:
                     self.on_restart("trainers", str(error))
         finally:
             await runtime.close()
+
+    @contextlib.asynccontextmanager
+    async def _scaled(self, coordinator: Coordinator) -> AsyncIterator[None]:
+        """Meanwhile, follow the number of generators that storage asks for (`RunHandle.ask_for_generators`)."""
+        task = asyncio.create_task(self._follow_scale(coordinator))
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _follow_scale(self, coordinator: Coordinator) -> None:
+        told = None
+        while self._recipe.pipeline.runtime == "ray":
+            await asyncio.sleep(_SCALE_SECONDS)
+            try:
+                wanted = await asyncio.to_thread(self._handle.wanted_generators)
+            except InfrastructureError as error:  # storage is away: whatever needs it more will say so
+                log.warning("not known how many generators are wanted: %s", error)
+                continue
+            if wanted is not None:
+                coordinator.scale(wanted)
+            if wanted != told:
+                self._emit("scale", generators=wanted)
+            told = wanted
 
     @contextlib.contextmanager
     def _observed(self, manifest: Manifest | None) -> Iterator[None]:

@@ -15,7 +15,7 @@ from magistral_core.training.report import StepReport
 
 
 class Runtime(Protocol):
-    """Generators, verifiers and trainers behind awaitable calls. `generator` counts from 0.
+    """Generators, verifiers and trainers behind awaitable calls. `generator` counts from 0, `generators` is how many there are now.
 
     Calls on a generator raise GeneratorError, calls on the trainers TrainerError, where a process ended (see supervision).
     """
@@ -29,7 +29,10 @@ class Runtime(Protocol):
         """Hand requests to a generator; returns before they are generated."""
 
     async def restart(self, generator: int) -> int:
-        """Replace a generator by a new one, which holds nothing; the version of the weights that it begins with."""
+        """Replace a generator by a new one, which holds nothing, or add the next; the version of the weights that it begins with."""
+
+    async def remove(self, generator: int) -> None:
+        """End the last generator."""
 
     async def rewind(self, model_dir: Path, version: int, checkpoint: Path | None) -> None:
         """Replace the trainers by new ones at a checkpoint; generators stay, forget what they hold, and take its weights."""
@@ -90,6 +93,10 @@ class LocalRuntime:
 
     async def restart(self, generator: int) -> int:
         """See Runtime. Nothing dies here without this process."""
+        raise NotImplementedError
+
+    async def remove(self, generator: int) -> None:
+        """See Runtime. There is only one."""
         raise NotImplementedError
 
     async def rewind(self, model_dir: Path, version: int, checkpoint: Path | None) -> None:

@@ -178,6 +178,7 @@ class RayRuntime:
         self._recipe = recipe
         self.generators = recipe.pipeline.generators
         self._generator_actors: list[Any] = []
+        self._started: set[int] = set()  # generators whose engine runs, as far as is known
         self._trainer_actors: list[Any] = []
         self._verifiers: list[Any] = []
         self._reserved: Reserved | None = None
@@ -197,7 +198,7 @@ class RayRuntime:
         self._verifiers = [self._new_verifier() for _ in range(settings.verifiers)]
         self._verifying = [0] * settings.verifiers
         await asyncio.gather(
-            *(_reply(g.start.remote(), f"generator {i}", GeneratorError) for i, g in enumerate(self._generator_actors)),
+            *(self._start_generator(generator) for generator in range(self.generators)),
             self._start_trainers(model_dir, checkpoint),
             *(_reply(verifier.score.remote([]), "verifier", VerifierError) for verifier in self._verifiers),
         )
@@ -210,11 +211,24 @@ class RayRuntime:
         return FileHandover(folder, self)
 
     async def restart(self, generator: int) -> int:
+        if generator == self.generators:
+            self._generator_actors.append(self._new_generator(generator))
+            self.generators += 1
+        else:
+            self._started.discard(generator)
+            self._way.forget(generator)
+            ray.kill(self._generator_actors[generator])
+            self._generator_actors[generator] = self._new_generator(generator)
+        version = self._model[1]
+        await self._start_generator(generator)
+        return version
+
+    async def remove(self, generator: int) -> None:
+        assert generator == self.generators - 1, "numbers have no gaps"
+        self.generators -= 1
+        self._started.discard(generator)
         self._way.forget(generator)
-        ray.kill(self._generator_actors[generator])
-        self._generator_actors[generator] = actor = self._new_generator(generator)
-        await _reply(actor.start.remote(), f"generator {generator}", GeneratorError)
-        return self._model[1]
+        await _end([self._generator_actors.pop()])
 
     async def rewind(self, model_dir: Path, version: int, checkpoint: Path | None) -> None:
         for actor in self._trainer_actors:
@@ -224,16 +238,38 @@ class RayRuntime:
         self._model = model_dir, version
         await asyncio.gather(
             self._start_trainers(model_dir, checkpoint),
-            *(_reply(g.forget.remote(), f"generator {i}", GeneratorError) for i, g in enumerate(self._generator_actors)),
+            *(self._or_replaced(generator, self._forget(generator)) for generator in range(self.generators)),
         )
         weights = await self.publish(version)
-        await asyncio.gather(*(self.update(generator, weights) for generator in range(self.generators)))
+        await asyncio.gather(*(self._or_replaced(generator, self.update(generator, weights)) for generator in range(self.generators)))
         await self.discard(weights)
+
+    async def _forget(self, generator: int) -> None:
+        if generator not in self._started:
+            raise GeneratorError(f"generator {generator} was being started")
+        await _reply(self._generator_actors[generator].forget.remote(), f"generator {generator}", GeneratorError)
+
+    async def _or_replaced(self, generator: int, call: Awaitable[Any]) -> None:
+        """Make a call on a generator while trainers are replaced. What killed those (a lost node) may have killed this one, too."""
+        try:
+            await asyncio.wait_for(call, self._recipe.pipeline.update_timeout_s)
+        except (GeneratorError, TimeoutError):
+            await self.restart(generator)
+
+    async def _start_generator(self, generator: int) -> None:
+        await _reply(self._generator_actors[generator].start.remote(), f"generator {generator}", GeneratorError)
+        self._started.add(generator)
+
+    def _seat(self, generator: int) -> dict[str, Any] | None:
+        if self._reserved is None:
+            return None
+        if generator < self._recipe.pipeline.generators:
+            return self._reserved.seat("generators", generator)
+        return {"num_gpus": self._recipe.generation.tensor_parallel}  # it joined later, on GPUs that nobody had reserved
 
     def _new_generator(self, generator: int) -> Any:
         recipe, (folder, version) = self._recipe, self._model
-        seat = self._reserved.seat("generators", generator) if self._reserved else None
-        return self._actor(GeneratorActor, seat, max_concurrency=10_000).remote(recipe, str(folder), version)
+        return self._actor(GeneratorActor, self._seat(generator), max_concurrency=10_000).remote(recipe, str(folder), version)
 
     def _new_verifier(self) -> Any:
         return self._actor(VerifierActor, max_concurrency=2 * PoolSize.of(self._recipe.rewards).largest).remote(self._recipe)
@@ -308,12 +344,7 @@ class RayRuntime:
         await self._all_ranks("save", [(str(folder),)] * len(self._trainer_actors))
 
     async def close(self) -> None:
-        roles = [*self._generator_actors, *self._trainer_actors, *self._verifiers]
-        closing = [role.close.remote() for role in roles]
-        if closing:
-            await asyncio.to_thread(ray.wait, closing, num_returns=len(closing), timeout=_CLOSE_SECONDS)
-        for role in roles:
-            ray.kill(role)
+        await _end([*self._generator_actors, *self._trainer_actors, *self._verifiers])
         self._generator_actors, self._trainer_actors, self._verifiers = [], [], []
         if self._reserved is not None:
             self._reserved.release()
@@ -337,6 +368,15 @@ class RayRuntime:
         finally:
             for reply in replies:
                 reply.cancel()
+
+
+async def _end(actors: Sequence[Any]) -> None:
+    """Let actors close in order, within a limit, and end them."""
+    closing = [actor.close.remote() for actor in actors]
+    if closing:
+        await asyncio.to_thread(ray.wait, closing, num_returns=len(closing), timeout=_CLOSE_SECONDS)
+    for actor in actors:
+        ray.kill(actor)
 
 
 def _start_ray(address: str | None) -> None:

@@ -1,9 +1,15 @@
 """Supervision: which generators may be given work, and when a role that dies again and again ends the run. Pure.
 
     HEALTHY ──died──> DEAD ──> RESTARTING ──> STALE ──> REFRESHED ──> HEALTHY
+       │                                        ^
+       │                          JOINING ──────┘
+       │                             ^
+       └──leaves──> LEAVING ──────> GONE
+                         holds nothing
 
 There is no shortcut: a generator that was started anew serves nobody before it holds the newest weights. Any state but DEAD may end in
-DEAD. What a dead generator held is begun again elsewhere, from the same seeds.
+DEAD. What a dead generator held is begun again elsewhere, from the same seeds. A generator that leaves finishes what it holds, and is
+given nothing new; the last one leaves first and numbers are used again, so that they have no gaps.
 """
 
 from __future__ import annotations
@@ -37,6 +43,9 @@ class GeneratorState(StrEnum):
     RESTARTING = "restarting"
     STALE = "stale"
     REFRESHED = "refreshed"
+    JOINING = "joining"
+    LEAVING = "leaving"
+    GONE = "gone"
 
 
 _NEXT = {
@@ -44,6 +53,8 @@ _NEXT = {
     GeneratorState.RESTARTING: GeneratorState.STALE,
     GeneratorState.STALE: GeneratorState.REFRESHED,
     GeneratorState.REFRESHED: GeneratorState.HEALTHY,
+    GeneratorState.JOINING: GeneratorState.STALE,
+    GeneratorState.LEAVING: GeneratorState.GONE,
 }
 
 
@@ -51,7 +62,7 @@ class Fleet:
     """The generators of a run.
 
     Args:
-        generators: how many there are, all healthy.
+        generators: how many there are at first, all healthy.
         max_restarts: restarts of one generator, with no completion of its own between them, before its death is final.
 
     Attributes:
@@ -70,12 +81,22 @@ class Fleet:
         """Generators that may be given work."""
         return [generator for generator, state in enumerate(self._states) if state is GeneratorState.HEALTHY]
 
+    @property
+    def serving(self) -> list[int]:
+        """Generators that may hold work, and so must be brought new weights: the healthy and the leaving."""
+        return [g for g, state in enumerate(self._states) if state in (GeneratorState.HEALTHY, GeneratorState.LEAVING)]
+
+    @property
+    def present(self) -> list[int]:
+        """Generators that are not gone, 0 to the last."""
+        return [generator for generator, state in enumerate(self._states) if state is not GeneratorState.GONE]
+
     def state(self, generator: int) -> GeneratorState:
         """State of a generator."""
         return self._states[generator]
 
     def incarnation(self, generator: int) -> int:
-        """How often a generator has died. An answer to what an earlier incarnation was asked is no news."""
+        """How often a generator has died or gone. An answer to what an earlier incarnation was asked is no news."""
         return self._incarnations[generator]
 
     def worked(self, generator: int) -> None:
@@ -83,15 +104,38 @@ class Fleet:
         self._in_a_row[generator] = 0
 
     def died(self, generator: int, incarnation: int, error: GeneratorError) -> bool:
-        """Note a death; False if it is known already. Raises `error` where the generator has died too often."""
-        if incarnation != self._incarnations[generator]:
+        """Note a death; False if it is known already, or of no matter. Raises `error` where the generator has died too often."""
+        if incarnation != self._incarnations[generator] or self._states[generator] is GeneratorState.GONE:
             return False
-        self._in_a_row[generator] += 1
-        if self._in_a_row[generator] > self._max_restarts:
-            raise error
+        if self._states[generator] is not GeneratorState.LEAVING:  # which is not started again
+            self._in_a_row[generator] += 1
+            if self._in_a_row[generator] > self._max_restarts:
+                raise error
+            self._states[generator] = GeneratorState.DEAD
         self._incarnations[generator] += 1
-        self._states[generator] = GeneratorState.DEAD
         return True
+
+    def scale(self, generators: int) -> list[int]:
+        """Towards so many generators; returns the numbers of those that join. To be asked again until it is so.
+
+        While one leaves nothing else changes, and one that is being started must be healthy before it can leave.
+        """
+        if GeneratorState.LEAVING in self._states:
+            return []
+        present = len(self.present)
+        for generator in range(present - 1, generators - 1, -1):
+            if self._states[generator] is not GeneratorState.HEALTHY:
+                break
+            self._states[generator] = GeneratorState.LEAVING
+        joining = list(range(present, generators))
+        for generator in joining:
+            if generator == len(self._states):
+                self._states.append(GeneratorState.GONE)
+                self._incarnations.append(0)
+                self._in_a_row.append(0)
+            self._states[generator] = GeneratorState.JOINING
+            self._in_a_row[generator] = 0
+        return joining
 
     def advance(self, generator: int, state: GeneratorState) -> None:
         """Move a generator to its next state."""
@@ -99,3 +143,4 @@ class Fleet:
             raise ValueError(f"generator {generator} cannot go from {self._states[generator]} to {state}")
         self._states[generator] = state
         self.restarts += state is GeneratorState.RESTARTING
+        self._incarnations[generator] += state is GeneratorState.GONE

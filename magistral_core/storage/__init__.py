@@ -2,7 +2,15 @@
 
 from magistral_core.storage.checkpoints import CheckpointStore, CorruptCheckpointError, Manifest, StoredFile
 from magistral_core.storage.lease import Lease
-from magistral_core.storage.objects import MissingObjectError, ObjectStore, disk_full, explain_full_disk, open_store, require_space
+from magistral_core.storage.objects import (
+    MissingObjectError,
+    ObjectStore,
+    StoreUnreachableError,
+    disk_full,
+    explain_full_disk,
+    open_store,
+    require_space,
+)
 from magistral_core.storage.runs import RunHandle, RunIndex, recipe_digest
 from magistral_core.storage.writer import CheckpointWriter
 
@@ -16,6 +24,7 @@ __all__ = [
     "ObjectStore",
     "RunHandle",
     "RunIndex",
+    "StoreUnreachableError",
     "StoredFile",
     "disk_full",
     "explain_full_disk",

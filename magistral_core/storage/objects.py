@@ -28,11 +28,15 @@ class MissingObjectError(InfrastructureError):
     """No object under this key."""
 
 
+class StoreUnreachableError(InfrastructureError):
+    """The store does not answer now, or broke over a request; the same call may succeed later."""
+
+
 class ObjectStore(Protocol):
     """Objects under keys: relative, `/`-separated, without `.` and `..`.
 
-    Every method raises InfrastructureError when the store fails, MissingObjectError for an absent key, and InputError when a
-    disk is full.
+    Every method raises InfrastructureError when the store fails (StoreUnreachableError where it is away), MissingObjectError for an
+    absent key, and InputError when a disk is full.
     """
 
     @property

@@ -1,7 +1,7 @@
 """Which run does a command belong to: the same command again goes on with what it began.
 
 A run's id is `{name}-{first 8 digits of the recipe's digest}-{attempt}`; below `runs/{id}/` lie `run.json` (the resolved
-recipe, written once), `lease.json`, `checkpoints/`, and at the end `finished.json`.
+recipe, written once), `lease.json`, `checkpoints/`, `generators.json` where a number was asked for, and at the end `finished.json`.
 """
 
 from __future__ import annotations
@@ -69,6 +69,17 @@ class RunHandle:
             return json.loads(self.store.get_bytes(f"runs/{self.run_id}/run.json"))["recipe"]
         except MissingObjectError as error:
             raise InputError(f"{self.uri}: no run.json; this run never began") from error
+
+    def ask_for_generators(self, count: int) -> None:
+        """Have the run go on with so many generators, now or when it is resumed. Needs no lease."""
+        self._put("generators.json", {"generators": count})
+
+    def wanted_generators(self) -> int | None:
+        """What was asked for last, None if nothing ever was."""
+        try:
+            return int(json.loads(self.store.get_bytes(f"runs/{self.run_id}/generators.json"))["generators"])
+        except MissingObjectError:
+            return None
 
     def finish(self, summary: Mapping[str, Any] | None = None) -> None:
         """Mark it finished: the same command then starts a new attempt."""

@@ -21,7 +21,16 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
 from magistral_core.errors import InfrastructureError, InputError, MagistralError
-from magistral_core.storage.objects import CHUNK_BYTES, Listing, MissingObjectError, Names, check_key, disk_full, is_full
+from magistral_core.storage.objects import (
+    CHUNK_BYTES,
+    Listing,
+    MissingObjectError,
+    Names,
+    StoreUnreachableError,
+    check_key,
+    disk_full,
+    is_full,
+)
 
 #: An endpoint that is there answers a tiny request within this.
 _CHECK_TIMEOUT_S = 8
@@ -41,6 +50,7 @@ _REFUSED = {
     "ExpiredToken",
     "InvalidToken",
 }
+_SERVER_FAILED = 500
 _FULL = {"507", "InsufficientStorage", "QuotaExceeded", "XMinioStorageFull"}
 
 
@@ -187,22 +197,30 @@ class S3Store:
             code = _code(cause) if isinstance(cause, ClientError) else ""
             if code in _FULL:
                 raise disk_full(self.uri, size, key) from error
-            raise InfrastructureError(f"{where}: not stored ({_brief(cause or error)})") from error
+            away = _is_away(cause) if isinstance(cause, ClientError) else isinstance(cause, BotoCoreError)
+            kind = StoreUnreachableError if away else InfrastructureError
+            raise kind(f"{where}: not stored ({_brief(cause or error)})") from error
         except ClientError as error:
             code = _code(error)
             if code in _MISSING:
                 raise MissingObjectError(f"{where}: no such object") from error
             if code in _FULL:
                 raise disk_full(self.uri, size, key) from error
-            raise InfrastructureError(f"{where}: {self._refusal(error)}") from error
+            kind = StoreUnreachableError if _is_away(error) else InfrastructureError
+            raise kind(f"{where}: {self._refusal(error)}") from error
         except (BotoCoreError, OSError) as error:
             if local is not None and is_full(error):
                 raise disk_full(local, None, key) from error
-            raise InfrastructureError(f"{where}: S3 failed ({_brief(error)})") from error
+            raise StoreUnreachableError(f"{where}: S3 failed ({_brief(error)})") from error
 
 
 def _code(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _is_away(error: ClientError) -> bool:
+    """Whether the server, not the request, is at fault."""
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) >= _SERVER_FAILED
 
 
 def _brief(error: BaseException) -> str:

@@ -1,7 +1,8 @@
 r"""Checkpoints are uploaded beside training, by one background thread.
 
 submit --> waiting (at most one) --> uploading --> committed --> on_committed, prune, staging folder removed
-                                          \--> failed: raised by every later submit, wait and close; staging folder kept
+                                      ^   |   \--> failed: raised by every later submit, wait and close; staging folder kept
+                                      \---/ the store is away: again from the start, until `patience_s` have passed
 """
 
 from __future__ import annotations
@@ -10,16 +11,23 @@ import logging
 import queue
 import shutil
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from magistral_core.errors import InfrastructureError, MagistralError
 from magistral_core.storage.checkpoints import CheckpointStore, Manifest
+from magistral_core.storage.objects import StoreUnreachableError
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+#: A store that is away for longer stops the run. Its client has patience of its own, about a minute for one request.
+PATIENCE_S = 300.0
+_PAUSE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +44,14 @@ class CheckpointWriter:
     Args:
         checkpoints: where they go.
         keep: how many stay after each commit; None keeps all.
+        patience_s: how long a store may be away.
     """
 
-    def __init__(self, checkpoints: CheckpointStore, keep: int | None = None) -> None:
+    def __init__(self, checkpoints: CheckpointStore, keep: int | None = None, patience_s: float = PATIENCE_S) -> None:
         self._checkpoints = checkpoints
         self._keep = keep
+        self._patience_s = patience_s
+        self._hurry = threading.Event()
         self._jobs: queue.Queue[_Job | None] = queue.Queue(maxsize=1)
         self._error: MagistralError | None = None
         self._closed = False
@@ -87,6 +98,7 @@ class CheckpointWriter:
         if error is None:
             self.close()
             return
+        self._hurry.set()
         try:  # the error on its way out is the one to show
             self.close()
         except MagistralError as second:
@@ -108,12 +120,24 @@ class CheckpointWriter:
         self._jobs.task_done()
 
     def _save(self, job: _Job) -> None:
-        manifest = self._checkpoints.save(job.step, job.folder, job.metadata)
+        manifest = self._patiently(lambda: self._checkpoints.save(job.step, job.folder, job.metadata))
         if job.on_committed:
             job.on_committed(manifest)
         if self._keep is not None:
-            self._checkpoints.prune(self._keep)
+            keep = self._keep
+            self._patiently(lambda: self._checkpoints.prune(keep))
         shutil.rmtree(job.folder)
+
+    def _patiently(self, call: Callable[[], T]) -> T:
+        """Make a call until the store is there to take it. What an interrupted save has uploaded is no checkpoint, and pruned later."""
+        since = time.monotonic()
+        while True:
+            try:
+                return call()
+            except StoreUnreachableError as error:
+                if time.monotonic() - since > self._patience_s or self._hurry.wait(_PAUSE_S):
+                    raise
+                log.warning("checkpoints wait for the store: %s", error)
 
     def _raise_error(self) -> None:
         if self._error is not None:

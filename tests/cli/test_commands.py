@@ -103,6 +103,30 @@ def test_damaged_checkpoint_is_reported(
     assert "state.json" in capsys.readouterr().err
 
 
+def test_scale(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAGISTRAL_HOME", str(tmp_path / "home"))
+    uri = f"file:{tmp_path / 'store'}"
+    monkeypatch.setenv("MAGISTRAL_STORAGE_URI", uri)
+    index = RunIndex(open_store(uri))
+    run, local = (index.resolve(name, "0" * 8) for name in ("mine", "single"))
+    run.begin({"pipeline": {"runtime": "ray"}})
+    local.begin({"pipeline": {"runtime": "local"}})
+    assert main(["scale", "mine", "--generators", "3", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"run": run.run_id, "generators": 3}
+    assert run.wanted_generators() == 3
+    run.finish()
+    for arguments, reason in (
+        (["mine", "--generators", "0"], "at least one"),
+        (["mine", "--generators", "2"], "has finished"),
+        (["single", "--generators", "2"], "one generator"),
+        (["other", "--generators", "2"], "no run is called other"),
+    ):
+        assert main(["scale", *arguments]) == 2
+        assert reason in capsys.readouterr().err
+    assert local.wanted_generators() is None
+    assert run.wanted_generators() == 3
+
+
 def test_local_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.jsonl").touch()

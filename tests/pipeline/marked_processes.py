@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,24 @@ ROOT = Path(__file__).resolve().parents[2]
 _VARIABLE = "MAGISTRAL_TEST_MARK"
 
 
-class Program:
-    """A run of `small_run.py`."""
+SMALL_RUN = Path(__file__).with_name("small_run.py")
+_SHARED_MEMORY = "/dev/shm/"
 
-    def __init__(self, job: dict[str, Any], log: Path) -> None:
+
+class Program:
+    """A run of `small_run.py`, or of another script that takes its job as JSON."""
+
+    def __init__(self, job: dict[str, Any], log: Path, script: Path = SMALL_RUN, environment: Mapping[str, str] | None = None) -> None:
         self.mark, self.log = uuid.uuid4().hex, log
         self._descendants: set[psutil.Process] = set()
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu", _VARIABLE: self.mark}
-        script = str(Path(__file__).with_name("small_run.py"))
+        own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu", _VARIABLE: self.mark}
         with log.open("ab") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, script, json.dumps(job)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=environment
+                [sys.executable, str(script), json.dumps(job)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env={**os.environ, **own, **(environment or {})},
             )
 
     def events(self) -> Iterator[dict[str, Any]]:
@@ -86,6 +93,22 @@ class Program:
         words = [word for process in self.family() for word in command(process)]
         return [Path(word) for word in words if "/magistral-weights-" in word]
 
+    def ports(self) -> set[int]:
+        """TCP ports on which the family listens."""
+        found = set()
+        for process in self.family():
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                found |= {link.laddr.port for link in process.net_connections("tcp") if link.status == psutil.CONN_LISTEN}
+        return found
+
+    def shared_memory(self) -> set[Path]:
+        """Files of shared memory that the family has mapped, and the folders of weights."""
+        found = set(self.weight_folders())
+        for process in self.family():
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                found |= {Path(area.path) for area in process.memory_maps() if area.path.startswith(_SHARED_MEMORY)}
+        return found
+
     def kill_all(self) -> None:
         """Whatever a failed test has left."""
         for process in [*self.family(), self.process]:
@@ -106,9 +129,9 @@ def describe(process: psutil.Process) -> str:
 
 
 @contextlib.contextmanager
-def program(job: dict[str, Any], log: Path) -> Iterator[Program]:
+def program(job: dict[str, Any], log: Path, script: Path = SMALL_RUN, environment: Mapping[str, str] | None = None) -> Iterator[Program]:
     """A program that leaves nothing behind, however the test ends."""
-    running = Program(job, log)
+    running = Program(job, log, script, environment)
     try:
         yield running
     finally:

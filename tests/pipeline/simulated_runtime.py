@@ -87,6 +87,7 @@ class SimulatedRuntime:
         self._trainers_died: asyncio.Event = asyncio.Event()
         self.restarts: list[tuple[float, float, int]] = []  # begin, end, generator
         self.rewinds: list[tuple[float, int]] = []  # time, version
+        self.removed: list[tuple[float, int]] = []  # time, generator
         self.rescored = 0
         self._verifiers = 0  # incarnation
         self.hosts: dict[int, set[int]] = {}
@@ -113,8 +114,29 @@ class SimulatedRuntime:
         """End the verifiers: what they hold is scored again by new ones, as RayRuntime does."""
         self._verifiers += 1
 
+    async def remove(self, generator: int) -> None:
+        assert generator == self.generators - 1
+        held = self._running[generator] or self._finished[generator]
+        assert not held or self._died[generator].is_set(), "it was to finish what it holds"
+        self.generators -= 1
+        self.removed.append((self.now, generator))
+        self.kill(generator)
+
+    def _add(self) -> None:
+        """One more generator, or the place of one that has gone."""
+        if self.generators == len(self.versions):
+            for kept, empty in ((self._swaps, []), (self._running, set()), (self._finished, [])):
+                kept.append(empty)  # type: ignore[attr-defined]
+            self._news.append(asyncio.Event())
+            self._died.append(asyncio.Event())
+            self.versions.append(self._initial)
+            self._owed.append(self._initial)
+        self.generators += 1
+
     async def restart(self, generator: int) -> int:
         begun = self.now
+        if generator == self.generators:
+            self._add()
         if not self._died[generator].is_set():
             self.kill(generator)
         await asyncio.sleep(self._world.restart_seconds)

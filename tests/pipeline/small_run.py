@@ -15,6 +15,7 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,9 @@ SMALL = {
 
 
 def tell(event: str, **fields: Any) -> None:
-    print(json.dumps({"event": event, **fields}, default=float), flush=True)
+    # One write, for more than one thread tells.
+    sys.stdout.write(json.dumps({"event": event, "time": time.time(), **fields}, default=float) + "\n")
+    sys.stdout.flush()
 
 
 class Observer:

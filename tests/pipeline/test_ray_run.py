@@ -13,6 +13,8 @@ import psutil
 import pytest
 from marked_processes import Program, describe, program
 
+from magistral_core.storage import RunIndex, open_store
+
 RAY = {
     "pipeline.runtime": "ray",
     "pipeline.schedule": "async",
@@ -101,28 +103,33 @@ def logged_steps(database: Path, run_id: str) -> list[int]:
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize(
-    ("victim", "role"),
-    [("EngineCore", "generator"), ("ray::GeneratorActor", "generator"), ("ray::TrainerActor", "trainers"), ("ray::VerifierActor", None)],
-)
-def test_a_killed_role_is_replaced_and_the_run_ends_well(victim: str, role: str | None, writer_model: Path, tmp_path: Path) -> None:
-    with program(whole(writer_model, tmp_path), tmp_path / "log") as run:
+def test_generators_join_and_leave(writer_model: Path, tmp_path: Path) -> None:
+    """One generator, then two, then one again; asked for in storage, as `magistral scale` does."""
+    changes = {"pipeline.generators": 1, "pipeline.trainers": 1, "training.max_steps": 10_000, "pipeline.stall_timeout_s": 120}
+    with program(whole(writer_model, tmp_path, **changes), tmp_path / "log") as run:
         events = run.until("checkpoint")
-        [folder] = run.weight_folders()
-        before = {process.pid for process in run.family() if "TrainerActor" in describe(process)}
-        sigkill(one(run, victim))
-        events += run.until("end")
+        [handle] = RunIndex(open_store(f"file:{tmp_path}/store")).list()
+        for wanted in (2, 1):
+            handle.ask_for_generators(wanted)
+            for event in run.events():
+                events.append(event)
+                if event["event"] == "step" and event["metrics"]["generators/healthy"] == wanted and engines(run) == wanted:
+                    break
+        events += run.until("step")
+        assert engines(run) == 1
+        run.process.send_signal(signal.SIGINT)
+        list(run.events())
+        run.process.wait(60)
         assert run.left_after(10) == []
-        assert not folder.exists()
-        assert run.end() == 0
-        assert len(before) == 2
-    restarted = [event["role"] for event in events if event["event"] == "restart"]
-    assert [name.split()[0] for name in restarted] == ([role] if role else [])
-    end = events[-1]
-    ledger = end["ledger"]
-    assert ledger["submitted"] == ledger["trained"] + ledger["filtered"] + ledger["failed"] + ledger["in_flight"]
-    assert ledger["trained"] == 14 * 8
-    assert logged_steps(tmp_path / "mlflow.db", end["mlflow_run_id"]) == list(range(1, 15))
+    assert [event["generators"] for event in events if event["event"] == "scale"] == [2, 1]
+    assert [event for event in events if event["event"] == "restart"] == []
+    steps = [event["step"] for event in events if event["event"] == "step"]
+    assert steps == list(range(1, len(steps) + 1))
+    assert logged_steps(tmp_path / "mlflow.db", events[0]["mlflow_run_id"])[: len(steps) - 1] == steps[:-1]
+
+
+def engines(run: Program) -> int:
+    return sum("EngineCore" in describe(process) for process in run.family())
 
 
 @pytest.mark.faults

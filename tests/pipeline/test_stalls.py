@@ -91,6 +91,16 @@ def test_silent_trainers_are_named(tmp_path: Path) -> None:
     assert taken < 60
 
 
+def test_storage_that_does_not_take_a_checkpoint_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def never(*_: object) -> None:
+        await asyncio.get_running_loop().create_future()
+
+    monkeypatch.setattr(asyncio, "to_thread", never)
+    settings = recipe(stall_timeout_s=20.0, every=2)
+    taken = seconds_until(StallError, "storage or tracking does not take the checkpoint of step 2", settings, World(), tmp_path)
+    assert taken < 60
+
+
 @pytest.mark.parametrize("schedule", ["async", "sync"])
 def test_an_update_without_acknowledgement_ends_the_run_at_its_deadline(schedule: str, tmp_path: Path) -> None:
     """Also when nothing else is awaited that would notice it."""

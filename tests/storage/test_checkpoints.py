@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from infra.s3 import S3Server
 from magistral_core.errors import InfrastructureError, InputError
-from magistral_core.storage import CheckpointStore, CheckpointWriter, CorruptCheckpointError, ObjectStore, open_store
+from magistral_core.storage import CheckpointStore, CheckpointWriter, CorruptCheckpointError, ObjectStore, StoreUnreachableError, open_store
+from magistral_core.storage import writer as writer_module
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -207,6 +208,54 @@ def test_uploads_run_beside_training(store: ObjectStore, tmp_path: Path) -> None
         assert not any(folder.exists() for folder in folders)
     with pytest.raises(InfrastructureError, match="closed"):
         writer.submit(4, make_folder(tmp_path, 4))
+
+
+class AwayStore(GatedStore):
+    """A real store that does not answer while its gate is closed."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        super().__init__(store)
+        self.refused = 0
+
+    def put_file(self, path: Path, key: str) -> None:
+        if not self.gate.is_set():
+            self.refused += 1
+            raise StoreUnreachableError(f"{key}: nobody answers")
+        self._store.put_file(path, key)
+
+
+def test_a_store_that_is_away_is_waited_for(store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer_module, "_PAUSE_S", 0.01)
+    away = AwayStore(store)
+    checkpoints = CheckpointStore(away, "run-00000000-001")
+    with CheckpointWriter(checkpoints, keep=1) as writer:
+        writer.submit(1, make_folder(tmp_path, 1))
+        deadline = time.monotonic() + 20
+        while away.refused < 8 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert checkpoints.steps() == []
+        away.gate.set()
+        writer.wait()
+    assert away.refused >= 8, "a save was tried again"
+    assert checkpoints.steps() == [1]
+
+
+def test_patience_with_a_store_has_an_end(store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer_module, "_PAUSE_S", 0.01)
+    checkpoints = CheckpointStore(AwayStore(store), "run-00000000-001")
+    impatient = CheckpointWriter(checkpoints, patience_s=0.05)
+    impatient.submit(1, make_folder(tmp_path, 1))
+    with pytest.raises(StoreUnreachableError, match="nobody answers"):
+        impatient.close()
+    # A run that ends for another reason does not wait for a store that is away.
+
+    def interrupted() -> None:
+        with CheckpointWriter(checkpoints) as writer:
+            writer.submit(1, make_folder(tmp_path, 1))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        interrupted()
 
 
 def test_a_failed_upload_is_raised_by_every_later_call_and_keeps_its_folder(store: ObjectStore, tmp_path: Path) -> None:

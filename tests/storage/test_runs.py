@@ -52,6 +52,14 @@ def test_the_recipe_is_written_once(store: ObjectStore) -> None:
     assert handle.recipe() == {"seed": 0, "name": "é"}
 
 
+def test_another_number_of_generators_is_asked_for_beside_the_run(store: ObjectStore) -> None:
+    handle = RunIndex(store).resolve("tiny", DIGEST)
+    assert handle.wanted_generators() is None
+    handle.ask_for_generators(3)
+    handle.ask_for_generators(2)
+    assert handle.wanted_generators() == 2
+
+
 def test_a_run_is_opened_by_its_id_or_a_name_of_its_own(store: ObjectStore) -> None:
     index = RunIndex(store)
     handle = index.resolve("tiny", DIGEST)

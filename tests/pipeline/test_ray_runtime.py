@@ -1,0 +1,114 @@
+"""RayRuntime and its generators while trainers are replaced, without a Ray: the actors are stand-ins that answer, fail or hang."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.exceptions import RayActorError
+from simulated_runtime import recipe
+
+from magistral_core.pipeline import runtime_ray
+from magistral_core.pipeline.handover import WeightFile
+from magistral_core.pipeline.runtime_ray import RayRuntime
+
+Answer = Callable[[], Coroutine[Any, Any, Any]]
+
+
+async def yes() -> int:
+    return 0
+
+
+async def dead() -> int:
+    raise RayActorError
+
+
+async def silent() -> int:
+    return await asyncio.get_running_loop().create_future()
+
+
+class StandIn:
+    """A generator's actor: `actor.METHOD.remote(...)` is an awaitable answer."""
+
+    def __init__(self, **answers: Answer) -> None:
+        self.asked: list[str] = []
+        self._answers = answers
+
+    def __getattr__(self, method: str) -> Any:
+        def remote(*_: Any) -> Coroutine[Any, Any, Any]:
+            self.asked.append(method)
+            return self._answers.get(method, yes)()
+
+        return type("Method", (), {"remote": staticmethod(remote)})
+
+
+class Runtime(RayRuntime):
+    """New generators are stand-ins; trainers are none of this file's business."""
+
+    def __init__(self, actors: list[StandIn]) -> None:
+        super().__init__(recipe(generators=len(actors), update_timeout_s=0.2))
+        self._generator_actors, self._started, self._model = list(actors), set(range(len(actors))), (Path("model"), 0)
+        self.made: list[StandIn] = []
+
+    def _new_generator(self) -> StandIn:
+        self.made.append(StandIn())
+        return self.made[-1]
+
+    async def _start_trainers(self, model_dir: Path, checkpoint: Path | None) -> None:
+        pass
+
+    async def publish(self, version: int) -> WeightFile:
+        return WeightFile("weights", version, "")
+
+    async def discard(self, weights: WeightFile) -> None:
+        pass
+
+
+@pytest.fixture
+def killed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    found: list[Any] = []
+    monkeypatch.setattr(runtime_ray.ray, "kill", found.append)
+    monkeypatch.setattr(runtime_ray.ray, "wait", lambda calls, **_: ([call.close() for call in calls], []))
+    return found
+
+
+@pytest.mark.parametrize("answers", [{"forget": dead}, {"forget": silent}, {"update": dead}, {"update": silent}], ids=str)
+def test_a_generator_that_went_with_a_trainer_is_replaced_with_it(answers: dict[str, Answer], killed: list[Any]) -> None:
+    well, ill = StandIn(), StandIn(**answers)
+    runtime = Runtime([well, ill])
+    asyncio.run(runtime.rewind(Path("model"), 6, None))
+    assert killed == [ill]
+    assert runtime._generator_actors == [well, *runtime.made]
+    assert well.asked == ["forget", "update"]
+    assert runtime.made[0].asked[0] == "start"
+    assert runtime._model == (Path("model"), 6), "the new one begins with the checkpoint's weights"
+
+
+def test_a_generator_that_was_being_started_is_started_anew(killed: list[Any]) -> None:
+    """Its engine may not be there yet: it cannot be asked to forget."""
+    half = StandIn()
+    runtime = Runtime([StandIn(), half])
+    runtime._started.discard(1)
+    asyncio.run(runtime.rewind(Path("model"), 6, None))
+    assert killed == [half]
+    assert half.asked == []
+
+
+def test_generators_are_added_and_removed_at_the_end(killed: list[Any]) -> None:
+    runtime = Runtime([StandIn()])
+
+    async def come_and_go() -> None:
+        await asyncio.gather(runtime.restart(1), runtime.restart(2))
+        assert runtime.generators == 3
+        await runtime.remove(2)
+        await runtime.restart(1)
+
+    asyncio.run(come_and_go())
+    assert runtime.generators == len(runtime._generator_actors) == 2
+    first, second, third = runtime.made
+    assert killed == [second, first]
+    assert runtime._generator_actors[1] is third
+    assert runtime._started == {0, 1}
