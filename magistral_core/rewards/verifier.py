@@ -149,7 +149,7 @@ class Verifier:
 
     def grade_responses(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
         r"""Compare references with whole responses, whose answer is the last box after the thoughts (or of all, without a closing tag)."""
-        boxed = [extract_boxed(answer_part(response, self._prompt.think_close)) for _, response in pairs]
+        boxed = [extract_boxed(answer_part(response, self._prompt.think_close), bare=True) for _, response in pairs]
         return self.answers_equal([(gold, pred or "") for (gold, _), pred in zip(pairs, boxed, strict=True)])
 
     def check_golds(self, golds: Sequence[str]) -> list[Verdict]:
