@@ -25,8 +25,8 @@ from typing import Any, NoReturn
 
 from magistral_core.errors import InputError
 from magistral_core.processes import die_with_parent
-from magistral_core.rewards.math import judge
 from magistral_core.rewards.extra import Reward, check_value, load_functions
+from magistral_core.rewards.math import judge
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 r"""Do two answers that were read mean the same? What is written apart stays apart: an ordered tuple, a set, an interval, a list.
 
-The rules are docs/math-verifier.md's. In short: a name in front of `=` and a unit may be missing on one side; a chain of equations must hold
-throughout; nothing is rounded, unless the reference itself is an approximation (`\approx 3.14`).
+The rules are docs/math-verifier.md's. In short: a name in front of `=` and a unit may be missing on one side; a chain of equations must
+hold throughout; nothing is rounded, unless the reference itself is an approximation (`\approx 3.14`).
 """
 
 from __future__ import annotations
@@ -92,8 +92,7 @@ class Comparison:
         one, two = self._read(gold), self._read(pred)
         if _is_equation(gold) and _is_equation(pred):
             if one.name is not None and one.name == two.name:
-                assert one.value is not None and two.value is not None
-                return self.equal(one.value, two.value)
+                return one.value is not None and two.value is not None and self.equal(one.value, two.value)
             return self._same_equation(gold, pred)
         if one.value is None or two.value is None:
             return False
@@ -294,7 +293,7 @@ class Comparison:
     def _ratio_to_number(self, gold: Node, pred: Node) -> bool:
         group, other = (gold, pred) if isinstance(gold, Group) else (pred, gold)
         assert isinstance(group, Group)
-        if group.kind != "ratio" or len(group.items) != 2 or _is_clock(group) or not isinstance(other, Num | Op):  # noqa: PLR2004
+        if group.kind != "ratio" or len(group.items) != 2 or _is_clock(group) or not isinstance(other, Num | Op):
             return False
         return self.equal(Op("div", group.items), other)
 
@@ -351,14 +350,14 @@ def _is_list(node: Node) -> bool:
 def _is_clock(group: Group) -> bool:
     """Whether a ratio may be a time: 3:30."""
     values = [item.value for item in group.items if isinstance(item, Num)]
-    return len(values) == len(group.items) and values[0] <= _HOURS and all(value == 0 or 10 <= value < _MINUTES for value in values[1:])  # noqa: PLR2004
+    return len(values) == len(group.items) and values[0] <= _HOURS and all(value == 0 or 10 <= value < _MINUTES for value in values[1:])
 
 
 def _difference(node: Node) -> Node | None:
     """Left side minus right side, if both are expressions."""
     assert isinstance(node, Relation)
     scalar = (Num, Const, Sym, Op)
-    if len(node.terms) != 2 or not all(isinstance(term, scalar) for term in node.terms):  # noqa: PLR2004
+    if len(node.terms) != 2 or not all(isinstance(term, scalar) for term in node.terms):
         return None
     return Op("add", (node.terms[0], Op("neg", (node.terms[1],))))
 

@@ -185,7 +185,7 @@ class Evaluator:
                 and b.denominator <= 64
                 and abs(b.numerator) * size <= MAX_BITS
                 and (root := _exact_root(a, b.denominator)) is not None
-            ):  # noqa: PLR2004
+            ):
                 return root**b.numerator
         ctx = self._inexact()
         if self._real and not (isinstance(b, Fraction) and b.denominator == 1) and self._convert(a) < 0:
@@ -274,7 +274,7 @@ def _exact_root(value: Fraction, degree: int) -> Fraction | None:
 
 
 def _integer_root(number: int, degree: int) -> int | None:
-    if degree == 2:  # noqa: PLR2004
+    if degree == 2:
         root = math.isqrt(number)
     else:
         low, high = 0, 1 << (-(-number.bit_length() // degree))

@@ -104,7 +104,7 @@ def _to_sympy(node: Node) -> Any:
             if node.name == "mul":
                 return args[0] * args[1]
             return -args[0] if node.name == "neg" else sympy.sqrt(args[0]) if node.name == "sqrt" else args[0] / args[1]
-        case Op("pow", (base, Num(value))) if value.denominator == 1 and abs(value) < 100:  # noqa: PLR2004
+        case Op("pow", (base, Num(value))) if value.denominator == 1 and abs(value) < 100:
             return _to_sympy(base) ** int(value)
         case _:
             raise ValueError("not rational")

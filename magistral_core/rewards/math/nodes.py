@@ -32,7 +32,7 @@ class Const:
 
 @dataclass(frozen=True, slots=True)
 class Sym:
-    """A variable or a name: `x`, `x_1`, `AB`, `\\angle ABC`. Case matters."""
+    r"""A variable or a name: `x`, `x_1`, `AB`, `\angle ABC`. Case matters."""
 
     name: str
 
@@ -109,7 +109,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Residue:
-    """A residue class: `3 \\pmod 7`."""
+    r"""A residue class: `3 \pmod 7`."""
 
     value: Node
     modulus: Node

@@ -10,6 +10,11 @@ import unicodedata
 
 from magistral_core.boxed import extract_boxed
 
+_GREEK = "αβγδεζηθικλμνξρστυφχψωΓΔΘΛΞΠΣΦΨΩ"
+_GREEK_NAMES = (
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi psi omega "
+    "Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega"
+)
 _CHARACTERS = str.maketrans(
     {
         "−": "-", "–": "-", "—": "-", "‐": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "∗": "*", "÷": "/",
@@ -22,10 +27,7 @@ _CHARACTERS = str.maketrans(
     }
     | {chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F) if chr(code) not in "，；：％"}  # full-width forms of ASCII
     | dict.fromkeys("\u00a0\u202f\u2009\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u200a\u205f\u3000", " ")
-    | dict(zip("αβγδεζηθικλμνξρστυφχψω", (f"\\{name} " for name in (
-        "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi psi omega").split()
-    ), strict=True))
-    | dict(zip("ΓΔΘΛΞΠΣΦΨΩ", (f"\\{name} " for name in "Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega".split()), strict=True))
+    | {letter: f"\\{name} " for letter, name in zip(_GREEK, _GREEK_NAMES.split(), strict=True)}
 )  # fmt: skip
 _SUPERSCRIPTS = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿⁱ]+")
 _SUBSCRIPTS = re.compile("[₀₁₂₃₄₅₆₇₈₉]+")

@@ -55,8 +55,8 @@ def is_phrase(text: str) -> bool:
     if len(parts) == 1 and parts[0].lower() in _SHORT_WORDS:
         return True
     if any(words.is_formula_word(part) for part in parts):
-        return len(parts) > 1 and sum(len(part) > 3 and not words.is_formula_word(part) for part in parts) > 0  # noqa: PLR2004
-    if any(len(part) > 1 and part not in ("and", "or") and not part.isupper() and len(part) > 2 for part in parts):  # noqa: PLR2004
+        return len(parts) > 1 and sum(len(part) > 3 and not words.is_formula_word(part) for part in parts) > 0
+    if any(len(part) > 1 and part not in ("and", "or") and not part.isupper() and len(part) > 2 for part in parts):
         return True
     return len(parts) == 1 and parts[0].isupper() and len(parts[0]) > 1
 
@@ -85,9 +85,9 @@ def _numeral(digits: str, name: str) -> Node | None:
     """A numeral of a base, or None where it is none: `A_1` is a variable, `12_{10}` a plain number."""
     base = words.BASE_WORDS.get(name, int(name) if name.isdigit() else 0)
     digits = digits.upper().lstrip("0") or "0"
-    if not 2 <= base <= 36 or base == _DECIMAL_BASE:  # noqa: PLR2004
+    if not 2 <= base <= 36 or base == _DECIMAL_BASE:
         return None
-    if not any(digit.isdigit() for digit in digits) and base < 16:  # noqa: PLR2004
+    if not any(digit.isdigit() for digit in digits) and base < 16:
         return None
     if any(int(digit, 36) >= base for digit in digits):
         return None

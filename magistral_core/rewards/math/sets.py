@@ -6,6 +6,7 @@ is built from such pieces, however it is written: `x < 2 \text{ or } x > 3` and 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -46,7 +47,7 @@ class NotASetError(ValueError):
 
 
 def is_certainly_a_set(node: Node) -> bool:
-    """Whether a node can mean nothing but a set or a condition; `(1,2)` may be a point and `\\{1,2\\}` is compared item by item."""
+    r"""Whether a node can mean nothing but a set or a condition; `(1,2)` may be a point and `\{1,2\}` is compared item by item."""
     match node:
         case SetOp() | Group("(]" | "[)") | Const("reals"):
             return True
@@ -85,7 +86,7 @@ def _tests(points: list[_Number]) -> list[_Number]:
         return [_Number(Evaluator(), Fraction(0))]
     first, last = points[0], points[-1]
     tests = [_Number(first.evaluator, first.value - 1), _Number(last.evaluator, last.value + 1), *points]
-    for low, high in zip(points, points[1:], strict=False):
+    for low, high in itertools.pairwise(points):
         fine = low.evaluator if not isinstance(low.value, Fraction) else high.evaluator
         tests.append(_Number(fine, (_plain(fine, low.value) + _plain(fine, high.value)) / 2))
     return tests
@@ -157,13 +158,13 @@ def _combined(name: str, parts: list[_Line]) -> _Line:
     if len(variables) > 1:
         raise NotASetError("several variables")
     ends = tuple(end for part in parts for end in part.ends)
-    holds: Callable[[_Number], bool]
-    if name == "union":
-        holds = lambda x: any(part.holds(x) for part in parts)  # noqa: E731
-    elif name == "intersection":
-        holds = lambda x: all(part.holds(x) for part in parts)  # noqa: E731
-    else:
-        holds = lambda x: parts[0].holds(x) and not parts[1].holds(x)  # noqa: E731
+
+    def holds(x: _Number) -> bool:
+        inside = [part.holds(x) for part in parts]
+        if name == "difference":
+            return inside[0] and not inside[1]
+        return any(inside) if name == "union" else all(inside)
+
     return _Line(ends, holds, next(iter(variables), ""))
 
 

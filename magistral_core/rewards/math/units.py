@@ -11,21 +11,25 @@ _LINES = (
     "in inch inches", "ft foot feet", "yd yard yards", "mi mile miles", "nm nanometer nanometers", "au",
     "s sec secs second seconds", "ms millisecond milliseconds", "min mins minute minutes", "h hr hrs hour hours", "day days",
     "week weeks", "month months", "year years yr yrs",
-    "mg milligram milligrams", "g gram grams gm", "kg kilogram kilograms kgs", "t ton tons tonne tonnes", "lb lbs pound pounds", "oz ounce ounces",
+    "mg milligram milligrams", "g gram grams gm", "kg kilogram kilograms kgs", "t ton tons tonne tonnes",
+    "lb lbs pound pounds", "oz ounce ounces",
     "mL ml milliliter milliliters millilitre millilitres", "L l liter liters litre litres", "gal gallon gallons", "cup cups",
     "$ dollar dollars usd", "cent cents ¢", "€ euro euros eur", "£ gbp", "¥ yen", "₹ rupee rupees",
     "degree degrees deg", "rad radian radians", "°C celsius", "°F fahrenheit", "K kelvin kelvins",
     "N newton newtons", "J joule joules", "W watt watts", "kW kilowatt kilowatts", "V volt volts", "A ampere amperes amp amps",
-    "Pa pascal pascals", "kPa", "Hz hertz", "kHz", "MHz", "mol mole moles", "eV", "Ω ohm ohms", "kJ kilojoule kilojoules", "C coulomb coulombs",
+    "Pa pascal pascals", "kPa", "Hz hertz", "kHz", "MHz", "mol mole moles", "eV", "Ω ohm ohms", "kJ kilojoule kilojoules",
+    "C coulomb coulombs",
     "unit units", "mph", "people person", "foot-pound foot-pounds",
 )  # fmt: skip
 _CANONICAL = {name: line.split()[0] for line in _LINES for name in line.split()}
 #: Words after which a number is not the number before them, or that make a statement of it.
-_NOT_A_THING = frozenset(
-    "or and not to times plus minus over more less least most if when unless except mod modulo remainder half halves third thirds quarter "
-    "quarters tenth tenths squared cubed factorial power percent per if than about approximately between through till until but is are was "
-    "of out from no none never neither nor only maybe possibly either wrong incorrect false true yes where for all any each with without".split()
+_NOT_A_THING_WORDS = (
+    "or and not to times plus minus over more less least most if when unless except mod modulo remainder half halves third thirds "
+    "quarter quarters tenth tenths squared cubed factorial power percent per if than about approximately between through till until but "
+    "is are was of out from no none never neither nor only maybe possibly either wrong incorrect false true yes where for "
+    "all any each with without"
 )
+_NOT_A_THING = frozenset(_NOT_A_THING_WORDS.split())
 #: Number words behind a number: they multiply it.
 MULTIPLIERS = {
     "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,
@@ -37,7 +41,7 @@ _MAX_WORDS = 4
 
 
 def canonical_unit(text: str, bare: bool = False) -> str:
-    """The canonical name of the unit or counted thing that a text names; empty if it names none.
+    r"""The canonical name of the unit or counted thing that a text names; empty if it names none.
 
     Args:
         text: `cm^2`, `square feet`, `m/s`, `miles per hour`, `red apples`.

@@ -1,7 +1,7 @@
 r"""From two texts to a verdict: limits, cleaning, reading, comparing.
 
-`quick_verdict` runs in the training process: reading is linear, and fractions decide most answers in a fraction of a millisecond. It returns
-None for what needs floats, SymPy or math-verify; that is `judge.py`'s, in a worker that can be killed.
+`quick_verdict` runs in the training process: reading is linear, and fractions decide most answers in a fraction of a millisecond. It
+returns None for what needs floats, SymPy or math-verify; that is `judge.py`'s, in a worker that can be killed.
 """
 
 from __future__ import annotations

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import re
 
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 CONSTANTS = {
     "\\pi": "pi", "pi": "pi", "\\infty": "infinity", "infinity": "infinity", "infty": "infinity", "inf": "infinity", "oo": "infinity",
     "\\imath": "i", "\\emptyset": "empty", "\\e": "e", "\\i": "i",
@@ -13,8 +18,8 @@ BLACKBOARD = {"R": "reals", "Z": "integers", "Q": "rationals", "N": "naturals", 
 FUNCTIONS = {
     name: name
     for name in (
-        "sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "coth", "arcsin", "arccos", "arctan", "arccot", "arcsec", "arccsc",
-        "arcsinh", "arccosh", "arctanh", "ln", "exp", "log",
+        "sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "coth",
+        "arcsin", "arccos", "arctan", "arccot", "arcsec", "arccsc", "arcsinh", "arccosh", "arctanh", "ln", "exp", "log",
     )
 } | {"lg": "log", "asin": "arcsin", "acos": "arccos", "atan": "arctan", "abs": "abs", "arsinh": "arcsinh", "arcosh": "arccosh",
      "artanh": "arctanh", "cis": "cis", "Re": "re", "Im": "im", "det": "det"}  # fmt: skip
@@ -35,22 +40,23 @@ SET_OPERATIONS = {
     "\\smallsetminus": "difference",
 }
 #: Greek letters and the like: variables.
-LETTERS = frozenset(
+LETTERS = _names(
     "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau upsilon phi varphi chi psi "
-    "omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega ell hbar".split()
+    "omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega ell hbar"
 )
 #: Marks over a letter that make another name of it, and those that are decoration.
-ACCENTS = frozenset("bar hat tilde dot ddot widehat widetilde overline underline".split())
-DECORATIONS = frozenset("vec overrightarrow overleftrightarrow".split())
+ACCENTS = _names("bar hat tilde dot ddot widehat widetilde overline underline")
+DECORATIONS = _names("vec overrightarrow overleftrightarrow")
 #: Words before points that name a figure: `\angle ABC`.
-FIGURES = frozenset("angle triangle measuredangle odot square parallelogram".split())
+FIGURES = _names("angle triangle measuredangle odot square parallelogram")
 #: Mathematics that this grammar leaves to math-verify.
-UNSUPPORTED = frozenset("sum prod int iint iiint oint lim limsup liminf partial nabla bmod".split())
+UNSUPPORTED = _names("sum prod int iint iiint oint lim limsup liminf partial nabla bmod")
 MATRIX_ENVIRONMENTS = {"pmatrix", "bmatrix", "Bmatrix", "matrix", "smallmatrix", "array", "vmatrix"}
 #: Names of functions that are applied, not multiplied, when a bracket follows at once.
 FUNCTION_LETTERS = frozenset("fghFGHP")
 BASE_WORDS = {
-    "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "eleven": 11, "twelve": 12, "sixteen": 16,
+    "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10,
+    "eleven": 11, "twelve": 12, "sixteen": 16,
 }  # fmt: skip
 _LETTER = re.compile(r"[A-Z]{2,}|[A-Za-z]")
 
