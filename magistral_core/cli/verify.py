@@ -50,7 +50,7 @@ def _math(options: argparse.Namespace) -> int:
             verdicts = verifier.grade_responses([(_text(row["gold"]), _text(row["pred"])) for row in batch])
             for row, verdict in zip(batch, verdicts, strict=True):
                 found = {"correct": verdict.correct, "status": verdict.status.value, "seconds": round(verdict.seconds, 6)}
-                lines.append(json.dumps(row | found, ensure_ascii=False))
+                lines.append(json.dumps(row | found))
             show(len(lines), len(rows))
     _write(out, lines)
     note(f"{sum(json.loads(line)['correct'] for line in lines)} of {len(lines)} correct; verdicts in {out}")
@@ -88,6 +88,6 @@ def _write(out: Path, lines: list[str]) -> None:
     try:
         part.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
         part.replace(out)
-    except (OSError, UnicodeEncodeError) as error:
+    except OSError as error:
         part.unlink(missing_ok=True)
         raise InputError(f"--out {out}: cannot be written ({error})") from None

@@ -22,8 +22,8 @@ from magistral_core.rewards import Verifier, check_supported
 
 FIVE = Problem(id="p", question="What is 2 + 3?", answer="5")
 ROOT = Problem(id="r", question="What?", answer="\\frac{\\sqrt{2}}{2}")
-#: Expanding it has a billion terms, and it passes every cheap check: only a kill stops its comparison.
-HANGS = "(x+y+z+w+1)^{400}"
+#: A sum of a billion terms, which passes every cheap check: only a kill stops its comparison.
+HANGS = "\\sum_{k=1}^{10^{9}} k^{k}"
 
 
 def settings(**values: Any) -> RewardSettings:

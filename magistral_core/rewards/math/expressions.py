@@ -118,7 +118,8 @@ class Expressions(TokenStream):
             name = token.text[1:]
             return (
                 name in words.FUNCTIONS or name in words.LETTERS or token.text in words.CONSTANTS
-                or name in words.ACCENTS or name in words.DECORATIONS or name in ("frac", "sqrt", "binom", "lfloor", "lceil", "mathbb", "langle", "boxed", "fbox", "mathcal")
+                or name in words.ACCENTS or name in words.DECORATIONS
+                or name in ("frac", "sqrt", "binom", "lfloor", "lceil", "mathbb", "langle", "boxed", "fbox", "mathcal")
             )  # fmt: skip
         return token.text == "{"
 
