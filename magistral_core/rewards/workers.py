@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -33,8 +34,10 @@ RECYCLE_AFTER = 2000
 #: Limit for starting the zygote or a worker, a user's imports included.
 START_TIMEOUT_S = 120.0
 _GOODBYE_S = 5.0
-#: A formula that had less than this share of a core up to its limit was not hard: its worker was starved.
-_STARVED = 0.25
+#: A formula that used this share of its limit in CPU time is over it; the rest is start-up and clock ticks.
+_BUSY = 0.9
+#: A formula that did not get so much in this many times its limit was starved: its worker is replaced and the formula tried again.
+_PATIENCE = 10
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -164,21 +167,39 @@ class WorkerPool:
         try:
             worker.connection.send([job for job, _ in batch])
             for number, (job, future) in enumerate(batch):
-                cpu = worker.cpu_seconds()
-                if worker.connection.poll(self._timeout_s):
+                fault = self._await_reply(worker, job)
+                if fault is None:
                     ending, value, seconds = worker.connection.recv()
                     worker.jobs += 1
                     failed = ending == "error"
                     future.set_result(Outcome(Ending(ending), None if failed else value, value if failed else "", seconds))
                     continue
                 worker.spent = True
-                if job.task != "extra" and worker.cpu_seconds() - cpu < _STARVED * self._timeout_s:
-                    return number, f"the machine is overloaded: less than {_STARVED:.0%} of a core for {self._timeout_s:g} s"
+                if fault:
+                    return number, fault
                 future.set_result(Outcome(Ending.TIMEOUT, detail=f"longer than {self._timeout_s:g} s", seconds=self._timeout_s))
                 return number + 1, ""
         except (EOFError, OSError):
             return sum(future.done() for _, future in batch), "the verifier's worker died ({ending})"
         return len(batch), ""
+
+    def _await_reply(self, worker: _Worker, job: Job) -> str | None:
+        """Wait for a job's reply: None when it is there, empty when the job is over its limit, else what broke.
+
+        A user's function has its limit in wall time. A formula has it in CPU time, for on a busy machine the wall says nothing about it;
+        the wall stops it at a multiple, which is then the machine's fault.
+        """
+        started, cpu = time.monotonic(), worker.cpu_seconds()
+        wait = self._timeout_s
+        while not worker.connection.poll(wait):
+            wait = self._timeout_s / 4
+            if self._closing.is_set():
+                raise EOFError
+            if job.task == "extra" or worker.cpu_seconds() - cpu >= _BUSY * self._timeout_s:
+                return ""
+            if time.monotonic() - started >= _PATIENCE * self._timeout_s:
+                return f"the machine is overloaded: less than {_BUSY:.0%} of {self._timeout_s:g} s of a core in {_PATIENCE} times that"
+        return None
 
     def _hire(self, number: int) -> _Worker:
         """A worker that is set up; one that dies meanwhile is tried again. Raises InputError (a user's function) or InfrastructureError."""

@@ -40,7 +40,8 @@ def test_one_line_out_for_each_line_in(tmp_path: Path) -> None:
     assert verify(write(tmp_path / "pairs.jsonl", *rows), out) == 0
     found = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     assert [row["status"] for row in found] == [
-        "correct", "correct", "wrong", "no_answer", "correct", "no_answer", "unparsable", "error", "error", "error", "correct", "error", "timeout",
+        "correct", "correct", "wrong", "no_answer", "correct", "no_answer", "unparsable", "error", "error", "error",
+        "correct", "error", "timeout",
     ]  # fmt: skip
     assert all(row["correct"] is (row["status"] == "correct") and row["seconds"] >= 0 for row in found)
     assert [{key: row[key] for key in source} for row, source in zip(found, rows, strict=True)] == rows

@@ -47,7 +47,8 @@ class TokenStream:
         """The text of an argument, for names: `12` of `x_{12}`."""
         if not self._accept("{"):
             return self._take().text.strip()
-        pieces, depth = [], 1
+        pieces: list[str] = []
+        depth = 1
         while True:
             token = self._take()
             depth += (token.text == "{") - (token.text == "}")
