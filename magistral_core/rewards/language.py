@@ -24,9 +24,9 @@ MIN_WORDS = 5
 MIN_SHARE = 0.9
 #: Below this the classifier's label is a guess.
 MIN_SCORE = 0.5
-#: A longer prose is sampled: so many windows of so many characters, about 20 words each.
+#: A longer prose is sampled: so many windows of so many characters, about 15 words each.
 WINDOWS = 20
-WINDOW_CHARS = 128
+WINDOW_CHARS = 96
 #: Chinese writes no spaces; about so many characters make a word.
 _CHARACTERS_A_WORD = 2
 #: One such character says as much as several letters of an alphabet.
