@@ -6,6 +6,9 @@ Life of a job:
                               |--over the limit------> timeout     (worker killed, another forked)
                               '--worker died---------> waiting again, up to `retries` times; then broken
 
+Back-pressure: `submit` waits while MAX_WAITING jobs are unsettled, so a caller that reads completions faster than they are judged is slowed
+down, and the queue stays small. Jobs are handed out in the order of submission, a few at a time; the futures keep their order in any case.
+
 One dispatcher thread owns one worker. It sends a batch and takes one reply a job, in order; a job's limit starts when the reply before
 it has come. Killing a worker therefore harms the running job only: the rest of its batch goes to the next worker.
 """
@@ -31,6 +34,10 @@ from magistral_core.errors import InfrastructureError, InputError, MagistralErro
 
 #: Jobs after which a worker is replaced: parser caches grow and a user's function may leak.
 RECYCLE_AFTER = 2000
+#: Jobs that may wait or run; beyond them `submit` blocks. Only a single larger call goes over it.
+MAX_WAITING = 4096
+#: Jobs that a worker is handed at once: a round trip is shared, and one slow job delays few others.
+MAX_BATCH = 32
 #: Limit for starting the zygote or a worker, a user's imports included.
 START_TIMEOUT_S = 120.0
 _GOODBYE_S = 5.0
@@ -84,6 +91,8 @@ class WorkerPool:
         self._threads: list[threading.Thread] = []
         self._closing = threading.Event()
         self._lock = threading.Lock()
+        self._room = threading.Condition()
+        self._waiting = 0
         self._pids: dict[int, int] = {}
         self.restarts = 0
 
@@ -106,14 +115,24 @@ class WorkerPool:
             raise
 
     def submit(self, jobs: Sequence[Job]) -> list[Future[Outcome]]:
-        """Queue jobs, spread over the workers; the futures are in the jobs' order."""
-        if not self._threads or self._closing.is_set():
-            raise InfrastructureError("the verifier pool is not running")
+        """Queue jobs, spread over the workers; the futures are in the jobs' order. Waits while too many jobs are unsettled."""
         batch: _Batch = [(job, Future()) for job in jobs]
-        size = -(-len(batch) // self._workers)
+        with self._room:
+            self._room.wait_for(lambda: self._closing.is_set() or self._waiting == 0 or self._waiting + len(batch) <= MAX_WAITING)
+            if not self._threads or self._closing.is_set():
+                raise InfrastructureError("the verifier pool is not running")
+            self._waiting += len(batch)
+        for _, future in batch:
+            future.add_done_callback(self._settled)
+        size = min(-(-len(batch) // self._workers), MAX_BATCH)
         for start in range(0, len(batch), max(size, 1)):
             self._queue.put(batch[start : start + size])
         return [future for _, future in batch]
+
+    @property
+    def waiting(self) -> int:
+        """Jobs that are not settled yet."""
+        return self._waiting
 
     @property
     def pids(self) -> tuple[int, ...]:
@@ -123,12 +142,19 @@ class WorkerPool:
 
     def close(self) -> None:
         """End every process; unfinished jobs fail with InfrastructureError."""
-        self._closing.set()
+        with self._room:
+            self._closing.set()
+            self._room.notify_all()
         for _ in self._threads:
             self._queue.put(None)
         self._zygote.close()  # its workers die with it, which ends whatever a dispatcher waits for
         for thread in self._threads:
             thread.join()
+
+    def _settled(self, _future: Future[Outcome]) -> None:
+        with self._room:
+            self._waiting -= 1
+            self._room.notify_all()
 
     def _dispatch(self, number: int, ready: Future[None]) -> None:
         worker: _Worker | None = None
