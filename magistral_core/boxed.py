@@ -6,15 +6,27 @@ import re
 
 #: A box's opening, an escaped character (an escaped brace does not count), or a brace.
 _TOKEN = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
+#: What a box without braces holds: a number, a command with its arguments, or a letter.
+_BARE = re.compile(r"\\boxed\s*(-?(?:\d+(?:[.,]\d+)*|\.\d+)|-?\\(?!boxed)[a-zA-Z]+(?:\s*(?:\{[^{}]{0,200}\}|\d))*|[A-Za-z](?![A-Za-z]))")
 
 
-def extract_boxed(text: str) -> str | None:
+def extract_boxed(text: str, bare: bool = False) -> str | None:
     r"""Content of the last complete, outermost `\boxed{...}`, stripped; None if there is none.
 
-    Braces are matched; escaped ones (`\{`) do not count. A box that never closes is passed over.
+    Braces are matched; escaped ones (`\{`) do not count. A box that never closes is passed over. With `bare`, `\boxed 7` and
+    `\boxed \frac{1}{2}` count as well.
     """
     if "\\boxed" not in text:
         return None
+    braced = _braced(text)
+    if bare:
+        for found in _BARE.finditer(text, 0 if braced is None else braced[1]):
+            braced = found.span(1)
+    return None if braced is None else text[braced[0] : braced[1]].strip()
+
+
+def _braced(text: str) -> tuple[int, int] | None:
+    """Where the content of the last box with braces starts and ends."""
     open_braces: list[tuple[int, int] | None] = []  # for a box where its token and its content start, None for a plain brace
     best: tuple[int, int, int] | None = None  # token start, content start, content end
     for match in _TOKEN.finditer(text):
@@ -28,4 +40,4 @@ def extract_boxed(text: str) -> str | None:
                 best = (*box, match.start())
         elif token.endswith("{") and token != "\\{":
             open_braces.append((match.start(), match.end()))
-    return None if best is None else text[best[1] : best[2]].strip()
+    return None if best is None else best[1:]

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any
 
-from magistral_core.cli.common import add_json, add_set, note, print_json, quiet_engines, results_only, use_stack
-
-#: Without a terminal, a line at most every so many percent.
-_LINE_PERCENT = 20
+from magistral_core.cli.common import add_json, add_set, print_json, quiet_engines, results_only, use_stack
+from magistral_core.cli.progress import Counter
 
 
 def add(commands: Any) -> None:
@@ -30,20 +27,9 @@ def _evaluate(options: argparse.Namespace) -> int:
     from magistral_core import api
 
     recipe = api.load_recipe(options.recipe, options.overrides) if options.recipe else None
-    shown = 0
-
-    def progress(done: int, total: int) -> None:
-        nonlocal shown
-        percent = 100 * done // total
-        if sys.stderr.isatty():
-            sys.stderr.write(f"\r{done} of {total} completions ({percent}%)" + ("\n" if done == total else ""))
-        elif percent >= shown + _LINE_PERCENT:
-            shown = percent
-            note(f"{done} of {total} completions ({percent}%)")
-
     with results_only():
         report = api.evaluate(
-            options.suite, options.model, recipe=recipe, overrides=options.overrides, data=options.data, on_progress=progress
+            options.suite, options.model, recipe=recipe, overrides=options.overrides, data=options.data, on_progress=Counter("completions")
         )
     if options.json:
         print_json(report.to_json())

@@ -14,6 +14,8 @@ from magistral_core.cli.common import note
 
 #: Without a terminal, a line at most so often.
 _LINE_S = 10.0
+#: Without a terminal, a count is a line at most every so many percent.
+_LINE_PERCENT = 20
 #: The measures that say most, in the order shown.
 _SHOWN = {"reward/mean": "reward", "pass/rate": "pass", "pass/valid_format": "format", "length/mean": "tokens"}
 
@@ -35,6 +37,23 @@ class EventWriter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._file:
             self._file.close()
+
+
+class Counter:
+    """Shows `done of total` on stderr: one line that changes in a terminal, a few lines elsewhere."""
+
+    def __init__(self, noun: str) -> None:
+        self._noun = noun
+        self._shown = 0
+
+    def __call__(self, done: int, total: int) -> None:
+        percent = 100 * done // max(total, 1)
+        line = f"{done} of {total} {self._noun} ({percent}%)"
+        if sys.stderr.isatty():
+            sys.stderr.write(f"\r{line}" + ("\n" if done == total else ""))
+        elif percent >= self._shown + _LINE_PERCENT:
+            self._shown = percent
+            note(line)
 
 
 class RunView:

@@ -46,11 +46,12 @@ def check_supported(problems: Iterable[Problem]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class VerifierStats:
-    """What a verifier has done so far. Latencies are wall seconds of one completion, over the most recent ones."""
+    """What a verifier has done so far, and what waits. Latencies are wall seconds of one completion, over the most recent ones."""
 
     completions: int
     statuses: dict[str, int]
     worker_restarts: int
+    jobs_waiting: int
     seconds_mean: float
     seconds_p95: float
     seconds_max: float
@@ -150,7 +151,7 @@ class Verifier:
 
     def grade_responses(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
         r"""Compare references with whole responses, whose answer is the last box after the thoughts (or of all, without a closing tag)."""
-        boxed = [extract_boxed(answer_part(response, self._prompt.think_close)) for _, response in pairs]
+        boxed = [extract_boxed(answer_part(response, self._prompt.think_close), bare=True) for _, response in pairs]
         return self.answers_equal([(gold, pred or "") for (gold, _), pred in zip(pairs, boxed, strict=True)])
 
     def check_golds(self, golds: Sequence[str]) -> list[Verdict]:
@@ -169,6 +170,7 @@ class Verifier:
             completions=sum(statuses.values()),
             statuses=statuses,
             worker_restarts=self._pool.restarts,
+            jobs_waiting=self._pool.waiting,
             seconds_mean=sum(recent) / len(recent) if recent else 0.0,
             seconds_p95=recent[int(0.95 * (len(recent) - 1))] if recent else 0.0,
             seconds_max=recent[-1] if recent else 0.0,

@@ -6,6 +6,9 @@ Life of a job:
                               |--over the limit------> timeout     (worker killed, another forked)
                               '--worker died---------> waiting again, up to `retries` times; then broken
 
+Back-pressure: `submit` waits while MAX_WAITING jobs are unsettled, so a caller that reads completions faster than they are judged is slowed
+down, and the queue stays small. Jobs are handed out in the order of submission, a few at a time; the futures keep their order in any case.
+
 The pool has more workers while many jobs wait (see `poolsize`). One dispatcher thread owns one worker:
 
     taking batches <──woken by a backlog── parked, without a worker
@@ -24,6 +27,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -37,11 +41,17 @@ from magistral_core.rewards.poolsize import IDLE_S, PoolSize
 
 #: Jobs after which a worker is replaced: parser caches grow and a user's function may leak.
 RECYCLE_AFTER = 2000
+#: Jobs that may wait or run; beyond them `submit` blocks. Only a single larger call goes over it.
+MAX_WAITING = 4096
+#: Jobs that a worker is handed at once: a round trip is shared, and one slow job delays few others.
+MAX_BATCH = 32
 #: Limit for starting the zygote or a worker, a user's imports included.
 START_TIMEOUT_S = 120.0
 _GOODBYE_S = 5.0
-#: A formula that had less than this share of a core up to its limit was not hard: its worker was starved.
-_STARVED = 0.25
+#: A formula that used this share of its limit in CPU time is over it; the rest is start-up and clock ticks.
+_BUSY = 0.9
+#: A formula that did not get so much in this many times its limit was starved: its worker is replaced and the formula tried again.
+_PATIENCE = 10
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -87,7 +97,6 @@ class WorkerPool:
         self._idle_s = idle_s
         self._taking = size.smallest  # dispatchers that are not parked
         self._wake = threading.Semaphore(0)
-        self._unsettled = 0
         self._timeout_s = timeout_s
         self._retries = retries
         self._setup = {"extra": tuple(extra), "memory_bytes": memory_mb * 2**20, "folder": str(Path.cwd())}
@@ -96,6 +105,8 @@ class WorkerPool:
         self._threads: list[threading.Thread] = []
         self._closing = threading.Event()
         self._lock = threading.Lock()
+        self._room = threading.Condition()
+        self._waiting = 0
         self._pids: dict[int, int] = {}
         self.restarts = 0
 
@@ -112,16 +123,24 @@ class WorkerPool:
             raise
 
     def submit(self, jobs: Sequence[Job]) -> list[Future[Outcome]]:
-        """Queue jobs, spread over the workers; the futures are in the jobs' order."""
-        if not self._threads or self._closing.is_set():
-            raise InfrastructureError("the verifier pool is not running")
+        """Queue jobs, spread over the workers; the futures are in the jobs' order. Waits while too many jobs are unsettled."""
         batch: _Batch = [(job, Future()) for job in jobs]
-        size = -(-len(batch) // self._grow(len(batch)))
+        with self._room:
+            self._room.wait_for(lambda: self._closing.is_set() or self._waiting == 0 or self._waiting + len(batch) <= MAX_WAITING)
+            if not self._threads or self._closing.is_set():
+                raise InfrastructureError("the verifier pool is not running")
+            self._waiting += len(batch)
         for _, future in batch:
             future.add_done_callback(self._settled)
+        size = min(-(-len(batch) // self._grow()), MAX_BATCH)
         for start in range(0, len(batch), max(size, 1)):
             self._queue.put(batch[start : start + size])
         return [future for _, future in batch]
+
+    @property
+    def waiting(self) -> int:
+        """Jobs that are not settled yet."""
+        return self._waiting
 
     @property
     def pids(self) -> tuple[int, ...]:
@@ -137,11 +156,10 @@ class WorkerPool:
         thread.start()
         return ready
 
-    def _grow(self, jobs: int) -> int:
-        """Add the workers that so many more jobs ask for; how many there are then."""
+    def _grow(self) -> int:
+        """Add the workers that the unsettled jobs ask for; how many there are then."""
         with self._lock:
-            self._unsettled += jobs
-            wanted = self._size.grown(self._taking, self._unsettled)
+            wanted = self._size.grown(self._taking, self._waiting)
             parked = len(self._threads) - self._taking
             for more in range(wanted - self._taking):
                 if more < parked:
@@ -151,19 +169,22 @@ class WorkerPool:
             self._taking = wanted
             return wanted
 
-    def _settled(self, _: Future[Outcome]) -> None:
-        with self._lock:
-            self._unsettled -= 1
-
     def close(self) -> None:
         """End every process; unfinished jobs fail with InfrastructureError."""
-        self._closing.set()
+        with self._room:
+            self._closing.set()
+            self._room.notify_all()
         for _ in self._threads:
             self._wake.release()
             self._queue.put(None)
         self._zygote.close()  # its workers die with it, which ends whatever a dispatcher waits for
         for thread in self._threads:
             thread.join()
+
+    def _settled(self, _future: Future[Outcome]) -> None:
+        with self._room:
+            self._waiting -= 1
+            self._room.notify_all()
 
     def _dispatch(self, number: int, ready: Future[None]) -> None:
         worker: _Worker | None = None
@@ -227,21 +248,39 @@ class WorkerPool:
         try:
             worker.connection.send([job for job, _ in batch])
             for number, (job, future) in enumerate(batch):
-                cpu = worker.cpu_seconds()
-                if worker.connection.poll(self._timeout_s):
+                fault = self._await_reply(worker, job)
+                if fault is None:
                     ending, value, seconds = worker.connection.recv()
                     worker.jobs += 1
                     failed = ending == "error"
                     future.set_result(Outcome(Ending(ending), None if failed else value, value if failed else "", seconds))
                     continue
                 worker.spent = True
-                if job.task != "extra" and worker.cpu_seconds() - cpu < _STARVED * self._timeout_s:
-                    return number, f"the machine is overloaded: less than {_STARVED:.0%} of a core for {self._timeout_s:g} s"
+                if fault:
+                    return number, fault
                 future.set_result(Outcome(Ending.TIMEOUT, detail=f"longer than {self._timeout_s:g} s", seconds=self._timeout_s))
                 return number + 1, ""
         except (EOFError, OSError):
             return sum(future.done() for _, future in batch), "the verifier's worker died ({ending})"
         return len(batch), ""
+
+    def _await_reply(self, worker: _Worker, job: Job) -> str | None:
+        """Wait for a job's reply: None when it is there, empty when the job is over its limit, else what broke.
+
+        A user's function has its limit in wall time. A formula has it in CPU time, for on a busy machine the wall says nothing about it;
+        the wall stops it at a multiple, which is then the machine's fault.
+        """
+        started, cpu = time.monotonic(), worker.cpu_seconds()
+        wait = self._timeout_s
+        while not worker.connection.poll(wait):
+            wait = self._timeout_s / 4
+            if self._closing.is_set():
+                raise EOFError
+            if job.task == "extra" or worker.cpu_seconds() - cpu >= _BUSY * self._timeout_s:
+                return ""
+            if time.monotonic() - started >= _PATIENCE * self._timeout_s:
+                return f"the machine is overloaded: less than {_BUSY:.0%} of {self._timeout_s:g} s of a core in {_PATIENCE} times that"
+        return None
 
     def _hire(self, number: int) -> _Worker:
         """A worker that is set up; one that dies meanwhile is tried again. Raises InputError (a user's function) or InfrastructureError."""

@@ -25,8 +25,8 @@ from typing import Any, NoReturn
 
 from magistral_core.errors import InputError
 from magistral_core.processes import die_with_parent
-from magistral_core.rewards import symbolic
 from magistral_core.rewards.extra import Reward, check_value, load_functions
+from magistral_core.rewards.math import judge
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def main() -> None:
     die_with_parent(parent=parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the training process's business
     os.dup2(2, 1)  # nothing that is printed here may end up in a command's JSON
-    symbolic.warm_up()
+    judge.warm_up()
     gc.freeze()
     control.send(b"ready")
     workers: set[int] = set()
@@ -108,7 +108,7 @@ def _run(task: str, payload: tuple[Any, ...], functions: list[Reward]) -> tuple[
             number, arguments = payload
             value = check_value(functions[number](**arguments))
         else:
-            value = symbolic.judge(*payload) if task == "math" else symbolic.check_gold(*payload)
+            value = judge.judge(*payload) if task == "math" else judge.check_gold(*payload)
         return "value", value, time.perf_counter() - started
     except BaseException as error:  # noqa: BLE001  (also SystemExit: a user's function must not end the worker by it)
         detail = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from magistral_core.rewards.language import classify, same_language, strip_markup
+from magistral_core.rewards.language import WINDOW_CHARS, WINDOWS, classify, same_language, strip_markup
 
 PROSE = {
     "en": "First we need to find out how many apples are left after she has given some of them away to her friend.",
@@ -37,6 +37,24 @@ def test_mixtures_are_unknown(first: str, second: str) -> None:
 def test_an_english_start_does_not_hide_french() -> None:
     assert classify(PROSE["en"] + PROSE["fr"] * 8).code == ""
     assert classify("So, first. " + PROSE["fr"] * 8).code == "fr"
+
+
+@pytest.mark.parametrize("code", PROSE)
+def test_long_texts_are_sampled(code: str) -> None:
+    text = f"{PROSE[code]} {FORMULA} " * (40_000 // len(PROSE[code]))
+    found = classify(text)
+    assert found.code == code
+    assert found.words <= WINDOWS * WINDOW_CHARS
+
+
+@pytest.mark.parametrize("place", [0.0, 0.3, 0.62, 0.85])
+@pytest.mark.parametrize("other", ["fr", "zh", "ru"])
+def test_a_foreign_passage_of_15_percent_is_seen_wherever_it_stands(place: float, other: str) -> None:
+    before = (PROSE["en"] + " ") * int(400 * place)
+    after = (PROSE["en"] + " ") * (340 - int(400 * place))
+    passage = (PROSE[other] + " ") * (len(before + after) * 15 // 85 // len(PROSE[other]) + 1)
+    assert classify(before + passage + after).code == ""
+    assert classify(before + after).code == "en"
 
 
 @pytest.mark.parametrize(

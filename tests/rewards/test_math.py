@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
 from fractions import Fraction
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,10 +11,12 @@ from hypothesis import strategies as st
 
 from magistral_core.records import ScoreStatus
 from magistral_core.rewards import canonical_answer
-from magistral_core.rewards.math import MAX_CHARS, clean, parse_number, quick_gold_verdict, quick_verdict, too_costly
-from magistral_core.rewards.symbolic import check_gold, judge
-
-DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+from magistral_core.rewards.math import quick_verdict
+from magistral_core.rewards.math.judge import judge
+from magistral_core.rewards.math.limits import MAX_CHARS, too_costly
+from magistral_core.rewards.math.normalise import clean
+from magistral_core.rewards.math.reader import read
+from magistral_core.rewards.math.scalars import constant
 
 SAME = [
     ("5", "5"),
@@ -78,8 +78,7 @@ SAME = [
     ("\\begin{pmatrix}1\\\\200\\end{pmatrix}", "\\begin{pmatrix} 1 \\\\ 200 \\end{pmatrix}"),
     ("\\begin{pmatrix}1\\\\2\\end{pmatrix}", "\\begin{bmatrix}1\\\\2\\end{bmatrix}"),
     ("101_2", "101_{2}"),
-    ("101_2", "101"),
-    ("5", "101_2"),
+    ("101_2", "101_{\\text{two}}"),
     ("\\text{east}", "east"),
     ("Evelyn", "\\text{Evelyn}"),
     ("\\text{even}", "\\text{Even}"),
@@ -88,8 +87,8 @@ SAME = [
     ("5", "5 \\text{ cm}"),
     ("5 \\text{ cm}", "5\\,\\mathrm{cm}"),
     ("5 \\text{ inches}", "5\\text{ in}"),
-    ("10\\%", "10"),
     ("10\\%", "0.1"),
+    ("0.07", "7\\%"),
 ]
 DIFFERENT = [
     ("5", "6"),
@@ -110,6 +109,12 @@ DIFFERENT = [
     ("5\\text{ m}", "5\\text{ cm}"),
     ("5 \\text{ minutes}", "5 \\text{ hours}"),
     ("101_2", "101_3"),
+    ("101_2", "101"),
+    ("5", "101_2"),
+    ("10\\%", "10"),
+    ("7", "7\\%"),
+    ("7", "[7]"),
+    ("x", "X"),
     ("(1,2)", "\\{1,2\\}"),
     ("\\{1,2\\}", "(1,2)"),
     ("(1,2)", "[1,2]"),
@@ -141,9 +146,14 @@ DIFFERENT = [
     ("5", "?"),
     ("5", "answer"),
 ]
-#: Wrong verdicts that are known and written down in docs/rewards.md; when one of these changes, so should that page.
-KNOWN_FALSE_ACCEPTS = [("7", "[7]"), ("7", "7\\%"), ("0.07", "7\\%"), ("x", "X")]
-KNOWN_FALSE_REJECTS = [("BA", "AB"), ("1.41", "\\sqrt{2}")]
+#: Rejected by a rule of docs/math-verifier.md though one may argue; when one of these changes, so should that page.
+STRICT = [
+    ("BA", "AB"),
+    ("1.41", "\\sqrt{2}"),
+    ("1 \\text{ m}", "100 \\text{ cm}"),
+    ("90^\\circ", "\\frac{\\pi}{2}"),
+    ("\\emptyset", "no solution"),
+]
 
 
 def verdict(gold: str, pred: str) -> ScoreStatus:
@@ -161,9 +171,9 @@ def test_different(gold: str, pred: str) -> None:
     assert verdict(gold, pred) in (ScoreStatus.WRONG, ScoreStatus.UNPARSABLE)
 
 
-@pytest.mark.parametrize(("pairs", "status"), [(KNOWN_FALSE_ACCEPTS, ScoreStatus.CORRECT), (KNOWN_FALSE_REJECTS, ScoreStatus.WRONG)])
-def test_known_limits(pairs: list[tuple[str, str]], status: ScoreStatus) -> None:
-    assert [verdict(*pair) for pair in pairs] == [status] * len(pairs)
+@pytest.mark.parametrize(("gold", "pred"), STRICT)
+def test_strict_rules(gold: str, pred: str) -> None:
+    assert verdict(gold, pred) is ScoreStatus.WRONG
 
 
 @pytest.mark.parametrize(
@@ -175,6 +185,12 @@ def test_known_limits(pairs: list[tuple[str, str]], status: ScoreStatus) -> None
         ("1" * 600, "5", ScoreStatus.ERROR),
         ("5", "", ScoreStatus.NO_ANSWER),
         ("5", "\\foo{", ScoreStatus.UNPARSABLE),
+        ("\\frac{1}{0}", "5", ScoreStatus.ERROR),
+        ("5", "\\frac{1}{0}", ScoreStatus.WRONG),
+        ("2 7", "27", ScoreStatus.ERROR),
+        ("3 apples and a pear", "3 apples and a pear", ScoreStatus.CORRECT),
+        ("\\sum_{k=1}^{3} k", "6", ScoreStatus.CORRECT),
+        ("6", "\\sum_{k=1}^{3} \\garbage k", ScoreStatus.UNPARSABLE),
     ],
 )
 def test_statuses(gold: str, pred: str, status: ScoreStatus) -> None:
@@ -242,7 +258,7 @@ def test_canonical_answers(text: str, key: str) -> None:
 def test_numbers_survive_every_notation(value: Fraction) -> None:
     n, d = value.numerator, value.denominator
     for text in (f"{n}/{d}", f"\\frac{{{n}}}{{{d}}}", f"$\\dfrac{{{n}}}{{{d}}}$."):
-        assert parse_number(clean(text)) == value
+        assert constant(read(clean(text)), exact_only=True)[1] == value
     assert verdict(str(value), f"\\frac{{{2 * n}}}{{{2 * d}}}") is ScoreStatus.CORRECT
 
 
@@ -256,12 +272,3 @@ def test_any_text_equals_itself_and_nothing_raises(text: str) -> None:
     quick = quick_verdict(text, text)
     canonical_answer(text)
     assert quick is None or quick.status in (ScoreStatus.CORRECT, ScoreStatus.ERROR, ScoreStatus.WRONG)
-
-
-@pytest.mark.skipif(not DATA.is_dir(), reason="the data folder ../shared/data is not here")
-def test_every_reference_of_math500_is_usable() -> None:
-    for line in (DATA / "math500/test.jsonl").read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        quick = quick_gold_verdict(row["answer"])
-        status = quick.status if quick is not None else check_gold(row["answer"])[0]
-        assert status is ScoreStatus.CORRECT, row["answer"]

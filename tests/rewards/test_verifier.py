@@ -18,12 +18,12 @@ import pytest
 from magistral_core.config.schema import LengthReward, PromptSettings, RewardSettings
 from magistral_core.errors import InfrastructureError, InputError
 from magistral_core.records import FinishReason, Group, Problem, ProblemKind, ScoreStatus, TestCase
-from magistral_core.rewards import Verifier, check_supported
+from magistral_core.rewards import Verifier, check_supported, workers
 
 FIVE = Problem(id="p", question="What is 2 + 3?", answer="5")
 ROOT = Problem(id="r", question="What?", answer="\\frac{\\sqrt{2}}{2}")
-#: Expanding it has a billion terms, and it passes every cheap check: only a kill stops its comparison.
-HANGS = "(x+y+z+w+1)^{400}"
+#: A sum of a billion terms, which passes every cheap check: only a kill stops its comparison.
+HANGS = "\\sum_{k=1}^{10^{9}} k^{k}"
 
 
 def settings(**values: Any) -> RewardSettings:
@@ -38,7 +38,7 @@ def plain() -> Iterator[Verifier]:
 
 @pytest.fixture
 def moody(own_functions: Path) -> Iterator[Verifier]:
-    with Verifier(settings(extra=["my_rewards:moody"]), PromptSettings()) as verifier:
+    with Verifier(settings(extra=["my_rewards:moody"], memory_mb=128), PromptSettings()) as verifier:
         yield verifier
 
 
@@ -278,3 +278,27 @@ def test_imports_stay_light() -> None:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False)
     assert result.returncode == 0, result.stderr
+
+
+def test_callers_wait_while_too_many_jobs_do(own_functions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "MAX_WAITING", 8)
+    pool = workers.WorkerPool(1, timeout_s=60.0, memory_mb=512, extra=["my_rewards:moody"])
+    pool.start()
+    hang = workers.Job("extra", (0, {"problem": FIVE, "response": "", "thoughts": "", "answer": "hang", "length": 1}))
+    pool.submit([hang] * 8)
+    with ThreadPoolExecutor(1) as threads:
+        late = threads.submit(pool.submit, [hang])
+        time.sleep(0.3)
+        assert not late.done()
+        assert pool.waiting == 8
+        pool.close()
+        with pytest.raises(InfrastructureError, match="not running"):
+            late.result(10)
+
+
+def test_order_is_kept_across_batches_and_workers() -> None:
+    pairs = [(f"\\sqrt{{{n}}}", f"\\frac{{{n}}}{{\\sqrt{{{n + n % 2}}}}}") for n in range(2, 200)]
+    with Verifier(settings(workers=3, retries=6), PromptSettings()) as verifier:
+        verdicts = [verdict.correct for verdict in verifier.answers_equal(pairs)]
+        assert verifier.stats.jobs_waiting == 0
+    assert verdicts == [n % 2 == 0 for n in range(2, 200)]

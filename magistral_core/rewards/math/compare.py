@@ -1,0 +1,484 @@
+r"""Do two answers that were read mean the same? What is written apart stays apart: an ordered tuple, a set, an interval, a list.
+
+The rules are docs/math-verifier.md's. In short: a name in front of `=` and a unit may be missing on one side; a chain of equations must
+hold throughout; nothing is rounded, unless the reference itself is an approximation (`\approx 3.14`).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+from magistral_core.rewards.math.evaluate import InexactError, UndefinedError
+from magistral_core.rewards.math.nodes import (
+    Choice,
+    Const,
+    Group,
+    Matrix,
+    Node,
+    Num,
+    Numeral,
+    Op,
+    Quantity,
+    Relation,
+    Residue,
+    SetOp,
+    Sym,
+    Text,
+    children,
+    is_closed,
+    symbols,
+    walk,
+)
+from magistral_core.rewards.math.scalars import constant, constant_ratio, same_value
+from magistral_core.rewards.math.sets import NotASetError, is_certainly_a_set, same_set
+
+_BRACKETS = ("()", "[]", "(]", "[)")
+_MIRRORED = {">": "<", ">=": "<=", "<": ">", "<=": ">="}
+#: Signs of plus-minus that are written out: two values each.
+_MAX_SIGNS = 4
+_HOURS, _MINUTES = 24, 60
+
+
+class ContradictionError(ValueError):
+    """A chain of equations that does not hold: `5 = 7`."""
+
+
+class _Reading(NamedTuple):
+    """What a statement says: the value, what it is the value of, and whether it is an approximation."""
+
+    value: Node | None
+    name: Node | None = None
+    approximate: bool = False
+
+
+class Comparison:
+    """Compares trees.
+
+    Args:
+        exact_only: raise InexactError where fractions do not decide, so that a worker can.
+        solve: says whether two equations between expressions have the same solutions where they are not proportional; may be slow.
+    """
+
+    def __init__(self, exact_only: bool, solve: Callable[[Node, Node], bool] | None = None) -> None:
+        self._exact_only = exact_only
+        self._solve = solve
+
+    def equal(self, gold: Node, pred: Node) -> bool:
+        """Whether the answers mean the same. Raises UndefinedError if one has no value."""
+        try:
+            return self._equal(gold, pred)
+        except (ContradictionError, NotASetError):
+            return False
+
+    def _equal(self, gold: Node, pred: Node) -> bool:
+        if isinstance(gold, Choice) or isinstance(pred, Choice):
+            return self._choices(gold, pred)
+        if isinstance(gold, Text) or isinstance(pred, Text):
+            return _name_of(gold) is not None and _name_of(gold) == _name_of(pred)
+        if is_certainly_a_set(gold) or is_certainly_a_set(pred):
+            return self._sets(gold, pred)
+        if (first := _assignments(gold)) is not None and (second := _assignments(pred)) is not None:
+            return first.keys() == second.keys() and all(self.equal(value, second[name]) for name, value in first.items())
+        if isinstance(gold, Relation) or isinstance(pred, Relation):
+            return self._statements(gold, pred)
+        return self._values(gold, pred)
+
+    # Statements
+
+    def _statements(self, gold: Node, pred: Node) -> bool:
+        one, two = self._read(gold), self._read(pred)
+        if _is_equation(gold) and _is_equation(pred):
+            if one.name is not None and one.name == two.name:
+                return one.value is not None and two.value is not None and self.equal(one.value, two.value)
+            return self._same_equation(gold, pred)
+        if one.value is None or two.value is None:
+            return False
+        if one.name is not None and two.name is not None and one.name != two.name:
+            return False
+        if one.approximate and isinstance(one.value, Num) and one.value.places:
+            return self._rounds_to(two.value, one.value)
+        return self.equal(one.value, two.value)
+
+    def _read(self, node: Node) -> _Reading:
+        """Take a statement apart. Raises ContradictionError if its terms differ."""
+        if not isinstance(node, Relation):
+            return _Reading(node)
+        if set(node.ops) - {"=", "~"}:
+            return _Reading(None)
+        first = node.ops.index("~") if "~" in node.ops else len(node.ops)
+        exact, rounded = list(node.terms[: first + 1]), list(node.terms[first + 1 :])
+        name: Node | None = None
+        if exact == [Text("")]:
+            exact = []
+        elif _is_name(exact[0]):
+            name = exact.pop(0)
+        elif len(exact) > 1 and _is_name(exact[-1]):
+            name = exact.pop()
+        if name is not None and any(_mentions(value, name) for value in (*exact, *rounded)):
+            return _Reading(None)
+        if not exact:
+            return _Reading(rounded[-1], name, approximate=True)
+        if name is None and len(exact) > 1 and not all(map(is_closed, exact)):
+            return _Reading(None)
+        if not all(self.equal(value, exact[-1]) for value in exact[:-1]):
+            raise ContradictionError
+        for value in rounded:
+            if isinstance(value, Num) and not self._rounds_to(exact[-1], value):
+                raise ContradictionError
+        return _Reading(exact[-1], name)
+
+    def _rounds_to(self, value: Node, rounded: Num) -> bool:
+        """Whether a constant, rounded to the decimals of `rounded`, is that number."""
+        if isinstance(value, Quantity):
+            value = value.value
+        if not is_closed(value) or isinstance(value, Group | Matrix | SetOp):
+            return False
+        evaluator, number = constant(Op("add", (value, Op("neg", (rounded,)))), self._exact_only)
+        half = Fraction(1, 2 * 10**rounded.places)
+        if isinstance(number, Fraction):
+            return abs(number) <= half
+        return bool(abs(number) <= evaluator.value(Num(half)).numerator / half.denominator)
+
+    def _same_equation(self, gold: Node, pred: Node) -> bool:
+        one, two = _difference(gold), _difference(pred)
+        if one is None or two is None:
+            return False
+        if constant_ratio(one, two, self._exact_only) is not None:
+            return True
+        if symbols(one) != symbols(two) or len(symbols(one)) == 1:
+            return False
+        if self._exact_only:
+            raise InexactError
+        return self._solve is not None and self._solve(one, two)
+
+    # Sets and conditions
+
+    def _sets(self, gold: Node, pred: Node) -> bool:
+        gold, pred = _unnamed_set(gold), _unnamed_set(pred)
+        try:
+            return same_set(_expanded(gold), _expanded(pred), self._exact_only)
+        except NotASetError:
+            pass
+        if isinstance(gold, Relation) and isinstance(pred, Relation):
+            return self._same_chain(gold, pred)
+        if isinstance(gold, SetOp) and isinstance(pred, SetOp) and gold.name == pred.name:
+            if gold.name == "difference":
+                return all(self.equal(a, b) for a, b in zip(gold.args, pred.args, strict=True))
+            return self._matched(_flat(gold), _flat(pred))
+        if isinstance(gold, Group) and isinstance(pred, Group):
+            return self._groups(gold, pred)
+        return gold == pred
+
+    def _same_chain(self, gold: Relation, pred: Relation) -> bool:
+        """Inequalities term by term, or with one factor between their differences."""
+        one, two = _ascending(gold), _ascending(pred)
+        if one.ops == two.ops and all(self._same_term(a, b) for a, b in zip(one.terms, two.terms, strict=True)):
+            return True
+        if one.ops == two.ops == ("!=",) and all(self._same_term(a, b) for a, b in zip(one.terms, two.terms[::-1], strict=True)):
+            return True
+        if len(one.ops) != 1 or one.ops != two.ops or "in" in one.ops:
+            return False
+        first, second = _difference(one), _difference(two)
+        if first is None or second is None:
+            return False
+        ratio = constant_ratio(first, second, self._exact_only)
+        return ratio is not None and (one.ops == ("!=",) or bool(ratio > 0))
+
+    def _same_term(self, a: Node, b: Node) -> bool:
+        try:
+            return self.equal(a, b)
+        except UndefinedError:
+            return a == b
+
+    # Values
+
+    def _values(self, gold: Node, pred: Node) -> bool:
+        gold, pred = _expanded(gold), _expanded(pred)
+        if isinstance(gold, Quantity) or isinstance(pred, Quantity):
+            return self._quantities(gold, pred)
+        if isinstance(gold, Numeral | Residue) or isinstance(pred, Numeral | Residue):
+            return self._residues(gold, pred) if isinstance(gold, Residue) and isinstance(pred, Residue) else gold == pred
+        gold, pred = _folded(gold), _folded(pred)
+        if isinstance(gold, Matrix) or isinstance(pred, Matrix):
+            if not (isinstance(gold, Matrix) and isinstance(pred, Matrix)):
+                return False
+            shapes = [(len(matrix.rows), len(matrix.rows[0])) for matrix in (gold, pred)]
+            return shapes[0] == shapes[1] and all(self.equal(a, b) for a, b in zip(children(gold), children(pred), strict=True))
+        if isinstance(gold, Group) and isinstance(pred, Group):
+            return self._groups(gold, pred)
+        if isinstance(gold, Group) or isinstance(pred, Group):
+            return self._ratio_to_number(gold, pred)
+        if isinstance(gold, SetOp) or isinstance(pred, SetOp):
+            return gold == pred
+        if _is_symbolic_constant(gold) or _is_symbolic_constant(pred):
+            return gold == pred
+        return same_value(gold, pred, self._exact_only)
+
+    def _groups(self, gold: Group, pred: Group) -> bool:
+        if gold.kind == pred.kind == "ratio":
+            return self._ratios(gold, pred)
+        if gold.kind in _BRACKETS or pred.kind in _BRACKETS or "ratio" in (gold.kind, pred.kind):
+            same = gold.kind == pred.kind and len(gold.items) == len(pred.items)
+            return same and all(self.equal(a, b) for a, b in zip(gold.items, pred.items, strict=True))
+        (gold_name, gold_items), (pred_name, pred_items) = self._collection(gold), self._collection(pred)
+        if gold_name is not None and pred_name is not None and gold_name != pred_name:
+            return False
+        if "set" in (gold.kind, pred.kind):
+            gold_items, pred_items = self._distinct(gold_items), self._distinct(pred_items)
+        return self._matched(gold_items, pred_items)
+
+    def _collection(self, group: Group) -> tuple[Node | None, list[Node]]:
+        """The items of a list or set, without the name that `x = 1, 2` or `x = 1, x = 2` gives them."""
+        if not isinstance(group.items[0] if group.items else None, Relation):
+            return None, list(group.items)
+        readings = [self._read(item) for item in group.items]
+        named = {reading.name for reading in readings} - {None}
+        if len(named) != 1 or readings[0].name is None or any(reading.value is None for reading in readings):
+            return None, list(group.items)
+        values = [_expanded(reading.value) for reading in readings if reading.value is not None]
+        return readings[0].name, [item for value in values for item in (value.items if _is_list(value) else (value,))]  # type: ignore[union-attr]
+
+    def _distinct(self, items: Sequence[Node]) -> list[Node]:
+        kept: list[Node] = []
+        for item in items:
+            if not any(self._same_term(item, other) for other in kept):
+                kept.append(item)
+        return kept
+
+    def _matched(self, gold: Sequence[Node], pred: Sequence[Node]) -> bool:
+        """Whether the items can be paired; equality is transitive, so the first partner that fits will do."""
+        if len(gold) != len(pred):
+            return False
+        left = list(pred)
+        for item in gold:
+            partner = next((i for i, other in enumerate(left) if self._same_term(item, other)), None)
+            if partner is None:
+                return False
+            del left[partner]
+        return True
+
+    def _quantities(self, gold: Node, pred: Node) -> bool:
+        if isinstance(gold, Quantity) and isinstance(pred, Quantity):
+            return gold.unit == pred.unit and self.equal(gold.value, pred.value)
+        quantity, other = (gold, pred) if isinstance(gold, Quantity) else (pred, gold)
+        assert isinstance(quantity, Quantity)
+        if isinstance(other, Num | Op | Const | Sym | Group | Matrix) and self.equal(quantity.value, other):
+            return True
+        # `5m` reads as a product: with the unit m it is 5 m
+        single = len(quantity.unit) == 1 and quantity.unit.isalpha() and quantity.unit in symbols(other)
+        return single and self.equal(Op("mul", (quantity.value, Sym(quantity.unit))), other)
+
+    def _residues(self, gold: Residue, pred: Residue) -> bool:
+        if not self.equal(gold.modulus, pred.modulus):
+            return False
+        if is_closed(gold.value) and is_closed(pred.value) and isinstance(gold.modulus, Num) and gold.modulus.value:
+            _, steps = constant(Op("div", (Op("add", (gold.value, Op("neg", (pred.value,)))), gold.modulus)), self._exact_only)
+            return isinstance(steps, Fraction) and steps.denominator == 1
+        return self.equal(gold.value, pred.value)
+
+    def _ratios(self, gold: Group, pred: Group) -> bool:
+        if len(gold.items) != len(pred.items):
+            return False
+        if all(self._same_term(a, b) for a, b in zip(gold.items, pred.items, strict=True)):
+            return True
+        if _is_clock(gold) or _is_clock(pred):
+            return False
+        pairs = list(zip(gold.items, pred.items, strict=True))
+        first_gold, first_pred = pairs[0]
+        return all(self.equal(Op("mul", (a, first_pred)), Op("mul", (b, first_gold))) for a, b in pairs[1:])
+
+    def _ratio_to_number(self, gold: Node, pred: Node) -> bool:
+        group, other = (gold, pred) if isinstance(gold, Group) else (pred, gold)
+        assert isinstance(group, Group)
+        if group.kind != "ratio" or len(group.items) != 2 or _is_clock(group) or not isinstance(other, Num | Op):
+            return False
+        return self.equal(Op("div", group.items), other)
+
+    def _choices(self, gold: Node, pred: Node) -> bool:
+        if isinstance(gold, Choice) and isinstance(pred, Choice):
+            if gold.letter != pred.letter:
+                return False
+            return gold.content is None or pred.content is None or self.equal(gold.content, pred.content)
+        choice, other = (gold, pred) if isinstance(gold, Choice) else (pred, gold)
+        assert isinstance(choice, Choice)
+        if choice.content is not None:
+            return self.equal(choice.content, other)
+        return other in (Sym(choice.letter), Const(choice.letter))
+
+
+def _name_of(node: Node) -> str | None:
+    """The words of a text; a name in capitals and infinity may be written either way."""
+    return node.words if isinstance(node, Text) else node.name if isinstance(node, Sym) and node.name.isupper() else None
+
+
+def _is_name(node: Node) -> bool:
+    match node:
+        case Sym() | Text():
+            return True
+        case Op() if node.name.startswith("call:"):
+            return True
+        case Group("()", items):
+            return all(isinstance(item, Sym) for item in items)
+        case Choice(_, None):
+            return True
+        case _:
+            return False
+
+
+def _mentions(value: Node, name: Node) -> bool:
+    """Whether a value speaks of what it is said to be the value of, as in `x = x + 1`."""
+    if isinstance(name, Op):
+        return any(isinstance(part, Op) and part.name == name.name for part in walk(value))
+    return bool(symbols(name) & symbols(value))
+
+
+def _is_equation(node: Node) -> bool:
+    return isinstance(node, Relation) and node.ops == ("=",)
+
+
+def _is_symbolic_constant(node: Node) -> bool:
+    return isinstance(node, Const) and node.name not in ("pi", "e", "i")
+
+
+def _is_list(node: Node) -> bool:
+    return isinstance(node, Group) and node.kind == "list"
+
+
+def _is_clock(group: Group) -> bool:
+    """Whether a ratio may be a time: 3:30."""
+    values = [item.value for item in group.items if isinstance(item, Num)]
+    return len(values) == len(group.items) and values[0] <= _HOURS and all(value == 0 or 10 <= value < _MINUTES for value in values[1:])
+
+
+def _difference(node: Node) -> Node | None:
+    """Left side minus right side, if both are expressions."""
+    assert isinstance(node, Relation)
+    scalar = (Num, Const, Sym, Op)
+    if len(node.terms) != 2 or not all(isinstance(term, scalar) for term in node.terms):
+        return None
+    return Op("add", (node.terms[0], Op("neg", (node.terms[1],))))
+
+
+def _assignments(node: Node) -> dict[Node, Node] | None:
+    """`x = 1, y = 2` and `(x, y) = (1, 2)` as names with values; None for anything else."""
+    match node:
+        case Relation((Group("()", names), Group("()", values)), ("=",)) if all(isinstance(name, Sym) for name in names) and len(
+            names
+        ) == len(values):
+            return dict(zip(names, values, strict=True))
+        case Group("list" | "()" | "set", items) if len(items) > 1:
+            found = {
+                item.terms[0]: item.terms[1]
+                for item in items
+                if isinstance(item, Relation) and item.ops == ("=",) and _is_name(item.terms[0])
+            }
+            return found if len(found) == len(items) else None
+        case _:
+            return None
+
+
+def _unnamed_set(node: Node) -> Node:
+    r"""`D = (0,1)` without its name, `x \ne \pm 1` as two conditions, the empty set as a set without items."""
+    if isinstance(node, Relation) and node.ops == ("=",) and _is_name(node.terms[0]) and is_certainly_a_set(node.terms[1]):
+        node = node.terms[1]
+    if isinstance(node, Relation) and node.ops == ("!=",) and _is_list(values := _expanded(node.terms[1])):
+        assert isinstance(values, Group)
+        return SetOp("intersection", tuple(Relation((node.terms[0], value), ("!=",)) for value in values.items))
+    return Group("set", ()) if node == Const("empty") else node
+
+
+def _flat(node: SetOp) -> list[Node]:
+    """The parts of nested unions (or intersections)."""
+    return [
+        part
+        for argument in node.args
+        for part in (_flat(argument) if isinstance(argument, SetOp) and argument.name == node.name else [argument])
+    ]
+
+
+def _ascending(relation: Relation) -> Relation:
+    """A chain of greater-than signs written from small to large."""
+    if all(op in (">", ">=") for op in relation.ops):
+        return Relation(relation.terms[::-1], tuple(_MIRRORED[op] for op in relation.ops[::-1]))
+    return relation
+
+
+def _expanded(node: Node) -> Node:
+    r"""Plus-minus written out: `1 \pm \sqrt 2` is a list of two, and so are its items within a list or a set."""
+    if node == Const("empty"):
+        return Group("set", ())
+    if isinstance(node, Group) and node.kind in ("list", "set"):
+        items = [part for item in node.items for part in _flattened(_expanded(item))]
+        return Group(node.kind, tuple(items))
+    if isinstance(node, Quantity):
+        inner = _expanded(node.value)
+        return (
+            Group("list", tuple(Quantity(item, node.unit) for item in inner.items))
+            if isinstance(inner, Group) and _is_list(inner)
+            else node
+        )
+    if isinstance(node, Relation | SetOp | Choice | Matrix):
+        return node
+    signs = [part for part in walk(node) if isinstance(part, Op) and part.name in ("pm", "mp")]
+    if not signs:
+        return node
+    if len(signs) > _MAX_SIGNS:
+        raise NotASetError("too many signs")
+    linked = any(sign.name == "mp" for sign in signs)
+    choices = [(s,) * len(signs) for s in (1, -1)] if linked else list(itertools.product((1, -1), repeat=len(signs)))
+    return Group("list", tuple(_with_signs(node, iter(choice)) for choice in choices))
+
+
+def _flattened(node: Node) -> tuple[Node, ...]:
+    return node.items if isinstance(node, Group) and node.kind == "list" else (node,)
+
+
+def _with_signs(node: Node, signs: Any) -> Node:
+    match node:
+        case Op():
+            sign = next(signs) if node.name in ("pm", "mp") else 0
+            args = tuple(_with_signs(argument, signs) for argument in node.args)
+            if not sign:
+                return Op(node.name, args)
+            last = args[-1] if (sign > 0) is (node.name == "pm") else Op("neg", (args[-1],))
+            return last if len(args) == 1 else Op("add", (args[0], last))
+        case Group():
+            return Group(node.kind, tuple(_with_signs(item, signs) for item in node.items))
+        case _:
+            return node
+
+
+def _folded(node: Node) -> Node:
+    """Sums, multiples and products of matrices carried out; anything else as it is."""
+    if not isinstance(node, Op) or not any(isinstance(part, Matrix) for part in walk(node)):
+        return node
+    args = [_folded(argument) for argument in node.args]
+    match node.name, args:
+        case "neg", [Matrix() as only]:
+            return _cells(only, lambda cell: Op("neg", (cell,)))
+        case "add", [Matrix() as a, Matrix() as b] if len(a.rows) == len(b.rows) and len(a.rows[0]) == len(b.rows[0]):
+            return Matrix(
+                tuple(tuple(Op("add", pair) for pair in zip(one, two, strict=True)) for one, two in zip(a.rows, b.rows, strict=True))
+            )
+        case "mul", [Matrix() as a, Matrix() as b] if len(a.rows[0]) == len(b.rows):
+            columns = list(zip(*b.rows, strict=True))
+            return Matrix(tuple(tuple(_dot(row, column) for column in columns) for row in a.rows))
+        case (("mul" | "div"), [Matrix() as a, b]) if not isinstance(b, Matrix):
+            return _cells(a, lambda cell: Op(node.name, (cell, b)))
+        case "mul", [a, Matrix() as b] if not isinstance(a, Matrix):
+            return _cells(b, lambda cell: Op("mul", (a, cell)))
+    raise UndefinedError("an operation on matrices")
+
+
+def _cells(matrix: Matrix, change: Callable[[Node], Node]) -> Matrix:
+    return Matrix(tuple(tuple(map(change, row)) for row in matrix.rows))
+
+
+def _dot(row: Sequence[Node], column: Sequence[Node]) -> Node:
+    total: Node = Op("mul", (row[0], column[0]))
+    for a, b in zip(row[1:], column[1:], strict=True):
+        total = Op("add", (total, Op("mul", (a, b))))
+    return total

@@ -1,0 +1,97 @@
+"""Units and counted things behind a value. A unit is dropped only when it is one, and two different units are never equal."""
+
+from __future__ import annotations
+
+import re
+
+#: Names that mean the same share a line; the first is canonical. Units are not converted: 1 m is not 100 cm (docs/math-verifier.md).
+_LINES = (
+    "mm millimeter millimeters millimetre millimetres", "cm centimeter centimeters centimetre centimetres cms",
+    "dm decimeter decimeters", "m meter meters metre metres", "km kilometer kilometers kilometre kilometres kms",
+    "in inch inches", "ft foot feet", "yd yard yards", "mi mile miles", "nm nanometer nanometers", "au",
+    "s sec secs second seconds", "ms millisecond milliseconds", "min mins minute minutes", "h hr hrs hour hours", "day days",
+    "week weeks", "month months", "year years yr yrs",
+    "mg milligram milligrams", "g gram grams gm", "kg kilogram kilograms kgs", "t ton tons tonne tonnes",
+    "lb lbs pound pounds", "oz ounce ounces",
+    "mL ml milliliter milliliters millilitre millilitres", "L l liter liters litre litres", "gal gallon gallons", "cup cups",
+    "$ dollar dollars usd", "cent cents ¢", "€ euro euros eur", "£ gbp", "¥ yen", "₹ rupee rupees",
+    "degree degrees deg", "rad radian radians", "°C celsius", "°F fahrenheit", "K kelvin kelvins",
+    "N newton newtons", "J joule joules", "W watt watts", "kW kilowatt kilowatts", "V volt volts", "A ampere amperes amp amps",
+    "Pa pascal pascals", "kPa", "Hz hertz", "kHz", "MHz", "mol mole moles", "eV", "Ω ohm ohms", "kJ kilojoule kilojoules",
+    "C coulomb coulombs",
+    "unit units", "mph", "people person", "foot-pound foot-pounds",
+)  # fmt: skip
+_CANONICAL = {name: line.split()[0] for line in _LINES for name in line.split()}
+#: Words after which a number is not the number before them, or that make a statement of it.
+_NOT_A_THING_WORDS = (
+    "or and not to times plus minus over more less least most if when unless except mod modulo remainder half halves third thirds "
+    "quarter quarters tenth tenths squared cubed factorial power percent per if than about approximately between through till until but "
+    "is are was of out from no none never neither nor only maybe possibly either wrong incorrect false true yes where for "
+    "all any each with without"
+)
+_NOT_A_THING = frozenset(_NOT_A_THING_WORDS.split())
+#: Number words behind a number: they multiply it.
+MULTIPLIERS = {
+    "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,
+    "hundreds": 10**2, "thousands": 10**3, "millions": 10**6, "billions": 10**9, "trillions": 10**12,
+}  # fmt: skip
+_WORD = re.compile(r"[A-Za-z$€£¥₹¢°Ω-]+")
+_POWERS = {"square": "^2", "sq": "^2", "cubic": "^3", "cu": "^3"}
+_MAX_WORDS = 4
+
+
+def canonical_unit(text: str, bare: bool = False) -> str:
+    r"""The canonical name of the unit or counted thing that a text names; empty if it names none.
+
+    Args:
+        text: `cm^2`, `square feet`, `m/s`, `miles per hour`, `red apples`.
+        bare: it stands without `\\text`, where a short word may be a product of variables; only units of two or more letters count then.
+    """
+    text = re.sub(r"[{}\\.]|\\text", " ", text.replace("**", "^")).strip()
+    text = re.sub(r"\s*\^\s*", "^", text)
+    text = re.sub(r"\s+per\s+|\s*/\s*", " / ", " " + text).strip()
+    above, _, below = text.partition(" / ")
+    if " / " in below:
+        return ""
+    named = [_simple_unit(part, bare) for part in ((above, below) if below else (above,))]
+    if not all(named):
+        return ""
+    unit = "/".join(named)
+    return {"mi/h": "mph", "cm^3": "cm^3"}.get(unit, unit)
+
+
+def _simple_unit(text: str, bare: bool) -> str:
+    words = text.split()
+    if not words or len(words) > _MAX_WORDS:
+        return ""
+    power = ""
+    if words[0].lower() in _POWERS and len(words) > 1:
+        power = _POWERS[words.pop(0).lower()]
+    elif words[-1].lower() in ("squared", "cubed") and len(words) > 1:
+        power = "^2" if words.pop().lower() == "squared" else "^3"
+    if len(words) == 1:
+        name, caret, exponent = words[0].partition("^")
+        if caret and not re.fullmatch(r"-?\d", exponent):
+            return ""
+        power = power or (caret + exponent)
+        known = _CANONICAL.get(name) or (_CANONICAL.get(name.lower()) if len(name) > 2 else None)
+        if known and not (bare and len(name) == 1 and name.isalpha()):
+            return known + power
+        words = [name]
+    if any(not _WORD.fullmatch(word) or word.lower() in _NOT_A_THING or word.lower() in MULTIPLIERS for word in words):
+        return ""
+    if bare and any(len(word) < 4 for word in words):
+        return ""
+    if len(words) == 1 and len(words[0]) < 3:
+        return ""
+    return " ".join(_singular(word.lower()) for word in words) + power
+
+
+def _singular(word: str) -> str:
+    """`apples` and `apple`, `boxes` and `box` in one form."""
+    if word.endswith("ies") and len(word) > 4:
+        return word[:-3] + "y"
+    for ending in ("ches", "shes", "xes", "sses"):
+        if word.endswith(ending):
+            return word[:-2]
+    return word[:-1] if word.endswith("s") and not word.endswith("ss") else word

@@ -1,0 +1,147 @@
+r"""From two texts to a verdict: limits, cleaning, reading, comparing.
+
+`quick_verdict` runs in the training process: reading is linear, and fractions decide most answers in a fraction of a millisecond. It
+returns None for what needs floats, SymPy or math-verify; that is `judge.py`'s, in a worker that can be killed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from fractions import Fraction
+from typing import NamedTuple
+
+from magistral_core.records import ScoreStatus
+from magistral_core.rewards.math.compare import Comparison
+from magistral_core.rewards.math.evaluate import InexactError, UndefinedError
+from magistral_core.rewards.math.limits import MAX_CHARS, too_costly
+from magistral_core.rewards.math.nodes import Group, Node, Relation, UnreadableError, UnsupportedError
+from magistral_core.rewards.math.normalise import clean, squeeze
+from magistral_core.rewards.math.reader import phrase, read
+from magistral_core.rewards.math.scalars import constant
+
+_COMMA_THOUSANDS = re.compile(r"\d,\d{3}(?!\d)")
+
+
+class Verdict(NamedTuple):
+    """What comparing two answers gave: a status, and one line for people."""
+
+    status: ScoreStatus
+    detail: str = ""
+    seconds: float = 0.0
+
+    @property
+    def correct(self) -> bool:
+        """Whether the answers mean the same."""
+        return self.status is ScoreStatus.CORRECT
+
+
+class NeedsMathVerifyError(Exception):
+    """One of the answers is mathematics beyond the grammar."""
+
+
+def quick_verdict(gold: str, pred: str) -> Verdict | None:
+    """Decide in this process where fractions do; None where a worker must. Both as given, not yet cleaned."""
+    if gold.isdecimal() and pred.isdecimal() and len(gold) < MAX_CHARS and len(pred) < MAX_CHARS and gold.isascii() and pred.isascii():
+        return Verdict(ScoreStatus.CORRECT if gold.lstrip("0") == pred.lstrip("0") else ScoreStatus.WRONG, pred)
+    try:
+        return decide(gold, pred, Comparison(exact_only=True))
+    except (InexactError, NeedsMathVerifyError):
+        return None
+
+
+def quick_gold_verdict(gold: str) -> Verdict | None:
+    """Whether a reference answer is usable, where that is plain: CORRECT or ERROR; None where a worker must tell."""
+    return as_gold_verdict(gold, quick_verdict(gold, gold))
+
+
+def as_gold_verdict(gold: str, itself: Verdict | None) -> Verdict | None:
+    """The verdict on a reference from its comparison with itself: one that does not equal itself is unusable."""
+    if itself is None or itself.correct or itself.status is ScoreStatus.ERROR:
+        return itself
+    return Verdict(ScoreStatus.ERROR, f"the reference answer {gold!r} does not equal itself", itself.seconds)
+
+
+def decide(gold: str, pred: str, comparison: Comparison) -> Verdict:
+    """The verdict on two answers as given. Raises InexactError where the comparison may not compute, NeedsMathVerifyError."""
+    if not gold.strip():
+        return Verdict(ScoreStatus.ERROR, "the reference answer is empty")
+    if reason := too_costly(gold):
+        return Verdict(ScoreStatus.ERROR, f"the reference answer is {reason}")
+    if not pred.strip():
+        return Verdict(ScoreStatus.NO_ANSWER, "empty answer")
+    if reason := too_costly(pred):
+        return Verdict(ScoreStatus.UNPARSABLE, reason)
+    gold_text, pred_text = clean(gold), clean(pred)
+    try:
+        gold_node = _read_gold(gold_text)
+    except UnsupportedError:
+        raise NeedsMathVerifyError from None
+    except UnreadableError as error:
+        return Verdict(ScoreStatus.ERROR, f"the reference answer {gold!r} cannot be read as math ({error})")
+    try:
+        pred_node = read(pred_text)
+    except UnsupportedError:
+        raise NeedsMathVerifyError from None
+    except UnreadableError as error:
+        if squeeze(gold_text) == squeeze(pred_text):
+            return Verdict(ScoreStatus.CORRECT, pred)
+        return Verdict(ScoreStatus.UNPARSABLE, f"{pred} ({error})")
+    return Verdict(*_compared(gold, gold_node, pred_node, gold_text, pred_text, comparison))
+
+
+def canonical_answer(text: str) -> str:
+    """A key under which equal answers meet, for majority voting: exact numbers as `27` or `1/2`, words, other text without spaces."""
+    text = text.strip()
+    if too_costly(text):
+        return text
+    cleaned = clean(text)
+    try:
+        node = read(cleaned)
+        if isinstance(node, Relation | Group):
+            return squeeze(cleaned)
+        _, value = constant(node, exact_only=True)
+        return str(value) if isinstance(value, Fraction) else squeeze(cleaned)
+    except (UnreadableError, UndefinedError, InexactError):
+        pass
+    words = getattr(node, "words", "") if "node" in locals() else ""
+    letter = getattr(node, "letter", "") if "node" in locals() else ""
+    return words or letter or squeeze(cleaned)
+
+
+def _compared(
+    gold: str, gold_node: Node, pred_node: Node, gold_text: str, pred_text: str, comparison: Comparison
+) -> tuple[ScoreStatus, str]:
+    try:
+        same = comparison.equal(gold_node, pred_node) or _with_commas_apart(gold_text, pred_text, gold_node, pred_node, comparison.equal)
+    except UndefinedError:
+        try:
+            comparison.equal(gold_node, gold_node)
+        except UndefinedError as error:
+            return ScoreStatus.ERROR, f"the reference answer {gold!r} has no value ({error})"
+        same = False
+    return (ScoreStatus.CORRECT if same else ScoreStatus.WRONG), pred_text
+
+
+def _with_commas_apart(gold_text: str, pred_text: str, gold: Node, pred: Node, equal: Callable[[Node, Node], bool]) -> bool:
+    """`100,200` may be a list: it is read as one where the other answer is a list."""
+    try:
+        if isinstance(gold, Group) and _COMMA_THOUSANDS.search(pred_text):
+            return equal(gold, read(pred_text, thousands=False))
+        if isinstance(pred, Group) and _COMMA_THOUSANDS.search(gold_text):
+            return equal(read(gold_text, thousands=False), pred)
+    except UnreadableError:
+        pass
+    return False
+
+
+def _read_gold(text: str) -> Node:
+    """A reference; a sentence that is no formula is taken as words."""
+    try:
+        return read(text)
+    except UnsupportedError:
+        raise
+    except UnreadableError:
+        if any(sign in text.replace("\\text{", "") for sign in "\\_^$") or not any(character.isalpha() for character in text):
+            raise
+        return phrase(text)
