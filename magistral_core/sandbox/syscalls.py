@@ -1,0 +1,51 @@
+"""System call numbers of the calls that the filters name, from Linux's headers, for x86-64 and 64-bit ARM (little-endian)."""
+
+#: arch/x86/entry/syscalls/syscall_64.tbl
+X86_64 = {
+    "read": 0, "write": 1, "readv": 19, "writev": 20, "pread64": 17, "pwrite64": 18, "preadv": 295, "pwritev": 296, "preadv2": 327,
+    "pwritev2": 328, "close": 3, "close_range": 436, "lseek": 8, "fstat": 5, "newfstatat": 262, "stat": 4, "lstat": 6, "statx": 332,
+    "access": 21, "faccessat": 269, "faccessat2": 439, "readlink": 89, "readlinkat": 267, "getcwd": 79, "chdir": 80, "fchdir": 81,
+    "getdents": 78, "getdents64": 217, "dup": 32, "dup2": 33, "dup3": 292, "pipe": 22, "pipe2": 293, "poll": 7, "ppoll": 271,
+    "select": 23, "pselect6": 270, "epoll_create": 213, "epoll_create1": 291, "epoll_ctl": 233, "epoll_wait": 232, "epoll_pwait": 281,
+    "epoll_pwait2": 441, "eventfd": 284, "eventfd2": 290, "fsync": 74, "fdatasync": 75, "ftruncate": 77, "fallocate": 285, "flock": 73,
+    "umask": 95, "fadvise64": 221, "sendfile": 40, "open": 2, "openat": 257, "creat": 85, "mkdir": 83, "mkdirat": 258, "unlink": 87,
+    "unlinkat": 263, "rmdir": 84, "rename": 82, "renameat": 264, "renameat2": 316, "statfs": 137, "fstatfs": 138, "mmap": 9,
+    "munmap": 11, "mremap": 25, "mprotect": 10, "madvise": 28, "brk": 12, "msync": 26, "mincore": 27, "membarrier": 324, "exit": 60,
+    "exit_group": 231, "getpid": 39, "gettid": 186, "getppid": 110, "getuid": 102, "geteuid": 107, "getgid": 104, "getegid": 108,
+    "getresuid": 118, "getresgid": 120, "getgroups": 115, "getpgrp": 111, "getpgid": 121, "getsid": 124, "set_tid_address": 218,
+    "set_robust_list": 273, "get_robust_list": 274, "futex": 202, "futex_waitv": 449, "rseq": 334, "arch_prctl": 158, "sched_yield": 24,
+    "sched_getaffinity": 204, "sched_getparam": 143, "sched_getscheduler": 145, "sched_get_priority_max": 146,
+    "sched_get_priority_min": 147, "getpriority": 140, "getcpu": 309, "uname": 63, "sysinfo": 99, "getrusage": 98, "times": 100,
+    "getrlimit": 97, "setrlimit": 160, "prlimit64": 302, "rt_sigaction": 13, "rt_sigprocmask": 14, "rt_sigreturn": 15,
+    "rt_sigpending": 127, "rt_sigsuspend": 130, "rt_sigtimedwait": 128, "sigaltstack": 131, "pause": 34, "restart_syscall": 219,
+    "kill": 62, "tgkill": 234, "nanosleep": 35, "clock_nanosleep": 230, "clock_gettime": 228, "clock_getres": 229, "gettimeofday": 96,
+    "time": 201, "alarm": 37, "setitimer": 38, "getitimer": 36, "timer_create": 222, "timer_settime": 223, "timer_gettime": 224,
+    "timer_delete": 226, "timer_getoverrun": 225, "timerfd_create": 283, "timerfd_settime": 286, "timerfd_gettime": 287,
+    "getrandom": 318, "prctl": 157, "clone": 56, "execve": 59, "ioctl": 16, "fcntl": 72, "socketpair": 53, "sendto": 44, "recvfrom": 45,
+    "shutdown": 48, "fork": 57, "vfork": 58, "wait4": 61, "waitid": 247, "chmod": 90, "fchmod": 91, "fchmodat": 268, "truncate": 76,
+    "landlock_create_ruleset": 444, "landlock_add_rule": 445, "landlock_restrict_self": 446,
+}
+
+#: include/uapi/asm-generic/unistd.h; older calls that it lacks do not exist there
+AARCH64 = {
+    "read": 63, "write": 64, "readv": 65, "writev": 66, "pread64": 67, "pwrite64": 68, "preadv": 69, "pwritev": 70, "preadv2": 286,
+    "pwritev2": 287, "close": 57, "close_range": 436, "lseek": 62, "fstat": 80, "newfstatat": 79, "statx": 291, "faccessat": 48,
+    "faccessat2": 439, "readlinkat": 78, "getcwd": 17, "chdir": 49, "fchdir": 50, "getdents64": 61, "dup": 23, "dup3": 24, "pipe2": 59,
+    "ppoll": 73, "pselect6": 72, "epoll_create1": 20, "epoll_ctl": 21, "epoll_pwait": 22, "epoll_pwait2": 441, "eventfd2": 19,
+    "fsync": 82, "fdatasync": 83, "ftruncate": 46, "fallocate": 47, "flock": 32, "umask": 166, "fadvise64": 223, "sendfile": 71,
+    "openat": 56, "mkdirat": 34, "unlinkat": 35, "renameat": 38, "renameat2": 276, "statfs": 43, "fstatfs": 44, "mmap": 222,
+    "munmap": 215, "mremap": 216, "mprotect": 226, "madvise": 233, "brk": 214, "msync": 227, "mincore": 232, "membarrier": 283,
+    "exit": 93, "exit_group": 94, "getpid": 172, "gettid": 178, "getppid": 173, "getuid": 174, "geteuid": 175, "getgid": 176,
+    "getegid": 177, "getresuid": 148, "getresgid": 150, "getgroups": 158, "getpgid": 155, "getsid": 156, "set_tid_address": 96,
+    "set_robust_list": 99, "get_robust_list": 100, "futex": 98, "futex_waitv": 449, "rseq": 293, "sched_yield": 124,
+    "sched_getaffinity": 123, "sched_getparam": 121, "sched_getscheduler": 120, "sched_get_priority_max": 125,
+    "sched_get_priority_min": 126, "getpriority": 141, "getcpu": 168, "uname": 160, "sysinfo": 179, "getrusage": 165, "times": 153,
+    "getrlimit": 163, "setrlimit": 164, "prlimit64": 261, "rt_sigaction": 134, "rt_sigprocmask": 135, "rt_sigreturn": 139,
+    "rt_sigpending": 136, "rt_sigsuspend": 133, "rt_sigtimedwait": 137, "sigaltstack": 132, "restart_syscall": 128, "kill": 129,
+    "tgkill": 131, "nanosleep": 101, "clock_nanosleep": 115, "clock_gettime": 113, "clock_getres": 114, "gettimeofday": 169,
+    "setitimer": 103, "getitimer": 102, "timer_create": 107, "timer_settime": 110, "timer_gettime": 108, "timer_delete": 111,
+    "timer_getoverrun": 109, "timerfd_create": 85, "timerfd_settime": 86, "timerfd_gettime": 87, "getrandom": 278, "prctl": 167,
+    "clone": 220, "execve": 221, "ioctl": 29, "fcntl": 25, "socketpair": 199, "sendto": 206, "recvfrom": 207, "shutdown": 210,
+    "wait4": 260, "waitid": 95, "fchmod": 52, "fchmodat": 53, "truncate": 45, "landlock_create_ruleset": 444, "landlock_add_rule": 445,
+    "landlock_restrict_self": 446,
+}
