@@ -63,7 +63,9 @@ class Box:
         self.close()
 
     def close(self) -> None:
-        """End everything inside, at once."""
+        """End everything inside, at once. May be called again."""
+        if self._process.returncode is not None:
+            return
         for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
             if stream is not None:
                 stream.close()
@@ -139,12 +141,18 @@ class Box:
         return _result(reply, payload, limits, stopped[0] if stopped else None, fair=not self._watch.works)
 
     def _ask(
-        self, request: Mapping[str, Any], payload: bytes, timeout_s: float, limits: Limits | None = None, stopped: list[RunStatus] | None = None
+        self,
+        request: Mapping[str, Any],
+        payload: bytes,
+        timeout_s: float,
+        limits: Limits | None = None,
+        stopped: list[RunStatus] | None = None,
     ) -> tuple[dict[str, Any], bytes]:
         """One request and its reply. With `limits`, what runs meanwhile is watched; `stopped` gets the reason if it had to be ended."""
         text = json.dumps(request).encode()
         stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None and stdout is not None
+        assert stdin is not None
+        assert stdout is not None
         deadline = time.monotonic() + timeout_s
         try:
             view = memoryview(_HEADER.pack(len(text), len(payload)) + text + payload)

@@ -1,6 +1,7 @@
 """What the canary tries inside the sandbox. Arguments: a file with a secret, a file that anyone may write, numbers of system calls as JSON.
 
-It is run from its code alone, like the supervisor. It prints one JSON object: an attempt's name to what it was refused with; null where it succeeded.
+It is run from its code alone, like the supervisor. It prints one JSON object: an attempt's name to what it was refused with; null where it
+succeeded.
 """
 
 import ctypes

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
@@ -104,10 +104,8 @@ def launch(back_end: BackEnd, handles: Sequence[int] = (), readable: Sequence[st
             bufsize=0,
         )
         assert process.stdin is not None
-        try:
+        with suppress(OSError):  # it died: the first request tells why
             process.stdin.write(code)
-        except OSError:
-            pass  # it died: the first request tells why
     except BaseException as error:
         cleanup.close()
         if isinstance(error, OSError):
@@ -154,7 +152,7 @@ def _filters(machine: str) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 
 def _bubblewrap(readable: Sequence[str]) -> list[str]:
-    """bubblewrap's command line. The capabilities are for the supervisor: it mounts folders of bounded size; its children have none."""
+    """Bubblewrap's command line. The capabilities are for the supervisor: it mounts folders of bounded size; its children have none."""
     command = [_tool("bwrap"), "--unshare-all", "--as-pid-1", "--die-with-parent", "--new-session", "--hostname", "sandbox"]
     command += ["--uid", "1000", "--gid", "1000", "--cap-add", "CAP_SYS_ADMIN", "--cap-add", "CAP_DAC_OVERRIDE"]
     for path in _SYSTEM:

@@ -1,7 +1,7 @@
 """Programs in Python and C++20: compiling them inside a sandbox, once for each source, and running them.
 
-C++ is compiled with `bits/stdc++.h` from a precompiled header, which takes two thirds off the time of a typical solution. The header is forced
-to come first, as precompiled ones must; where that breaks a program (a global called `y1`), it is compiled once more without.
+C++ is compiled with `bits/stdc++.h` from a precompiled header, which takes two thirds off the time of a typical solution. The header is
+forced to come first, as precompiled ones must; where that breaks a program (a global called `y1`), it is compiled once more without.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Sandbox:
         """
         for name, content in program.files.items():
             box.put(name, content)
-        key = hashlib.sha256(repr((program.language, sorted(program.files.items()), program.main, box.folder)).encode()).digest()
+        key = hashlib.sha256(repr((program.language, sorted(program.files.items()), program.main)).encode()).digest()
         with self._lock:
             found = self._compiled.get(key)
             if found is not None:
@@ -109,13 +109,17 @@ class Sandbox:
         if found is not None:
             box.put(program.artifact, found, executable=program.language is Language.CPP)
             return RunResult(RunStatus.OK, 0)
-        result = self._compile_python(box, program, limits) if program.language is Language.PYTHON else self._compile_cxx(box, program, limits)
+        result = (
+            self._compile_python(box, program, limits) if program.language is Language.PYTHON else self._compile_cxx(box, program, limits)
+        )
         if not result.ok:
             return replace(result, status=RunStatus.COMPILE_ERROR)
         self._remember(key, box.get(program.artifact))
         return result
 
-    def run(self, box: Box, program: Program, limits: Limits, stdin: bytes = b"", arguments: Sequence[str] = (), **options: object) -> RunResult:
+    def run(
+        self, box: Box, program: Program, limits: Limits, stdin: bytes = b"", arguments: Sequence[str] = (), **options: object
+    ) -> RunResult:
         """Run a compiled program. Raises SandboxError."""
         if program.language is Language.PYTHON:
             return box.run(limits, program=program.artifact, source=program.main, arguments=arguments, stdin=stdin, **options)  # type: ignore[arg-type]

@@ -1,10 +1,10 @@
 """The seccomp filters: which system calls a confined process may make, and their assembly into classic BPF. Pure.
 
-A filter is an allow list. What it does not name fails with ENOSYS, so that libraries fall back (`clone3` to `clone`); a call that it names but
-whose arguments it refuses fails with EPERM. Another architecture's calls, and those of the x32 ABI, kill the process.
+A filter is an allow list. What it does not name fails with ENOSYS, so that libraries fall back (`clone3` to `clone`). A call that it names
+but whose arguments it refuses fails with EPERM. Another architecture's calls, and those of the x32 ABI, kill the process.
 
-Arguments are looked at only where the kernel reads them as 32 bits (file flags, commands, process ids) or where they must be null, so a high half
-that is not zero changes nothing. Memory behind pointers is never looked at: it could change after the check.
+Arguments are looked at only where the kernel reads them as 32 bits (file flags, commands, process ids) or where they must be null, so a high
+half that is not zero changes nothing. Memory behind pointers is never looked at: it could change after the check.
 
 Two profiles:
 
@@ -81,17 +81,18 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
 )
 
 _PLAIN = """
-    read write readv writev pread64 pwrite64 preadv pwritev preadv2 pwritev2 close close_range lseek fstat newfstatat stat lstat statx access
-    faccessat faccessat2 readlink readlinkat getcwd chdir fchdir getdents getdents64 dup dup2 dup3 pipe pipe2 poll ppoll select pselect6
-    epoll_create epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2 eventfd eventfd2 fsync fdatasync ftruncate fallocate flock umask
-    fadvise64 sendfile creat mkdir mkdirat unlink unlinkat rmdir rename renameat renameat2 statfs fstatfs mmap munmap mremap mprotect madvise
-    brk msync mincore membarrier exit exit_group getpid gettid getppid getuid geteuid getgid getegid getresuid getresgid getgroups getpgrp
-    getpgid getsid set_tid_address set_robust_list get_robust_list futex futex_waitv rseq arch_prctl sched_yield sched_getaffinity
-    sched_getparam sched_getscheduler sched_get_priority_max sched_get_priority_min getpriority getcpu uname sysinfo getrusage times getrlimit
-    setrlimit rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigsuspend rt_sigtimedwait sigaltstack pause restart_syscall nanosleep
-    clock_nanosleep clock_gettime clock_getres gettimeofday time alarm setitimer getitimer timer_create timer_settime timer_gettime
-    timer_delete timer_getoverrun timerfd_create timerfd_settime timerfd_gettime getrandom recvfrom shutdown execve
-""".split()
+    read write readv writev pread64 pwrite64 preadv pwritev preadv2 pwritev2 close close_range lseek fstat newfstatat stat lstat statx
+    access faccessat faccessat2 readlink readlinkat getcwd chdir fchdir getdents getdents64 dup dup2 dup3 pipe pipe2 poll ppoll select
+    pselect6 epoll_create epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2 eventfd eventfd2 fsync fdatasync ftruncate
+    fallocate flock umask fadvise64 sendfile creat mkdir mkdirat unlink unlinkat rmdir rename renameat renameat2 statfs fstatfs mmap
+    munmap mremap mprotect madvise brk msync mincore membarrier exit exit_group getpid gettid getppid getuid geteuid getgid getegid
+    getresuid getresgid getgroups getpgrp getpgid getsid set_tid_address set_robust_list get_robust_list futex futex_waitv rseq
+    arch_prctl sched_yield sched_getaffinity sched_getparam sched_getscheduler sched_get_priority_max sched_get_priority_min
+    getpriority getcpu uname sysinfo getrusage times getrlimit setrlimit rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending
+    rt_sigsuspend rt_sigtimedwait sigaltstack pause restart_syscall nanosleep clock_nanosleep clock_gettime clock_getres gettimeofday
+    time alarm setitimer getitimer timer_create timer_settime timer_gettime timer_delete timer_getoverrun timerfd_create
+    timerfd_settime timerfd_gettime getrandom recvfrom shutdown execve
+""".split()  # noqa: SIM905  (a list of words)
 
 _CHECKED: Mapping[str, tuple[Test, ...]] = MappingProxyType(
     {

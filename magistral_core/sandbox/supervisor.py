@@ -12,8 +12,8 @@ A request and a reply are frames: two 32-bit lengths, a JSON object, then bytes.
     run    bytes -> standard input of a child; the reply tells how it ended and carries what it wrote
     get    a file of the box -> bytes
 
-It never sees an expected output, so that neither a leak nor a break-in can tell one. What a child wrote to its folder is gone before the next
-one starts. A child that could not be confined does not run: the reply has a `fault`, which is no verdict.
+It never sees an expected output, so that neither a leak nor a break-in can tell one. What a child wrote to its folder is gone before the
+next one starts. A child that could not be confined does not run: the reply has a `fault`, which is no verdict.
 """
 
 from __future__ import annotations
@@ -94,7 +94,9 @@ class Supervisor:
             _call(_LIBC.prctl, _PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
             _call(_LIBC.prctl, _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-        self._streams = [os.open(f"{self._io}/{name}", flags, mode) for name, mode in (("stdin", 0o444), ("stdout", 0o600), ("stderr", 0o600))]
+        self._streams = [
+            os.open(f"{self._io}/{name}", flags, mode) for name, mode in (("stdin", 0o444), ("stdout", 0o600), ("stderr", 0o600))
+        ]
         self._landlock = _LIBC.syscall(_CREATE_RULESET, None, 0, 1)
         gc.collect()
         gc.freeze()
@@ -187,7 +189,8 @@ class Supervisor:
                 break
         os.close(handle)
         _, status, usage = os.wait4(pid, 0)
-        if not stopped and (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU or usage.ru_utime + usage.ru_stime > cpu_s):
+        used = usage.ru_utime + usage.ru_stime
+        if not stopped and (used > cpu_s or (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU)):
             stopped = "cpu"
         return status, usage, stopped
 
@@ -244,7 +247,7 @@ class Supervisor:
                 os.execve(argv[0], argv, self._setup["environment"])
             os.close(report)
             code = _run_python(f"{self._box}/{program}", [f"{self._box}/{request['source']}", *request.get("arguments", [])])
-        except BaseException as error:  # noqa: BLE001  (it must not fall back into the supervisor's loop, whatever it is)
+        except BaseException as error:
             try:
                 os.write(report, f"{type(error).__name__}: {error}".encode()[:4000])
             except OSError:
@@ -276,9 +279,9 @@ class Supervisor:
     def _restrict_paths(self, profile: str, writable: bool) -> None:
         """Landlock: what a profile may read, execute and change; everything else is refused, whatever its mode."""
         version = self._landlock
-        attributes = struct.pack(
-            "<QQQ", _FS_RIGHTS.get(version, _FS_RIGHTS_NOW), 3 if version >= 4 else 0, 3 if version >= 6 else 0
-        )[: 8 if version < 4 else 16 if version < 6 else 24]
+        attributes = struct.pack("<QQQ", _FS_RIGHTS.get(version, _FS_RIGHTS_NOW), 3 if version >= 4 else 0, 3 if version >= 6 else 0)[
+            : 8 if version < 4 else 16 if version < 6 else 24
+        ]
         ruleset = _call(_LIBC.syscall, _CREATE_RULESET, attributes, len(attributes), 0)
         known = _FS_RIGHTS.get(version, _FS_RIGHTS_NOW)
         rules = [*((path, _READ) for path in self._setup["readable"][profile]), (self._box, _READ)]
@@ -366,7 +369,7 @@ def _run_python(code_path: str, arguments: list[str]) -> int:
         exec(program, main.__dict__)  # noqa: S102
     except SystemExit as error:
         code = _exit_code(error)
-    except BaseException as error:  # noqa: BLE001  (as the interpreter itself does)
+    except BaseException as error:
         code = 1
         trace = error.__traceback__.tb_next if error.__traceback__ else None
         sys.excepthook(type(error), error.with_traceback(trace), trace)
