@@ -1,7 +1,7 @@
 """The seccomp filters: which system calls a confined process may make, and their assembly into classic BPF. Pure.
 
 A filter is an allow list. What it does not name fails with ENOSYS, so that libraries fall back (`clone3` to `clone`). A call that it
-names but whose arguments it refuses fails with EPERM. Another architecture's calls, and those of the x32 ABI, kill the process.
+names, but whose arguments it refuses, fails with EPERM. Another architecture's calls, and those of the x32 ABI, kill the process.
 
 Arguments are looked at only where the kernel reads them as 32 bits (file flags, commands, process ids) or where they must be null, so a high
 half that is not zero changes nothing. Memory behind pointers is never looked at: it could change after the check.

@@ -51,7 +51,11 @@ def run(sandbox: Sandbox, box: Box, attack: Attack, planted: Planted) -> tuple[s
     """How an attack ended, and what it printed."""
     names = {"secret": str(planted.secret), "writable": str(planted.writable), "mark": MARK[:6] + MARK[6:]}
     language = Language.CPP if attack.cpp else Language.PYTHON
-    source = attack.source.replace("@SECRET@", names["secret"]) if attack.cpp else PRELUDE.format(**names) + attack.source
+    source = (
+        attack.source.replace("@SECRET@", names["secret"])
+        if attack.cpp
+        else PRELUDE.format(**names) + attack.source.replace("@BRACKETS@", "(" * 5000 + ")" * 5000)
+    )
     program = Program.single(language, source)
     compiled = sandbox.compile(box, program, COMPILE_LIMITS)
     if not compiled.ok:
