@@ -175,7 +175,7 @@ class CodeJudge:
         if asks_for_function(problem) and program.language is not Language.PYTHON:
             return CodeVerdict(RunStatus.COMPILE_ERROR, detail="a problem that asks for a function takes Python only")
         with ExitStack() as stack:
-            box = stack.enter_context(sandbox.open())
+            box = stack.enter_context(sandbox.open(preload=_preload(problem, program)))
             compiled = sandbox.compile(box, program, compiling)
             if not compiled.ok:
                 words = compiled.stderr.decode(errors="replace").strip().splitlines()
@@ -198,6 +198,15 @@ class CodeJudge:
                 if stop and verdicts[-1].status != CORRECT:
                     break
             return _verdict(verdicts)
+
+
+def _preload(problem: Problem, program: Program) -> list[str]:
+    """Modules worth importing once instead of in each test: those that the source names, and what calls a function."""
+    if program.language is not Language.PYTHON:
+        return []
+    source = b"".join(program.files.values())
+    usual = [name for name in ("typing", "string", "decimal", "fractions", "queue") if name.encode() in source]
+    return [*usual, "json", "inspect", "ast"] if problem.entry_point else usual
 
 
 def _difference(sandbox: Sandbox, problem: Problem, stack: ExitStack) -> Callable[[TestCase, bytes], str]:

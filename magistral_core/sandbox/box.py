@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import ast
+import marshal
 import os
 import select
 import struct
@@ -23,6 +24,7 @@ _GRACE_S = 60.0
 _TICK_S = 0.05
 #: A reply is never larger: standard output and error at their limits, or a program.
 _LARGEST_REPLY = 1024 * MIB
+_LARGEST_HEAD = 64 * 1024
 #: The supervisor stops a run after so many times its fair wall time; then the machine was too slow to judge anything.
 _STARVED = 10
 
@@ -30,14 +32,14 @@ _STARVED = 10
 class Box:
     """One sandbox. Not thread-safe; use as a context manager, in the thread that made it: the sandbox ends with that thread."""
 
-    def __init__(self, back_end: BackEnd, handles: Sequence[int] = (), readable: Sequence[str] = ()) -> None:
-        """Start it. See `launch` for the arguments. Raises SandboxError."""
+    def __init__(self, back_end: BackEnd, handles: Sequence[int] = (), readable: Sequence[str] = (), preload: Sequence[str] = ()) -> None:
+        """Start it. See `launch` for the arguments; `preload` are modules that its Python programs all import. Raises SandboxError."""
         self._back_end = back_end
         self._launched = launch(back_end, handles, readable)
         self._process = self._launched.process
         self._watch = Watch(self._process.pid, 2 if back_end is BackEnd.BUBBLEWRAP else 1)
         try:
-            reply, _ = self._ask(self._launched.setup, b"", _GRACE_S)
+            reply, _ = self._ask(self._launched.setup | {"preload": list(preload)}, b"", _GRACE_S)
         except BaseException:
             self.close()
             raise
@@ -135,6 +137,7 @@ class Box:
             "handles": list(handles),
         }
         stopped: list[RunStatus] = []
+        self._watch.start()
         reply, payload = self._ask(request, stdin, hard + _GRACE_S, limits, stopped)
         if "fault" in reply:
             raise SandboxError(f"the sandbox could not confine a program: {reply['fault']}")
@@ -149,7 +152,7 @@ class Box:
         stopped: list[RunStatus] | None = None,
     ) -> tuple[dict[str, Any], bytes]:
         """One request and its reply. With `limits`, what runs meanwhile is watched; `stopped` gets the reason if it had to be ended."""
-        text = json.dumps(request).encode()
+        text = marshal.dumps(dict(request))
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
@@ -160,11 +163,11 @@ class Box:
                 view = view[stdin.write(view) :]
             header = self._read(_HEADER.size, deadline, limits, stopped)
             sizes = _HEADER.unpack(header)
-            if max(sizes) > _LARGEST_REPLY:
+            if sizes[0] > _LARGEST_HEAD or sizes[1] > _LARGEST_REPLY:
                 raise SandboxError(f"the sandbox's reply claims {max(sizes)} bytes")
-            reply = json.loads(self._read(sizes[0], deadline))
+            reply = ast.literal_eval(self._read(sizes[0], deadline).decode())
             return reply, self._read(sizes[1], deadline)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SyntaxError) as error:
             raise SandboxError(f"the sandbox's reply cannot be read ({type(error).__name__}: {error})") from error
 
     def _read(self, count: int, deadline: float, limits: Limits | None = None, stopped: list[RunStatus] | None = None) -> bytes:
@@ -191,7 +194,7 @@ class Box:
             return
         if self._watch.resident_bytes(programs) > limits.memory_bytes:
             stopped.append(RunStatus.MEMORY)
-        elif elapsed_s > limits.wall_s and elapsed_s - self._watch.waited_s(programs) > limits.wall_s:
+        elif elapsed_s - self._watch.waited_s(programs) > limits.wall_s:
             stopped.append(RunStatus.TIMEOUT)
         if stopped:
             self._watch.kill(programs)

@@ -89,9 +89,9 @@ class Sandbox:
         self._compiled: OrderedDict[bytes, bytes] = OrderedDict()
         self._bytes = 0
 
-    def open(self, handles: Sequence[int] = ()) -> Box:
-        """A new box. Raises SandboxError."""
-        return Box(self.back_end, handles, [] if self._header is None else [str(self._header)])
+    def open(self, handles: Sequence[int] = (), preload: Sequence[str] = ()) -> Box:
+        """A new box; see Box for the arguments. Raises SandboxError."""
+        return Box(self.back_end, handles, [] if self._header is None else [str(self._header)], preload)
 
     def compile(self, box: Box, program: Program, limits: Limits = COMPILE_LIMITS) -> RunResult:
         """Compile a program inside its box, or take it from an earlier time. Raises SandboxError.

@@ -131,18 +131,36 @@ def build(profile: Profile, machine: str) -> Filter:
     if architecture.x32:
         program.add(_JGE, _X32_BIT, 0, 1)
         program.add(_RETURN, KILL)
-    for name, number in architecture.calls.items():
-        if name in checked:
-            _check(program, number, checked[name])
-        elif name in plain or name in refused:
-            program.add(_JEQ, number, 0, 1)
-            program.add(_RETURN, ALLOW if name in plain else ERRNO | _EPERM)
+    answers = {
+        number: ALLOW if name in plain else ERRNO | _EPERM
+        for name, number in architecture.calls.items()
+        if name not in checked and (name in plain or name in refused)
+    }
+    tests = {architecture.calls[name]: found for name, found in checked.items() if name in architecture.calls}
+    done = 0  # every number below is dealt with
+    for number in sorted(answers.keys() | tests.keys()):
+        if number < done:
+            continue
+        if number > done:
+            program.add(_JGE, number, 1, 0)
+            program.add(_RETURN, ERRNO | _ENOSYS)
+        done = number + 1
+        if number in tests:
+            body = _checks(tests[number])
+            program.add(_JGE, done, len(body.instructions), 0)
+            program.extend(body)
+            continue
+        # The kernel walks through a filter for every number when it is installed: runs of calls with one answer keep that short.
+        while answers.get(done) == answers[number]:
+            done += 1
+        program.add(_JGE, done, 1, 0)
+        program.add(_RETURN, answers[number])
     program.add(_RETURN, ERRNO | _ENOSYS)
     return program.filter()
 
 
-def _check(program: _Program, number: int, tests: Sequence[Test]) -> None:
-    """Allow call `number` if every test holds, else EPERM."""
+def _checks(tests: Sequence[Test]) -> _Program:
+    """Allow a call if every test holds, else EPERM."""
     body = _Program()
     for test in tests:
         body.add(_LOAD, 16 + 8 * test.argument + 4 * test.high)
@@ -152,8 +170,7 @@ def _check(program: _Program, number: int, tests: Sequence[Test]) -> None:
             body.add(_JEQ, value, len(test.values) - position, 0)  # to the next test, over the refusal
         body.add(_RETURN, ERRNO | _EPERM)
     body.add(_RETURN, ALLOW)
-    program.add(_JEQ, number, 0, len(body.instructions))
-    program.extend(body)
+    return body
 
 
 class _Program:

@@ -5,7 +5,8 @@ It is run by the system's Python from its code alone, so it imports nothing of o
     caller --request--> supervisor --fork--> child: limits, no capabilities, Landlock, seccomp, then the program
            <--reply----            <--wait--
 
-A request and a reply are frames: two 32-bit lengths, a JSON object, then bytes. Requests, by `do`:
+A request and a reply are frames: two 32-bit lengths, a dictionary (marshalled in, as Python source out, because the caller does not trust
+it), then bytes. Requests, by `do`:
 
     setup  folders, filters and paths of this sandbox; must come first
     put    bytes -> a read-only file of the box
@@ -18,7 +19,10 @@ next one starts. A child that could not be confined does not run: the reply has 
 
 from __future__ import annotations
 
+import _sitebuiltins
+import atexit
 import bisect  # noqa: F401  (these are here for the children, which are forked with them loaded)
+import builtins
 import collections  # noqa: F401
 import ctypes
 import functools  # noqa: F401
@@ -26,21 +30,22 @@ import gc
 import heapq  # noqa: F401
 import io
 import itertools  # noqa: F401
-import json
 import marshal
 import math
 import os
-import random
+import random  # noqa: F401
 import re  # noqa: F401
 import resource
 import select
 import signal
-import string  # noqa: F401
 import struct
 import sys
 import time
 import types
-from typing import Any, NoReturn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # importing typing costs more than a test
+    from typing import Any, NoReturn
 
 _HEADER = struct.Struct("<II")
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -73,6 +78,8 @@ class Supervisor:
     def __init__(self) -> None:
         self._setup: dict[str, Any] = {}
         self._cores = os.cpu_count() or 1
+        self._rulesets: dict[tuple[str, bool], int] = {}
+        self._hard = {what: resource.getrlimit(what)[1] for what in range(16)}  # RLIM_NLIMITS
 
     def serve(self) -> None:
         while (frame := _read_frame()) is not None:
@@ -83,6 +90,8 @@ class Supervisor:
     def do_setup(self, request: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
         self._setup = request
         self._box, self._io, self._work = (request[name] for name in ("box", "io", "work"))
+        for name in request["preload"]:
+            __import__(name)
         _call(_LIBC.prctl, _PR_SET_DUMPABLE, 0, 0, 0, 0)
         if request["mounts"]:
             # Files and folders belong to the children's uid too, so what keeps these is the mode, and that nothing inside may change modes.
@@ -116,11 +125,13 @@ class Supervisor:
             os.ftruncate(stream, 0)
         os.lseek(stdin, 0, os.SEEK_SET)
         _write_all(stdin, payload)
+        writable = self._setup["writable"] or request["writable"]
+        ruleset = self._ruleset(request["profile"], writable) if self._landlock > 0 else None
         started = time.monotonic()
         report, report_end = os.pipe()
         pid = os.fork()
         if pid == 0:
-            self._be_child(request, report_end)
+            self._be_child(request, writable, report_end, ruleset)
         for handle in (report_end, *request.get("handles", [])):
             os.close(handle)  # so that the child's end is the other side's end of file
         fault = b"".join(iter(lambda: os.read(report, 4096), b"")).decode(errors="replace")  # ends when the child is confined
@@ -147,6 +158,7 @@ class Supervisor:
         }, out + err
 
     def _store(self, name: str, content: bytes, mode: int) -> None:
+        self._forget_rulesets()
         path = f"{self._box}/{name}"
         if os.path.exists(path):
             os.unlink(path)
@@ -213,6 +225,7 @@ class Supervisor:
         if not os.listdir(self._work):
             return
         if self._setup["mounts"]:
+            self._forget_rulesets()
             _call(_LIBC.umount2, self._work.encode(), _MNT_DETACH)
             _mount(self._work, self._work_options())
             return
@@ -225,23 +238,23 @@ class Supervisor:
     def _work_options(self) -> str:
         return f"size={self._setup['work_bytes']},nr_inodes={self._setup['work_files']},mode=755"
 
-    def _be_child(self, request: dict[str, Any], report: int) -> NoReturn:
+    def _be_child(self, request: dict[str, Any], writable: bool, report: int, ruleset: int | None) -> NoReturn:
         """In the child: confine itself, then become the program. Never returns; what goes wrong before is reported."""
         code = 70
         try:
             os.setsid()
             handles = [os.open(f"{self._io}/stdin", os.O_RDONLY)]
             handles += [os.open(f"{self._io}/{name}", os.O_WRONLY | os.O_APPEND) for name in ("stdout", "stderr")]
-            report = _place_handles([*handles, *request.get("handles", [])], report)
-            writable = self._setup["writable"] or request.get("writable", False)
+            report, ruleset = _place_handles([*handles, *request.get("handles", [])], report, ruleset)
             for name in request.get("folders", []):
                 os.mkdir(f"{self._work}/{name}")
             os.chdir(self._work if writable else self._box)
             program, argv = request.get("program"), request.get("argv")
             self._limit(request)
             _drop_capabilities()
-            if self._landlock > 0:
-                self._restrict_paths(request["profile"], writable)
+            if ruleset is not None:
+                _call(_LIBC.syscall, _RESTRICT_SELF, ruleset, 0)
+                os.close(ruleset)
             _filter_calls(self._setup["filters"][request["profile"]])
             if argv:
                 os.execve(argv[0], argv, self._setup["environment"])
@@ -272,12 +285,23 @@ class Supervisor:
             resource.RLIMIT_RTPRIO: 0,
         }
         for what, wanted in limits.items():
-            hard = resource.getrlimit(what)[1]
+            hard = self._hard[what]
             limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
             resource.setrlimit(what, (limit, limit))
 
-    def _restrict_paths(self, profile: str, writable: bool) -> None:
+    def _forget_rulesets(self) -> None:
+        """What they name is about to be replaced."""
+        for ruleset in self._rulesets.values():
+            os.close(ruleset)
+        self._rulesets.clear()
+
+    def _ruleset(self, profile: str, writable: bool) -> int:
         """Landlock: what a profile may read, execute and change; everything else is refused, whatever its mode."""
+        if (profile, writable) not in self._rulesets:
+            self._rulesets[profile, writable] = self._make_ruleset(profile, writable)
+        return self._rulesets[profile, writable]
+
+    def _make_ruleset(self, profile: str, writable: bool) -> int:
         version = self._landlock
         attributes = struct.pack("<QQQ", _FS_RIGHTS.get(version, _FS_RIGHTS_NOW), 3 if version >= 4 else 0, 3 if version >= 6 else 0)[
             : 8 if version < 4 else 16 if version < 6 else 24
@@ -300,21 +324,23 @@ class Supervisor:
             rights &= known if os.path.isdir(path) else known & _ON_FILES
             _call(_LIBC.syscall, _ADD_RULE, ruleset, 1, struct.pack("<Qi", rights, handle), 0)
             os.close(handle)
-        _call(_LIBC.prctl, _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-        _call(_LIBC.syscall, _RESTRICT_SELF, ruleset, 0)
-        os.close(ruleset)
+        return ruleset
 
 
-def _place_handles(handles: list[int], report: int) -> int:
-    """Make `handles` descriptors 0, 1, 2, ... and close everything else but the report's, whose new number is returned."""
+def _place_handles(handles: list[int], report: int, ruleset: int | None) -> tuple[int, int | None]:
+    """Make `handles` descriptors 0, 1, 2, ... and close everything else but the last two, whose new numbers are returned."""
     count = len(handles)
     high = [os.dup2(handle, 200 + number, inheritable=True) for number, handle in enumerate(handles)]
-    report = os.dup2(report, 200 + count, inheritable=False)
+    os.dup2(report, 200 + count, inheritable=False)
+    if ruleset is not None:
+        os.dup2(ruleset, 201 + count, inheritable=False)
     for number, handle in enumerate(high):
         os.dup2(handle, number, inheritable=True)
-    os.dup2(report, count, inheritable=False)
-    os.closerange(count + 1, 1024)
-    return count
+    os.dup2(200 + count, count, inheritable=False)
+    if ruleset is not None:
+        ruleset = os.dup2(201 + count, count + 1, inheritable=False)
+    os.closerange(count + 1 + (ruleset is not None), 1024)
+    return count, ruleset
 
 
 def _drop_capabilities() -> None:
@@ -342,12 +368,7 @@ def _filter_calls(filter_: list[Any]) -> None:
 
 def _run_python(code_path: str, arguments: list[str]) -> int:
     """Run a compiled program in this forked interpreter as if it had been started with `arguments`; returns the exit code."""
-    import _sitebuiltins
-    import atexit
-    import builtins
-
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    random.seed()
     for name in ("exit", "quit"):
         setattr(builtins, name, _sitebuiltins.Quitter(name, "Ctrl-D (i.e. EOF)"))
     sys.argv = arguments
@@ -427,11 +448,11 @@ def _read_frame() -> tuple[dict[str, Any], bytes] | None:
         return None
     sizes = _HEADER.unpack(header)
     request, payload = _read_exactly(sizes[0]), _read_exactly(sizes[1])
-    return None if request is None or payload is None else (json.loads(request), payload)
+    return None if request is None or payload is None else (marshal.loads(request), payload)  # noqa: S302  (the caller's)
 
 
 def _write_frame(reply: dict[str, Any], payload: bytes) -> None:
-    text = json.dumps(reply).encode()
+    text = repr(reply).encode()
     _write_all(1, _HEADER.pack(len(text), len(payload)) + text + payload)
 
 

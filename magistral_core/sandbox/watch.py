@@ -20,6 +20,7 @@ class Watch:
         """`pid`: the process that was started; `layers`: how many processes it is above the supervisor's children."""
         self._pid = pid
         self._layers = layers
+        self._waited: dict[int, float] = {}
         #: Without this file (CONFIG_PROC_CHILDREN) nothing can be seen.
         self.works = Path(f"/proc/{pid}/task/{pid}/children").exists()
 
@@ -38,10 +39,20 @@ class Watch:
         """Resident memory of all of them together."""
         return sum(int(_read(f"/proc/{pid}/statm").split()[1]) * _PAGE for pid in programs if _read(f"/proc/{pid}/statm"))
 
+    def start(self) -> None:
+        """A new run begins."""
+        self._waited.clear()
+
     def waited_s(self, programs: list[int]) -> float:
-        """Seconds that the first of them was ready to run and had no core."""
-        words = _read(f"/proc/{programs[0]}/schedstat").split() if programs else []
-        return int(words[1]) / 1e9 if len(words) > 1 else 0.0
+        """Seconds of this run in which one of them, or one that has ended since the last look, was ready to run and had no core.
+
+        A compiler's driver sleeps while its parts work one after the other, so theirs count as well.
+        """
+        for pid in programs:
+            words = _read(f"/proc/{pid}/schedstat").split()
+            if len(words) > 1:
+                self._waited[pid] = int(words[1]) / 1e9
+        return sum(self._waited.values())
 
     def kill(self, programs: list[int]) -> None:
         """End them, if they still are children of the supervisor: a process id may have gone to another process meanwhile."""

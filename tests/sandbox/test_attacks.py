@@ -13,8 +13,8 @@ from magistral_core.sandbox import MIB, Box, Language, Limits, Program, RunStatu
 from tests.sandbox.attacks import ATTACKS, COMPILE, CPP_ATTACKS, PRELUDE, REFUSED, Attack
 
 MARK = "a-mark-that-must-stay-outside"
-LIMITS = Limits(cpu_s=1.0, memory_bytes=300 * MIB, output_bytes=4 * MIB)
-COMPILE_LIMITS = Limits(cpu_s=3.0, memory_bytes=600 * MIB, output_bytes=64 * MIB)
+LIMITS = Limits(cpu_s=0.5, memory_bytes=300 * MIB, output_bytes=4 * MIB)
+COMPILE_LIMITS = Limits(cpu_s=4.0, memory_bytes=600 * MIB, output_bytes=64 * MIB)
 PROBE = Program.single(Language.PYTHON, "import os\nprint(6 * 7, os.listdir('.') if os.getcwd() == '/tmp' else [], input())")
 
 
