@@ -21,13 +21,17 @@ if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && "$VENV/bin/python" -c
     exit 0
 fi
 
-# -- 1. system packages: a Python with venv, a compiler (C++ solutions; parts of torch), and what vLLM's CPU build links to
+# -- 1. system packages: a Python with venv, a compiler (C++ solutions; parts of torch), what vLLM's CPU build links to,
+#       and what runs untrusted code: bubblewrap, and a Python outside of home directories
 missing=()
 python3.11 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3.11 python3.11-venv)
 command -v g++ >/dev/null || missing+=(g++)
 python3.11 -c 'import os, sysconfig, sys; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' 2>/dev/null ||
     missing+=(python3.11-dev)
 { ldconfig -p 2>/dev/null || /sbin/ldconfig -p; } | grep -q 'libnuma\.so\.1' || missing+=(libnuma1)
+command -v bwrap >/dev/null || missing+=(bubblewrap)
+command -v setpriv >/dev/null || missing+=(util-linux)
+/usr/bin/python3 -c '' 2>/dev/null || missing+=(python3-minimal)
 [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
 if [ ${#missing[@]} -gt 0 ]; then
     install="apt-get update && apt-get install -y --no-install-recommends ${missing[*]}"

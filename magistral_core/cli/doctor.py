@@ -82,6 +82,7 @@ def _checks() -> Iterator[Check]:
         yield _package(package, required=package == "mlflow", use="; needed by the local stack")
     compiler = shutil.which("g++")
     yield Check("c++ compiler", bool(compiler), compiler or "none", "apt-get install g++; needed to verify C++ solutions", required=False)
+    yield _sandbox()
     yield _stack()
 
 
@@ -169,6 +170,17 @@ def _torch_build(has_gpu: bool) -> Check:
     if has_gpu and on_cpu:
         return Check("torch build", False, f"{torch} on a machine with a GPU", f"remove .venv, then {_SETUP}", required=False)
     return Check("torch build", bool(torch), torch or "missing", _SETUP)
+
+
+def _sandbox() -> Check:
+    """Untrusted code is run only where a canary could not break out."""
+    from magistral_core.sandbox import SandboxError, choose
+
+    use = "needed for code problems"
+    try:
+        return Check("sandbox", True, f"{choose()}; its canary could not break out", use, required=False)
+    except SandboxError as error:
+        return Check("sandbox", False, str(error), use, required=False)
 
 
 def _stack() -> Check:

@@ -111,6 +111,22 @@ class LengthReward(Section):
         return self
 
 
+class CodeSettings(Section):
+    """Judging code (section 2.2). The limits are the paper's where it prints them, and hold in training whatever a problem says itself."""
+
+    sandbox: Literal["auto", "bubblewrap", "landlock"] = Field(
+        "auto", description="how untrusted code is isolated; auto: the first that holds"
+    )
+    workers: PositiveInt = Field(2, description="sandboxes at the same time; more than cores makes right programs late")
+    tests: PositiveInt = Field(20, description="tests of a problem, drawn at random, the same ones for its whole group")
+    time_limit_s: PositiveFloat = Field(4.0, description="CPU seconds of one test")
+    memory_mb: PositiveInt = Field(300, description="resident memory of one test, in MiB")
+    compile_s: PositiveFloat = Field(10.0, description="CPU seconds of compiling")
+    compile_memory_mb: PositiveInt = Field(2048, description="memory of compiling, in MiB")
+    output_mb: PositiveInt = Field(16, description="longest output of one test, in MiB")
+    proportional: bool = Field(False, description="reward the share of tests passed (section 7.4.1) instead of all or nothing")
+
+
 class RewardSettings(Section):
     """The reward of a completion (section 2.2): the sum of its parts."""
 
@@ -126,6 +142,7 @@ class RewardSettings(Section):
     timeout_s: PositiveFloat = Field(3.0, description="limit of one verification")
     memory_mb: PositiveInt = Field(2048, description="address space of a verifier worker beyond what it starts with")
     retries: NonNegativeInt = Field(1, description="times that a verification is tried again after its worker broke")
+    code: CodeSettings = CodeSettings()
     shuffle: bool = Field(False, description="control experiment: permute rewards across the groups of a batch")
 
     @model_validator(mode="after")

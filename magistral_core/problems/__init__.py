@@ -2,7 +2,8 @@
 
 from magistral_core.problems.fields import parse_problem
 from magistral_core.problems.load import load_problems, register_source
+from magistral_core.problems.packages import is_package, read_package
 from magistral_core.problems.readers import Row, read_rows
 from magistral_core.problems.stream import ProblemStream
 
-__all__ = ["ProblemStream", "Row", "load_problems", "parse_problem", "read_rows", "register_source"]
+__all__ = ["ProblemStream", "Row", "is_package", "load_problems", "parse_problem", "read_package", "read_rows", "register_source"]

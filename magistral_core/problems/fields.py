@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -13,10 +14,10 @@ from magistral_core.boxed import extract_boxed
 from magistral_core.config.schema import FieldNames
 from magistral_core.errors import InputError
 from magistral_core.problems.readers import Row
-from magistral_core.records import Problem, ProblemKind, TestCase
+from magistral_core.records import Checker, Problem, ProblemKind, TestCase
 
 #: Usual names in order of preference, compared in lower case. A field that is missing, null or blank is passed over.
-QUESTION = ("question", "problem", "prompt", "statement", "informal_statement", "input")
+QUESTION = ("question", "problem", "prompt", "statement", "informal_statement", "input", "text")
 ANSWER = ("answer", "expected_answer", "final_answer", "correct_answer", "ground_truth")
 #: Worked solutions, of which only the boxed (or `####`) result is the answer.
 SOLUTION = ("solution", "reference_solution", "informal_solution")
@@ -42,16 +43,15 @@ def parse_problem(row: Row, fields: FieldNames | None = None) -> Problem:
     fields = fields or FieldNames()
     picker = _Picker(row)
     question_name, question = picker.pick("question", fields.question, QUESTION)
-    tests_name, tests = picker.pick("tests", "", ("tests",))
+    code = _Code(row, picker, "" if question is None else str(question))
     if question is None:
         raise InputError(f"{row.place}: no question; expected one of the fields {', '.join(QUESTION)}, or set problems.fields.question")
     answer_name, answer = picker.pick("answer", fields.answer, ANSWER)
     text = "" if answer is None else _answer_text(answer, f"{row.place}: field {answer_name}")
-    if answer is None and not fields.answer and tests is None:
+    if answer is None and not fields.answer and not code.tests:
         answer_name, solution = picker.pick("answer", "", SOLUTION)
         text = "" if solution is None else _result_of(_answer_text(solution, f"{row.place}: field {answer_name}"))
-    cases = () if tests is None else _tests(tests, f"{row.place}: field {tests_name}")
-    if not text and not cases:
+    if not text and not code.tests:
         raise InputError(
             f"{row.place}: the problem has no answer; expected one of the fields {', '.join(ANSWER)} (code: tests), "
             "or set problems.fields.answer"
@@ -60,18 +60,22 @@ def parse_problem(row: Row, fields: FieldNames | None = None) -> Problem:
     language_name, language = picker.pick("language", fields.language, LANGUAGE)
     level_name, level = picker.pick("level", fields.level, LEVEL)
     choices_name, choices = picker.pick("choices", fields.choices, CHOICES)
-    used = {question_name, answer_name, id_name, language_name, level_name, choices_name, tests_name}
+    used = {question_name, answer_name, id_name, language_name, level_name, choices_name, *code.used}
     extra = {key: value for key, value in row.data.items() if key not in used}
     if choices is not None:
         extra["choices"] = choices
     return Problem(
         id=f"{PurePosixPath(row.file).stem}-{row.line}" if id_ is None else _answer_text(id_, f"{row.place}: field {id_name}"),
         question=_question_text(question, f"{row.place}: field {question_name}"),
-        answer="" if cases else text,
-        kind=ProblemKind.CODE if cases else ProblemKind.MATH,
+        answer="" if code.tests else text,
+        kind=ProblemKind.CODE if code.tests else ProblemKind.MATH,
         language=_language(language, strict=bool(fields.language), place=f"{row.place}: field {language_name}"),
         level=_level(level),
-        tests=cases,
+        tests=code.tests,
+        entry_point=code.entry_point,
+        checker=code.checker,
+        time_limit_s=code.limit("time_limit_s"),
+        memory_limit_mb=None if (memory := code.limit("memory_limit_mb")) is None else int(memory),
         source=row.place,
         extra=extra,
     )
@@ -143,14 +147,67 @@ def _result_of(solution: str) -> str:
     return solution if "\n" not in solution and len(solution) <= 100 else ""
 
 
-def _tests(value: Any, place: str) -> tuple[TestCase, ...]:
+class _Code:
+    """What a row says about a code problem: tests, or the checks of HumanEval and MBPP; entry point, flags and limits."""
+
+    def __init__(self, row: Row, picker: _Picker, question: str) -> None:
+        self._row = row
+        self.used: set[str] = set()
+        self.entry_point = str(self._take("entry_point") or "")
+        self.checker = Checker(flags=self._flags())
+        tests_name, tests = picker.pick("tests", "", ("tests",))
+        self.used.add(tests_name)
+        if tests is not None:
+            self.tests = _tests(tests, f"{row.place}: field {tests_name}", bool(self.entry_point))
+        else:
+            self.tests = self._checks(question)
+
+    def limit(self, name: str) -> float | None:
+        """A limit, in the unit that its name ends with."""
+        value = self._take(name)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise InputError(f"{self._row.place}: field {name}: a limit is a number above 0, this is {value!r}")
+        return value
+
+    def _take(self, name: str) -> Any:
+        self.used.add(name)
+        return self._row.data.get(name)
+
+    def _flags(self) -> tuple[str, ...]:
+        flags = self._take("validator_flags")
+        if flags is None:
+            return ("case_sensitive",)
+        if not isinstance(flags, str):
+            raise InputError(f"{self._row.place}: field validator_flags: one text, this is a {type(flags).__name__}")
+        return tuple(flags.split())
+
+    def _checks(self, question: str) -> tuple[TestCase, ...]:
+        test, listed = self._row.data.get("test"), self._row.data.get("test_list")
+        if isinstance(test, str) and self.entry_point:  # HumanEval: the prompt is code that the checks may use
+            self.used.add("test")
+            return (TestCase(check=f"{question}\n\n{test}\n\ncheck(candidate)\n"),)
+        if isinstance(listed, list) and listed and all(isinstance(item, str) for item in listed):  # MBPP
+            self.used |= {"test_list", "test_setup_code", "test_imports"}
+            imports = self._row.data.get("test_imports") or []
+            setup = "\n".join([*imports, str(self._row.data.get("test_setup_code") or "")])
+            return tuple(TestCase(check=f"{setup}\n{item}\n") for item in listed)
+        return ()
+
+
+def _tests(value: Any, place: str, function: bool) -> tuple[TestCase, ...]:
+    """Tests as texts. The arguments and the result of a function may stand there as JSON values instead."""
     if not isinstance(value, list):
         raise InputError(f"{place}: tests are a list of {{input, output}}, this is a {type(value).__name__}")
     cases = []
     for number, item in enumerate(value, start=1):
-        if not (isinstance(item, dict) and isinstance(item.get("input"), str) and isinstance(item.get("output"), str)):
+        if not (isinstance(item, dict) and "input" in item and "output" in item):
             raise InputError(f"{place}, test {number}: a test is an object with the texts `input` and `output`")
-        cases.append(TestCase(item["input"], item["output"]))
+        texts = [json.dumps(part) if function and not isinstance(part, str) else part for part in (item["input"], item["output"])]
+        if not all(isinstance(part, str) for part in texts):
+            raise InputError(f"{place}, test {number}: a test is an object with the texts `input` and `output`")
+        cases.append(TestCase(*texts))
     return tuple(cases)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from magistral_core.config.schema import ProblemSettings
 from magistral_core.errors import InputError
 from magistral_core.problems.fields import parse_problem
+from magistral_core.problems.packages import find_packages, read_package
 from magistral_core.problems.readers import SUFFIXES, Row, problem_files, read_rows
 from magistral_core.records import Problem
 
@@ -40,16 +41,23 @@ def load_problems(settings: ProblemSettings, seed: int = 0) -> list[Problem]:
         raise RuntimeError("the tiny world registers itself: import magistral_core.tiny before loading problems.path=tiny")
     problems: list[Problem] = []
     places: dict[str, str] = {}
-    for row in _rows(settings):
-        problem = parse_problem(row, settings.fields)
-        first = places.setdefault(problem.id, row.place)
-        if first != row.place:
+    for problem in _read(settings):
+        first = places.setdefault(problem.id, problem.source)
+        if first != problem.source:
             raise InputError(
-                f"{row.place}: the id {problem.id!r} is taken by {first}; give each problem its own, or set problems.fields.id"
+                f"{problem.source}: the id {problem.id!r} is taken by {first}; give each problem its own, or set problems.fields.id"
             )
         if settings.limit is None or len(problems) < settings.limit:
             problems.append(problem)
     return problems
+
+
+def _read(settings: ProblemSettings) -> Iterator[Problem]:
+    local = Path(settings.path).expanduser()
+    packages = find_packages(local) if local.is_dir() else []
+    if packages:
+        return map(read_package, packages)
+    return (parse_problem(row, settings.fields) for row in _rows(settings))
 
 
 def _rows(settings: ProblemSettings) -> Iterator[Row]:

@@ -6,12 +6,13 @@ float32, in natural logarithms. A completion's tokens never turn back from text:
 
 from magistral_core.records.batch import Batch, Microbatch
 from magistral_core.records.completion import Completion, FinishReason, Group, Prompt, Request
-from magistral_core.records.problem import Problem, ProblemKind, TestCase
+from magistral_core.records.problem import Checker, Problem, ProblemKind, TestCase
 from magistral_core.records.score import GRADED, Score, ScoreStatus
 
 __all__ = [
     "GRADED",
     "Batch",
+    "Checker",
     "Completion",
     "FinishReason",
     "Group",

@@ -4,7 +4,7 @@
     format valid   -> format + correct + length (<= 0) + language + a user's own parts
 
 What is pure Python and safe (format, length, plain answers, language) runs in the caller's thread; formulas and a user's functions go to
-the worker pool. A part that could not be computed is an ERROR, which masks the completion; it is never a zero.
+the worker pool; code goes to sandboxes. A part that could not be computed is an ERROR, which masks the completion; it is never a zero.
 """
 
 from __future__ import annotations
@@ -13,22 +13,23 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Self
 
 from magistral_core.boxed import extract_boxed
 from magistral_core.config.schema import PromptSettings, RewardSettings
-from magistral_core.errors import InputError
 from magistral_core.records import Completion, Group, Problem, ProblemKind, Score, ScoreStatus
 from magistral_core.rewards import language
+from magistral_core.rewards.code import CodeJudge, CodeVerdict, check_problem, usable_workers
 from magistral_core.rewards.extra import part_names
 from magistral_core.rewards.format import answer_part, check_format
 from magistral_core.rewards.length import length_penalty
 from magistral_core.rewards.math import Verdict, quick_gold_verdict, quick_verdict
 from magistral_core.rewards.poolsize import PoolSize
 from magistral_core.rewards.workers import Ending, Job, Outcome, WorkerPool
+from magistral_core.sandbox import SandboxError
 
 #: Latencies kept for the percentiles of `stats`.
 _RECENT = 4096
@@ -38,10 +39,7 @@ def check_supported(problems: Iterable[Problem]) -> None:
     """Refuse problems that no verifier can judge, when a run is planned. Raises InputError that names the first one."""
     for problem in problems:
         if problem.kind is ProblemKind.CODE:
-            raise InputError(
-                f"{problem.source or problem.id}: code problems need the sandboxed verifier, which this version does not have; "
-                "remove them, or give them an `answer` instead of `tests`"
-            )
+            check_problem(problem)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +63,7 @@ class _Pending:
     parts: dict[str, float]
     verdict: Verdict | None = None
     math: Future[Outcome] | None = None
+    code: Future[CodeVerdict] | None = None
     extra: dict[str, Future[Outcome]] = field(default_factory=dict)
 
 
@@ -76,6 +75,8 @@ class Verifier:
         self._prompt = prompt
         self._extra = part_names(rewards.extra)
         self._pool = WorkerPool(PoolSize.of(rewards), rewards.timeout_s, rewards.memory_mb, rewards.retries, rewards.extra)
+        self._code = CodeJudge(rewards.code, rewards.retries)
+        self._sandboxes = ThreadPoolExecutor(usable_workers(rewards.code.workers), "sandbox")
         self._lock = threading.Lock()
         self._statuses: Counter[str] = Counter()
         self._recent: deque[float] = deque(maxlen=_RECENT)
@@ -91,11 +92,18 @@ class Verifier:
         return (*built_in, *self._extra)
 
     def check_supported(self, problems: Iterable[Problem]) -> None:
-        """Refuse, before a run starts, problems that no verifier judges and functions that cannot be loaded. Raises InputError.
+        """Refuse, before a run starts, problems that no verifier judges and functions that cannot be loaded.
 
         Functions are loaded in a worker of a pool of its own; this verifier need not be started.
+
+        Raises:
+            InputError: a problem or a function.
+            SandboxError: there are code problems, and no sandbox holds on this machine.
         """
+        problems = list(problems)
         check_supported(problems)
+        if any(problem.kind is ProblemKind.CODE for problem in problems):
+            self._code.prepare()
         if self._rewards.extra:
             pool = WorkerPool(PoolSize(1, 1), self._rewards.timeout_s, self._rewards.memory_mb, 0, self._rewards.extra)
             pool.start()
@@ -109,6 +117,7 @@ class Verifier:
 
     def close(self) -> None:
         """End the workers."""
+        self._sandboxes.shutdown(cancel_futures=True)
         self._pool.close()
 
     def __enter__(self) -> Self:
@@ -119,12 +128,14 @@ class Verifier:
         self.close()
 
     def score(self, group: Group) -> Group:
-        """The group with its scores. Raises InputError for a code problem, InfrastructureError if the pool cannot run."""
+        """The group with its scores. Raises InfrastructureError if the pool cannot run, or no sandbox holds for a code problem."""
         return self.score_many([group])[0]
 
     def score_many(self, groups: Sequence[Group]) -> list[Group]:
-        """Score groups together: all their formulas are in the pool at the same time."""
+        """Score groups together: all their formulas and programs are in their pools at the same time."""
         check_supported(group.problem for group in groups)
+        if any(group.problem.kind is ProblemKind.CODE for group in groups):
+            self._code.prepare()
         jobs: list[tuple[_Pending, str, Job]] = []
         pending = [[self._begin(group.problem, completion, jobs) for completion in group.completions] for group in groups]
         if jobs:
@@ -188,8 +199,13 @@ class Verifier:
             waiting.parts["length"] = length_penalty(completion.length, self._rewards.length)
         if self._rewards.language and language.same_language(problem.question, response.thoughts, response.answer, problem.language):
             waiting.parts["language"] = self._rewards.language
-        waiting.verdict = quick_verdict(problem.answer, response.result)
-        if waiting.verdict is None:
+        if problem.kind is ProblemKind.CODE:
+            waiting.code = self._sandboxes.submit(self._code.judge_answer, problem, response.answer, str(completion.group_id))
+        else:
+            waiting.verdict = quick_verdict(problem.answer, response.result)
+        if waiting.code is not None:
+            pass
+        elif waiting.verdict is None:
             jobs.append((waiting, "", Job("math", (problem.answer, response.result))))
         elif waiting.verdict.status is ScoreStatus.ERROR:
             return waiting
@@ -208,8 +224,10 @@ class Verifier:
 
     def _finish(self, waiting: _Pending) -> Score:
         """Wait for the jobs and compose the score."""
-        verdict = waiting.verdict
-        if verdict is None:
+        verdict, share = waiting.verdict, 1.0
+        if waiting.code is not None:
+            verdict, share = self._code_verdict(waiting.code)
+        elif verdict is None:
             assert waiting.math is not None
             verdict = _math_verdict(waiting.math.result())
         seconds, parts = verdict.seconds, waiting.parts
@@ -223,9 +241,18 @@ class Verifier:
                 faults.append(f"rewards.extra {name}: {outcome.detail}")
         if faults:
             return Score(0.0, ScoreStatus.ERROR, parts, "; ".join(faults), seconds)
-        if verdict.correct:
-            parts["correct"] = self._rewards.correct
+        if verdict.correct or waiting.code is not None:
+            parts["correct"] = self._rewards.correct * share
         return Score(sum(parts.values()), verdict.status, parts, verdict.detail, seconds)
+
+    def _code_verdict(self, future: Future[CodeVerdict]) -> tuple[Verdict, float]:
+        """The verdict on a program, and the share of the reward for a right answer that it earns."""
+        try:
+            judged = future.result()
+        except SandboxError as error:
+            return Verdict(ScoreStatus.ERROR, str(error)), 0.0
+        share = judged.passed / judged.total if self._rewards.code.proportional and judged.total else float(judged.correct)
+        return Verdict(judged.score_status, judged.detail, judged.seconds), share
 
 
 def _math_verdict(outcome: Outcome) -> Verdict:

@@ -36,7 +36,7 @@ HOSTILE = [
 
 @pytest.fixture(scope="module")
 def verifier() -> Iterator[Verifier]:
-    rewards = RewardSettings(language=0.0, workers=1, timeout_s=TIMEOUT_S, retries=3)
+    rewards = RewardSettings(language=0.0, workers=1, max_workers=1, timeout_s=TIMEOUT_S, retries=3)
     with Verifier(rewards, PromptSettings()) as verifier:
         yield verifier
 
@@ -54,8 +54,8 @@ def test_hostile_answers_are_refused_in_time(verifier: Verifier) -> None:
     for answer in HOSTILE:
         started = time.monotonic()
         verdict = verifier.answers_equal([("7", answer)])[0]
-        # Retries are for a busy machine: a worker that got too little of a core is tried again.
-        assert time.monotonic() - started < 4 * TIMEOUT_S + 10, answer[:60]
+        # The limit is of CPU time. On a busy machine the wall stops a formula at a multiple, and it is tried again.
+        assert time.monotonic() - started < 4 * 10 * TIMEOUT_S + 10, answer[:60]
         assert verdict.status in (ScoreStatus.WRONG, ScoreStatus.UNPARSABLE, ScoreStatus.TIMEOUT, ScoreStatus.NO_ANSWER), (
             answer[:60],
             verdict,

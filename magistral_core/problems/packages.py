@@ -1,0 +1,135 @@
+"""Problem packages in the Kattis/ICPC format: a folder with `problem.yaml`, a statement, tests, and perhaps an output validator.
+
+problem.yaml                limits, validation, validator_flags
+problem_statement/          problem.en.tex or .md (newer packages: statement/)
+data/sample, data/secret    NAME.in with NAME.ans
+output_validators/          for problems with several right outputs (newer packages: output_validator/)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from magistral_core.errors import InputError
+from magistral_core.records import Checker, Problem, ProblemKind, TestCase
+
+#: For packages that set no limits of their own: seconds for a multiplier up to 5, MiB.
+TIME_LIMIT_S, USUAL_MULTIPLIER, MEMORY_LIMIT_MB = 10.0, 5.0, 2048
+_VALIDATOR_SUFFIXES = (".cc", ".cpp", ".cxx", ".c++", ".h", ".hpp", ".hh", ".py")
+_COMMENT = re.compile(r"(?<!\\)%.*")
+
+
+def is_package(folder: Path) -> bool:
+    """Whether a folder is a problem package."""
+    return (folder / "problem.yaml").is_file()
+
+
+def find_packages(folder: Path) -> list[Path]:
+    """The folder itself, or every package below it, sorted."""
+    return [folder] if is_package(folder) else sorted(path.parent for path in folder.rglob("problem.yaml"))
+
+
+def read_package(folder: Path) -> Problem:
+    """Read a package. Raises InputError that names the file."""
+    if not is_package(folder):
+        raise InputError(f"{folder}: not a problem package, it has no problem.yaml")
+    settings = _settings(folder / "problem.yaml")
+    limits = _mapping(settings.get("limits"), f"{folder}/problem.yaml: limits")
+    multiplier = _number(limits.get("time_multiplier", USUAL_MULTIPLIER), f"{folder}/problem.yaml: limits.time_multiplier")
+    return Problem(
+        id=folder.name,
+        question=_statement(folder),
+        kind=ProblemKind.CODE,
+        tests=_tests(folder),
+        checker=_checker(folder, settings),
+        time_limit_s=TIME_LIMIT_S * max(1.0, multiplier / USUAL_MULTIPLIER),
+        memory_limit_mb=int(_number(limits.get("memory", MEMORY_LIMIT_MB), f"{folder}/problem.yaml: limits.memory")),
+        source=str(folder),
+    )
+
+
+def _settings(path: Path) -> Mapping[str, Any]:
+    try:
+        return _mapping(yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not YAML ({' '.join(str(error).split())[:200]})") from error
+
+
+def _mapping(value: Any, place: str) -> Mapping[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise InputError(f"{place}: expected a mapping, this is a {type(value).__name__}")
+    return value
+
+
+def _number(value: Any, place: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise InputError(f"{place}: expected a number above 0, this is {value!r}")
+    return float(value)
+
+
+def _statement(folder: Path) -> str:
+    """The statement, English first, without TeX's comments; the package's name if it has none."""
+    found = [
+        path for name in ("problem_statement", "statement") for path in (folder / name).glob("problem*") if path.suffix in {".tex", ".md"}
+    ]
+    if not found:
+        return folder.name
+    best = min(found, key=lambda path: (".en." not in path.name, path.name))
+    text = best.read_text(encoding="utf-8", errors="replace")
+    return (_COMMENT.sub("", text) if best.suffix == ".tex" else text).strip() or folder.name
+
+
+def _tests(folder: Path) -> tuple[TestCase, ...]:
+    cases = []
+    for part in ("sample", "secret"):
+        for path in sorted((folder / "data" / part).rglob("*.in")):
+            answer = path.with_suffix(".ans")
+            if not answer.is_file():
+                raise InputError(f"{path}: no answer file {answer.name} beside it")
+            name = path.relative_to(folder / "data").with_suffix("").as_posix()
+            cases.append(TestCase(_text(path), _text(answer), name=name))
+    if not cases:
+        raise InputError(f"{folder}/data: no tests (sample/NAME.in and secret/NAME.in, each with NAME.ans)")
+    return tuple(cases)
+
+
+def _text(path: Path) -> str:
+    """A test's bytes, whatever their encoding: they come out as they went in."""
+    return path.read_bytes().decode("utf-8", "surrogateescape")
+
+
+def _checker(folder: Path, settings: Mapping[str, Any]) -> Checker:
+    validation = str(settings.get("validation") or "default").split()
+    kinds = str(settings.get("type") or "pass-fail").split()
+    if "interactive" in validation or "interactive" in kinds or "multi-pass" in kinds:
+        raise InputError(f"{folder}/problem.yaml: interactive problems are not supported")
+    flags = tuple(str(settings.get("validator_flags") or "").split())
+    if validation[0] == "default" and not (folder / "output_validator").is_dir():
+        return Checker(flags=flags)
+    files = _validator_files(folder)
+    mains = [name for name in files if name.endswith(".py")]
+    if mains and len(mains) < sum(not name.endswith((".h", ".hpp", ".hh")) for name in files):
+        raise InputError(f"{folder}/output_validators: more than one language in one validator")
+    usual = [name for name in mains if Path(name).stem in {"main", "validator", "validate", "__main__"}]
+    return Checker(flags, files, (usual or mains or [""])[0])
+
+
+def _validator_files(folder: Path) -> Mapping[str, bytes]:
+    """The source files of the one validator, which is a file or a folder of files."""
+    places = [path for path in (folder / "output_validators", folder / "output_validator") if path.is_dir()]
+    entries = sorted(path for place in places for path in place.iterdir() if not path.name.startswith("."))
+    folders = [path for path in entries if path.is_dir()]
+    if len(folders) > 1:
+        raise InputError(f"{folder}: more than one output validator ({', '.join(path.name for path in folders)})")
+    sources = sorted(folders[0].iterdir()) if folders else entries
+    files = {path.name: path.read_bytes() for path in sources if path.suffix in _VALIDATOR_SUFFIXES}
+    if not any(not name.endswith((".h", ".hpp", ".hh")) for name in files):
+        raise InputError(f"{folder}: validation is custom, but there is no output validator in C++ or Python")
+    return files

@@ -1,0 +1,102 @@
+"""Calls a solution's function inside the sandbox. Run from its code alone; standard library only.
+
+With arguments on standard input (`{"entry": name, "input": text}`) it calls the function once and writes the encoded result as the only
+line of standard output; what the solution prints goes to standard error. With descriptors 3 and 4 it answers a judge's requests instead.
+
+It lives in the solution's own process and proves nothing: what it says is data, which the other side reads as plain values and compares
+with what was never sent here.
+"""
+
+import ast
+import inspect
+import json
+import marshal
+import os
+import sys
+import types
+from typing import Any
+
+from magistral_core.rewards.plain import decode, encode
+
+
+def load_solution() -> dict[str, Any]:
+    """The names that the solution defines."""
+    module = types.ModuleType("solution")
+    sys.modules["solution"] = module
+    with open(os.path.join(os.path.dirname(sys.argv[0]), "solution.code"), "rb") as file:
+        exec(marshal.load(file), module.__dict__)
+    return module.__dict__
+
+
+def find(names: dict[str, Any], entry: str) -> Any:
+    """The function, or the method of a class `Solution`."""
+    if entry not in names and isinstance(names.get("Solution"), type):
+        return getattr(names["Solution"](), entry)
+    return names[entry]
+
+
+def arguments(text: str, function: Any) -> tuple[list[Any], dict[str, Any]]:
+    """A test's arguments: a JSON list of all, a JSON value a line, or Python literals."""
+    try:
+        values = [json.loads(text)]
+    except ValueError:
+        try:
+            values = [json.loads(line) for line in text.splitlines() if line.strip()]
+            return values, {}
+        except ValueError:
+            try:
+                return list(ast.literal_eval(f"({text.strip()},)")), {}
+            except (ValueError, SyntaxError):
+                return [text], {}
+    for positional, named in ((values[0], {}), ([], values[0]), (values, {})):
+        if isinstance(positional, list) and isinstance(named, dict):
+            try:
+                inspect.signature(function).bind(*positional, **named)
+            except TypeError:
+                continue
+            except ValueError:
+                pass  # a builtin without a signature
+            return positional, named
+    return values, {}
+
+
+def call_once() -> None:
+    request = json.load(sys.stdin)
+    result = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    function = find(load_solution(), request["entry"])
+    positional, named = arguments(request["input"], function)
+    json.dump(encode(function(*positional, **named)), result)
+    result.close()
+
+
+def answer_judge() -> None:
+    requests, replies = os.fdopen(3, encoding="utf-8"), os.fdopen(4, "w", encoding="utf-8")
+    names = load_solution()
+    refs: list[Any] = []
+    for line in requests:
+        request = json.loads(line)
+        try:
+            value = perform(request, names, refs)
+            reply: dict[str, Any] = {"value": encode(value, refs)}
+        except Exception as error:  # whatever the solution raises is the answer
+            reply = {"error": f"{type(error).__name__}: {error}"[:300]}
+        replies.write(json.dumps(reply) + "\n")
+        replies.flush()
+
+
+def perform(request: dict[str, Any], names: dict[str, Any], refs: list[Any]) -> Any:
+    if request["do"] == "name":
+        return find(names, request["name"])
+    target = refs[request["ref"]]
+    if request["do"] == "get":
+        return getattr(target, request["name"])
+    if request["do"] == "set":
+        setattr(target, request["name"], decode(request["value"], refs))
+        return None
+    positional, named = decode(request["arguments"], refs), decode(request["named"], refs)
+    return target(*positional, **named)
+
+
+if __name__ == "__main__":
+    answer_judge() if sys.argv[1:] == ["judge"] else call_once()

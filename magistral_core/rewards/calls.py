@@ -1,0 +1,141 @@
+"""Function-call problems: the tests of one solution, each a call with arguments, or a check that calls the function itself.
+
+    arguments  solution's box: call_program.py calls the function; the result comes out and is compared here
+    checks     a second box runs check_program.py with the problem's own `assert` lines, and reaches the function through two pipes
+
+Neither way an expected result enters the box of the solution.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from magistral_core.records import TestCase
+from magistral_core.rewards.outputs import expected_value, same_result
+from magistral_core.rewards.plain import decode
+from magistral_core.sandbox import Box, Limits, Program, RunResult, RunStatus, Sandbox, SandboxError
+from magistral_core.sandbox.launch import system_code
+
+_FOLDER = Path(__file__).parent
+_IMPORT = "from magistral_core.rewards.plain import decode, encode\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Called:
+    """What came of one test: how the solution's run ended, and what is wrong with its result (empty: nothing)."""
+
+    result: RunResult
+    difference: str = ""
+
+
+@lru_cache(maxsize=4)
+def _code(name: str) -> bytes:
+    """One of the two programs with `plain.py` in place of its import, compiled by the sandbox's interpreter."""
+    text, shared = ((_FOLDER / f"{part}.py").read_text(encoding="utf-8") for part in (name, "plain"))
+    return system_code(text.replace(_IMPORT, shared), name)
+
+
+def call(box: Box, program: Program, entry: str, test: TestCase, limits: Limits) -> Called:
+    """Call the function of a compiled solution with a test's arguments. Raises SandboxError."""
+    box.put("call.code", _code("call_program"))
+    request = json.dumps({"entry": entry, "input": test.input}).encode()
+    result = box.run(limits, program="call.code", source=program.main, stdin=request)
+    if not result.ok:
+        return Called(result)
+    try:
+        value = decode(json.loads(result.stdout), [])
+    except (ValueError, TypeError, KeyError, LookupError, RecursionError):
+        return Called(result, "the function returned no plain value")
+    expected = expected_value(test.output)
+    return Called(result, "" if same_result(expected, value) else f"expected {_short(expected)}, returned {_short(value)}")
+
+
+def check(
+    sandbox: Sandbox, program: Program, compiled: bytes, entry: str, tests: Sequence[TestCase], limits: Limits, stop: bool
+) -> list[Called]:
+    """Run checks against a compiled solution, in turn; with `stop`, up to the first that fails.
+
+    They share one process of the solution, as their authors' graders do, and its limits are a test's times the number of tests.
+
+    Raises:
+        SandboxError: a sandbox broke, or a check is no Python.
+    """
+    shared = replace(limits, cpu_s=limits.cpu_s * len(tests))
+    outcome: list[RunResult | Exception] = []
+    with ExitStack() as stack:
+        ask_read, ask_write, reply_read, reply_write = (*os.pipe(), *os.pipe())
+        open_ends = [ask_read, ask_write, reply_read, reply_write]
+        stack.callback(lambda: _close(open_ends))
+        ready = threading.Barrier(2)
+
+        def solve() -> None:
+            try:
+                with sandbox.open([ask_read, reply_write]) as box:
+                    for name, content in program.files.items():
+                        box.put(name, content)
+                    box.put(program.artifact, compiled)
+                    box.put("call.code", _code("call_program"))
+                    ready.wait()
+                    handles = [ask_read, reply_write]
+                    outcome.append(box.run(shared, program="call.code", source=program.main, arguments=["judge"], handles=handles))
+            except threading.BrokenBarrierError:
+                pass
+            except Exception as error:  # noqa: BLE001  (it belongs to the thread that waits)
+                outcome.append(error)
+                ready.abort()
+
+        thread = threading.Thread(target=solve, name="solution")
+        with sandbox.open([reply_read, ask_write]) as judge:
+            judge.put("check.code", _code("check_program"))
+            thread.start()
+            try:
+                ready.wait()
+                _close(open_ends)  # so that each side sees the other's end
+                request = {"entry": entry, "checks": [test.check for test in tests], "stop": stop}
+                patient = replace(shared, cpu_s=2 * shared.cpu_s + 10)
+                judged = judge.run(
+                    patient, program="check.code", source="check.py", stdin=json.dumps(request).encode(), handles=[reply_read, ask_write]
+                )
+            except threading.BrokenBarrierError:
+                judged = None
+            finally:
+                ready.abort()
+        thread.join()
+    [solved] = outcome
+    if isinstance(solved, Exception):
+        raise SandboxError(f"the solution's sandbox broke: {solved}") from solved
+    return _checked(solved, judged, len(tests))
+
+
+def _close(ends: list[int]) -> None:
+    while ends:
+        os.close(ends.pop())
+
+
+def _checked(solved: RunResult, judged: RunResult | None, count: int) -> list[Called]:
+    if judged is None:
+        raise SandboxError("the checks did not run")
+    if judged.status is RunStatus.RUNTIME_ERROR:
+        raise SandboxError(f"a check of the problem is broken: {judged.stderr.decode(errors='replace').strip()[-300:]}")
+    faults: list[Any] = json.loads(judged.stdout) if judged.ok else [f"its results took the check beyond a limit: {judged.detail}"]
+    calm = replace(solved, status=RunStatus.OK, detail="")
+    called = [Called(calm, fault or "") for fault in faults]
+    if faults[-1] is not None and not solved.ok:  # it ended under the last check
+        called[-1] = Called(solved, faults[-1])
+    return called[:count]
+
+
+def _short(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python turns into text
+        return "a number of thousands of digits"
+    return text if len(text) <= 80 else text[:80] + "..."

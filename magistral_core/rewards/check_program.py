@@ -1,0 +1,133 @@
+"""Runs a problem's own checks (the `assert` lines of HumanEval and MBPP) in a sandbox beside the solution's. Standard library only.
+
+The solution is not in this process. Its names are proxies here, whose calls go through descriptors 3 and 4 to the process that has it; what
+comes back is a plain value, or a proxy again. So the solution sees the arguments and never the expected results, and no `__eq__` of its own
+is asked.
+
+Standard input: `{"entry": name, "checks": [code], "stop": bool}`; standard output: one JSON list with null or what failed, a check each.
+"""
+
+import ast
+import builtins
+import json
+import os
+import sys
+from typing import Any
+
+from magistral_core.rewards.plain import decode, encode
+
+#: A longer answer is no result that a check expects.
+_LONGEST_ANSWER = 16 << 20
+
+
+class SolutionError(Exception):
+    """The solution raised, ended or answered nonsense."""
+
+
+class Remote:
+    """A function, class or object of the solution."""
+
+    def __init__(self, link: "Link", ref: int) -> None:
+        object.__setattr__(self, "_link", link)
+        object.__setattr__(self, "_ref", ref)
+
+    def __call__(self, *positional: Any, **named: Any) -> Any:
+        return self._link.ask(do="call", ref=self._ref, arguments=pack(list(positional)), named=pack(named))
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self._link.ask(do="get", ref=self._ref, name=name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._link.ask(do="set", ref=self._ref, name=name, value=pack(value))
+
+
+def pack(value: Any) -> Any:
+    """Arguments as JSON, proxies by their number."""
+    if isinstance(value, Remote):
+        return {"t": "ref", "v": value._ref}
+    if isinstance(value, list):
+        return [pack(item) for item in value]
+    if isinstance(value, tuple):
+        return {"t": "tuple", "v": [pack(item) for item in value]}
+    if isinstance(value, dict):
+        return {"t": "dict", "v": [[pack(key), pack(item)] for key, item in value.items()]}
+    return encode(value)
+
+
+class _Refs:
+    """Numbers of the solution's objects to proxies."""
+
+    def __init__(self, link: "Link") -> None:
+        self._link = link
+
+    def __getitem__(self, ref: int) -> Remote:
+        return Remote(self._link, int(ref))
+
+
+class Link:
+    """The two pipes to the solution's process."""
+
+    def __init__(self) -> None:
+        self._replies, self._requests = os.fdopen(3, encoding="utf-8", errors="replace"), os.fdopen(4, "w", encoding="utf-8")
+
+    def ask(self, **request: Any) -> Any:
+        try:
+            self._requests.write(json.dumps(request) + "\n")
+            self._requests.flush()
+            line = self._replies.readline(_LONGEST_ANSWER)
+            reply = json.loads(line) if line.endswith("\n") else None
+            if not isinstance(reply, dict):
+                raise SolutionError("it ended, or answered too much" if reply is None else "it answered nonsense")
+            if "value" in reply:
+                return decode(reply["value"], _Refs(self))
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+            raise SolutionError(f"no answer ({type(error).__name__})") from error
+        raise SolutionError(str(reply.get("error"))[:300])
+
+
+def free_names(code: str) -> set[str]:
+    """Names that a check uses and does not make itself."""
+    used: set[str] = set()
+    made = set(dir(builtins))
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Name):
+            (used if isinstance(node.ctx, ast.Load) else made).add(node.id)
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            made.add(node.name)
+        elif isinstance(node, ast.arg):
+            made.add(node.arg)
+        elif isinstance(node, ast.alias):
+            made.add((node.asname or node.name).partition(".")[0])
+    return used - made
+
+
+def main() -> None:
+    request, link = json.load(sys.stdin), Link()
+    results: list[str | None] = []
+    for code in request["checks"]:
+        fault = None
+        try:
+            names: dict[str, Any] = {"__name__": "check"}
+            if request["entry"]:
+                names["candidate"] = link.ask(do="name", name=request["entry"])
+            for name in free_names(code) - names.keys():
+                names[name] = link.ask(do="name", name=name)
+            exec(compile(code, "<check>", "exec"), names)
+        except AssertionError as error:
+            fault = f"assertion failed {error}".strip()[:300]
+        except SolutionError as error:
+            fault = f"the solution failed: {error}"
+        except SyntaxError:
+            raise  # the check itself is broken, which is no verdict
+        except Exception as error:  # a result of a kind that the check did not expect
+            fault = f"{type(error).__name__}: {error}"[:300]
+        results.append(fault)
+        if fault is not None and request["stop"]:
+            break
+    json.dump(results, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,264 @@
+"""Judging code: programs and functions, right and wrong, honest and not. In a real sandbox, of whichever kind this machine has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from magistral_core.config.schema import CodeSettings, PromptSettings, RewardSettings
+from magistral_core.errors import InputError
+from magistral_core.records import Checker, Problem, ProblemKind, ScoreStatus, TestCase
+from magistral_core.rewards import Verifier, check_supported
+from magistral_core.rewards.code import CodeJudge, CodeVerdict, draw_tests
+from magistral_core.sandbox import MIB, Language, Limits, Program, Sandbox, SandboxError
+
+SUM = Problem("sum", "Add.", kind=ProblemKind.CODE, tests=tuple(TestCase(f"{n} {n}\n", f"{2 * n}\n") for n in range(30)))
+ADD = Problem("add", "Add.", kind=ProblemKind.CODE, entry_point="add", tests=(TestCase("[1, 2]", "3"), TestCase("4\n5", "9")))
+CHECKED = Problem(
+    "checked",
+    "Add.",
+    kind=ProblemKind.CODE,
+    entry_point="add",
+    tests=(TestCase(check="def check(candidate):\n    assert candidate(1, 2) == 3\n    assert candidate(4, 5) == 9\ncheck(candidate)"),),
+)
+LISTED = Problem("listed", "Add.", kind=ProblemKind.CODE, tests=tuple(TestCase(check=f"assert add({n}, 1) == {n + 1}") for n in range(3)))
+RIGHT = "a, b = map(int, input().split())\nprint(a + b)\n"
+RIGHT_ADD = "def add(a, b):\n    print('noise')\n    return a + b\n"
+RIGHT_CPP = "#include <bits/stdc++.h>\nint main() { int a, b; std::cin >> a >> b; std::cout << a + b; }\n"
+
+
+@pytest.fixture(scope="module")
+def judge() -> Iterator[CodeJudge]:
+    judge = CodeJudge(CodeSettings())
+    try:
+        judge.prepare()
+    except SandboxError as error:
+        pytest.skip(f"no sandbox here: {error}")
+    return judge
+
+
+def fenced(source: str, language: str = "python") -> str:
+    return f"Here:\n```{language}\n{source}\n```\nand ```python\nignored\n```"
+
+
+def verdict(judge: CodeJudge, problem: Problem, source: str, language: str = "python") -> CodeVerdict:
+    return judge.judge_answer(problem, fenced(source, language), "0")
+
+
+@pytest.mark.parametrize(
+    ("problem", "source", "language"),
+    [
+        (SUM, RIGHT, "python"),
+        (SUM, RIGHT, "py"),
+        (SUM, RIGHT_CPP, "cpp"),
+        (ADD, RIGHT_ADD, "python"),
+        (ADD, "class Solution:\n    def add(self, a, b):\n        return a + b", "python"),
+        (CHECKED, RIGHT_ADD, "python"),
+        (LISTED, RIGHT_ADD, "python"),
+    ],
+)
+def test_right_ones_are_correct(judge: CodeJudge, problem: Problem, source: str, language: str) -> None:
+    found = verdict(judge, problem, source, language)
+    assert found.correct, found
+    assert found.passed == found.total == min(20, len(problem.tests))
+    assert found.score_status is ScoreStatus.CORRECT
+    assert found.seconds > 0
+
+
+@pytest.mark.parametrize(
+    ("problem", "source", "status"),
+    [
+        (SUM, "print(0)", "wrong"),
+        (SUM, "", "wrong"),
+        (SUM, "import os\nos._exit(0)", "wrong"),
+        (SUM, RIGHT + "raise SystemExit(1)", "runtime_error"),
+        (SUM, "while True: pass", "timeout"),
+        (SUM, "x = bytearray(400 << 20)", "memory"),
+        (SUM, "def f(:", "compile_error"),
+        (ADD, "def add(a, b): return a", "wrong"),
+        (ADD, "def other(a, b): return a + b", "runtime_error"),
+        (ADD, "def add(a): return a", "wrong"),
+        (CHECKED, "def add(a, b): return a", "wrong"),
+        (CHECKED, "def add(a, b): return object()", "wrong"),
+        (CHECKED, "def add(a, b): raise KeyError", "wrong"),
+        (CHECKED, "def add(a, b): exit()", "wrong"),
+        (CHECKED, "import os\ndef add(a, b): os._exit(0)", "wrong"),
+        (CHECKED, "", "wrong"),
+        (LISTED, "def add(a, b): return a * 2", "wrong"),
+    ],
+)
+def test_wrong_ones_are_not(judge: CodeJudge, problem: Problem, source: str, status: str) -> None:
+    quick = CodeJudge(CodeSettings(time_limit_s=1.0), retries=0)
+    found = verdict(quick, problem, source)
+    assert found.status == status, found
+    assert not found.correct
+    assert found.detail
+
+
+CHEATS = {
+    "equal to everything": "class E:\n    def __eq__(self, other): return True\n    def __bool__(self): return True\n{}",
+    "an int that equals everything": "class E(int):\n    def __eq__(self, other): return True\n    def __ne__(self, other): return False\n{}",
+    "patched json": "import json\njson.dump = json.dumps = lambda *a, **k: 'true'\nE = int\n{}",
+    "patched builtins": "import builtins\nbuiltins.AssertionError = type('A', (BaseException,), {{}})\nbuiltins.open = None\nE = int\n{}",
+    "answers on every descriptor": (
+        "import os\nfor n in range(1, 64):\n    try: os.write(n, b'{{\"value\": true}}\\n' * 50)\n    except OSError: pass\nE = int\n{}"
+    ),
+    "walking frames": (
+        "import sys, gc\ndef find():\n    frame = sys._getframe()\n    while frame:\n        for value in list(frame.f_locals.values()) + list(frame.f_globals.values()):\n"
+        "            if isinstance(value, dict) and 'output' in value: return value['output']\n        frame = frame.f_back\n    return 0\nE = find\n{}"
+    ),
+    "exit code zero": "import atexit, os\natexit.register(lambda: os._exit(0))\nE = int\n{}",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHEATS)
+@pytest.mark.parametrize("problem", [ADD, CHECKED, LISTED], ids=lambda problem: problem.id)
+def test_a_verdict_cannot_be_faked(judge: CodeJudge, problem: Problem, name: str) -> None:
+    found = verdict(judge, problem, CHEATS[name].format("def add(*numbers): return E()\n"))
+    assert not found.correct, found
+
+
+@pytest.mark.parametrize("name", [name for name in CHEATS if "equal" not in name])
+def test_an_output_cannot_be_faked(judge: CodeJudge, name: str) -> None:
+    assert not verdict(judge, SUM, CHEATS[name].format("print(E())")).correct
+
+
+def test_the_expected_output_is_nowhere_inside(judge: CodeJudge) -> None:
+    mark = "a-mark-of-the-expected-output"
+    source = (
+        "import gc, os\nfound = [repr(o) for o in gc.get_objects()]\nfor folder, _, files in os.walk('/'):\n    for f in files:\n        try:\n"
+        "            if os.path.getsize(folder + '/' + f) < 99999 and not folder.startswith('/usr'): found.append(open(folder + '/' + f, errors='replace').read())\n"
+        "        except OSError: pass\ntext = ' '.join(found)\nprint('found' if 'mark-of-the-' 'expected' in text.replace(repr('mark-of-the-' 'expected'), '') else 'nowhere')"
+    )
+    problem = Problem("m", "q", kind=ProblemKind.CODE, tests=(TestCase("", mark), TestCase("", mark)))
+    found = judge.judge(problem, Program.single(Language.PYTHON, source), problem.tests, Limits(10, 500 * MIB), Limits(), stop=False)
+    assert [test.detail for test in found.tests] == [f"token 1: expected {mark!r}, found 'nowhere'"] * 2
+
+
+def test_the_same_tests_for_a_group_and_others_for_the_next() -> None:
+    drawn = {seed: draw_tests(SUM, 20, seed) for seed in ("1", "2", "1 ")}
+    assert draw_tests(SUM, 20, "1") == drawn["1"] != drawn["2"]
+    assert len(set(drawn["1"])) == 20 and set(drawn["1"]) <= set(SUM.tests)
+    assert draw_tests(ADD, 20, "1") == ADD.tests
+
+
+def test_training_stops_at_the_first_failure(judge: CodeJudge) -> None:
+    found = verdict(judge, SUM, "n = int(input().split()[0])\nprint(2 * n if n < 3 else 0)")
+    assert found.status == "wrong"
+    assert [test.status for test in found.tests].count("wrong") == 1 and found.tests[-1].status == "wrong"
+
+
+@pytest.mark.parametrize(("language", "detail"), [("java", "neither Python nor C++"), ("cpp", "takes Python only")])
+def test_languages(judge: CodeJudge, language: str, detail: str) -> None:
+    found = verdict(judge, ADD, "x", language)
+    assert found.status == "compile_error" and detail in found.detail
+
+
+VALIDATOR = """
+import sys
+inp, ans, feedback = sys.argv[1:4]
+open(feedback + "judgemessage.txt", "w").write("hello")
+text = sys.stdin.read().split()
+if text == ["crash"]: raise KeyError
+if text == ["odd"]: sys.exit(0)
+right = sorted(text) == sorted(open(ans).read().split()) and "strict" in sys.argv[4:]
+sys.exit(42 if right else 43)
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "status"), [("print(2, 1)", "correct"), ("print(3)", "wrong"), ("print('crash')", None), ("print('odd')", None)]
+)
+def test_validators(judge: CodeJudge, source: str, status: str | None) -> None:
+    checker = Checker(("strict",), {"validate.py": VALIDATOR.encode()}, "validate.py")
+    problem = Problem("v", "q", kind=ProblemKind.CODE, tests=(TestCase("in", "1 2"),), checker=checker)
+    if status is None:
+        with pytest.raises(SandboxError, match="the output validator broke"):
+            verdict(judge, problem, source)
+    else:
+        assert verdict(judge, problem, source).status == status
+
+
+def test_a_validator_that_does_not_compile_is_no_verdict(judge: CodeJudge) -> None:
+    problem = Problem("v", "q", kind=ProblemKind.CODE, tests=(TestCase("", "1"),), checker=Checker((), {"v.cc": b"int main() { no }"}))
+    with pytest.raises(SandboxError, match="does not compile"):
+        verdict(judge, problem, "print(1)")
+
+
+def test_a_broken_check_is_no_verdict(judge: CodeJudge) -> None:
+    problem = Problem("b", "q", kind=ProblemKind.CODE, tests=(TestCase(check="assert add(1, 2 =="),))
+    with pytest.raises(SandboxError, match="check of the problem is broken"):
+        verdict(judge, problem, RIGHT_ADD)
+
+
+def test_a_broken_sandbox_is_tried_again_then_no_verdict(judge: CodeJudge, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = []
+    opened = Sandbox.open
+
+    def flaky(self: Sandbox, handles: Any = (), preload: Any = ()) -> Any:
+        tries.append(1)
+        box = opened(self, handles, preload)
+        if len(tries) <= broken:
+            box._process.kill()
+        return box
+
+    monkeypatch.setattr(Sandbox, "open", flaky)
+    broken = 1
+    assert verdict(judge, SUM, RIGHT).correct
+    broken = 99
+    with pytest.raises(SandboxError):
+        verdict(judge, SUM, RIGHT)
+    assert len(tries) == 4
+
+
+def scored(settings: RewardSettings, group: Any) -> Any:
+    with Verifier(settings, PromptSettings()) as verifier:
+        return verifier.score(group).scores
+
+
+def test_rewards_of_a_group(judge: CodeJudge, group_of: Any) -> None:
+    half = "n = int(input().split()[0])\nprint(2 * n if n % 2 else -1)"
+    texts = [f"<think>x</think>{fenced(source)}" for source in (RIGHT, half, "print(")] + ["<think>x</think>no code"]
+    settings = RewardSettings(language=0.0)
+    binary = scored(settings, group_of(SUM, *texts))
+    assert [score.reward for score in binary] == [1.0, 0.1, 0.1, 0.0]
+    assert [score.status for score in binary] == [ScoreStatus.CORRECT, ScoreStatus.WRONG, ScoreStatus.UNPARSABLE, ScoreStatus.BAD_FORMAT]
+    share = scored(settings.model_copy(update={"code": CodeSettings(proportional=True)}), group_of(SUM, *texts))
+    assert share[0].reward == 1.0 and 0.1 < share[1].reward < 1.0 and share[2].reward == 0.1
+    passed = sum(int(test.input.split()[0]) % 2 for test in draw_tests(SUM, 20, "0"))
+    assert share[1].parts["correct"] == pytest.approx(0.9 * passed / 20)
+
+
+def test_no_verdict_masks_the_completion(judge: CodeJudge, group_of: Any) -> None:
+    problem = Problem("b", "q", kind=ProblemKind.CODE, tests=(TestCase(check="assert add(1, 2 =="),))
+    [score] = scored(RewardSettings(language=0.0), group_of(problem, f"<think>x</think>{fenced(RIGHT_ADD)}"))
+    assert (score.status, score.reward, score.graded) == (ScoreStatus.ERROR, 0.0, False)
+
+
+def test_without_a_sandbox_code_rewards_refuse_to_start(monkeypatch: pytest.MonkeyPatch, group_of: Any, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # no bwrap, no setpriv
+    monkeypatch.setattr("magistral_core.sandbox.canary._chosen", {})
+    verifier = Verifier(RewardSettings(language=0.0, code=CodeSettings(sandbox="bubblewrap")), PromptSettings())
+    for refuse in (lambda: verifier.check_supported([SUM]), lambda: verifier.score(group_of(SUM, "x"))):
+        with pytest.raises(SandboxError, match="no untrusted code is run") as error:
+            refuse()
+        assert error.value.exit_code == 3
+    verifier.check_supported([Problem("m", "q", "1")])
+
+
+def test_unusable_problems_are_refused() -> None:
+    mixed = Problem("x", "q", kind=ProblemKind.CODE, tests=(TestCase("1", "1"), TestCase(check="assert f()")), source="code.jsonl:3")
+    flags = Problem(
+        "x", "q", kind=ProblemKind.CODE, tests=(TestCase("1", "1"),), checker=Checker(("float_tolerance",)), source="code.jsonl:4"
+    )
+    empty = Problem("x", "q", kind=ProblemKind.CODE, source="code.jsonl:5")
+    for problem, words in (
+        (mixed, "code.jsonl:3: some tests are checks"),
+        (flags, "code.jsonl:4: validator_flags"),
+        (empty, "code.jsonl:5"),
+    ):
+        with pytest.raises(InputError, match=words):
+            check_supported([problem])
