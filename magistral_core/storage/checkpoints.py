@@ -123,7 +123,9 @@ class CheckpointStore:
 
         if any(path.relative_to(folder).as_posix() == MANIFEST for path in paths):
             raise InputError(f"{folder / MANIFEST}: a checkpoint's own file cannot have this name")
-        files = tuple(_in_parallel(upload, paths))
+        # The largest begin first, so that none is left alone at the end.
+        by_size = sorted(paths, key=lambda path: path.stat().st_size, reverse=True)
+        files = tuple(sorted(_in_parallel(upload, by_size), key=lambda file: file.path))
         manifest = Manifest(
             run_id=self.run_id,
             step=step,
