@@ -1,7 +1,7 @@
 """A cluster that need not exist: how busy its roles would be under each schedule, and how many generators its trainers need.
 
-Describe your own with `--set`, in seconds and tokens: docs/simulator.md explains every figure and what the model leaves out. Admission, ledger,
-filters and collation are those of real runs; see `magistral_core.pipeline.simulator`.
+Describe your own with `--set`, in seconds and tokens: docs/simulator.md explains every figure and what the model leaves out. Admission,
+ledger, filters and collation are those of real runs; see `magistral_core.pipeline.simulator`.
 """
 
 from __future__ import annotations
