@@ -161,8 +161,9 @@ def recipe(size: str, lengths: Lengths, **changes: Mapping[str, Any]) -> dict[st
             "n_async": 2 * n,
             "n_batch": n,
             "n_minibatch": n,
-            "queue": n,
-            "max_open": 4 * n,
+            "queue": 2 * n,
+            # Where lengths are skewed, most of what is open are finished completions whose group still waits for its longest.
+            "max_open": 12 * n,
         },
         "training": {
             "max_steps": 1_000_000,
