@@ -40,7 +40,7 @@ def load_problems(settings: ProblemSettings, seed: int = 0) -> list[Problem]:
         raise RuntimeError("the tiny world registers itself: import magistral_core.tiny before loading problems.path=tiny")
     problems: list[Problem] = []
     places: dict[str, str] = {}
-    for row in _rows(settings):
+    for row in source_rows(path, settings.split):
         problem = parse_problem(row, settings.fields)
         first = places.setdefault(problem.id, row.place)
         if first != row.place:
@@ -52,17 +52,17 @@ def load_problems(settings: ProblemSettings, seed: int = 0) -> list[Problem]:
     return problems
 
 
-def _rows(settings: ProblemSettings) -> Iterator[Row]:
-    path = settings.path
+def source_rows(path: str, split: str = "train") -> Iterator[Row]:
+    """Rows of a file, a folder, `s3://...` or `hf:NAME` (there of a split), lazily and in order. Raises as `load_problems` does."""
     if path.startswith("hf:"):
-        return _hub(path, settings.split)
+        return _hub(path, split)
     if path.startswith("s3://"):
         return _objects(path)
     local = Path(path).expanduser()
     if not local.is_dir():
         return read_rows(local, path)
     if (local / "dataset_dict.json").exists() or (local / "state.json").exists():
-        return _saved_dataset(local, settings.split)
+        return _saved_dataset(local, split)
     return (row for file in problem_files(local) for row in read_rows(file))
 
 
