@@ -77,9 +77,7 @@ def override(data: Mapping[str, Any], overrides: Sequence[str] | Mapping[str, An
     return _override(Recipe, data, overrides, source)
 
 
-def _override(
-    schema: type[_Schema], data: Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any], source: str
-) -> _Schema:
+def _override(schema: type[_Schema], data: Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any], source: str) -> _Schema:
     changed = copy.deepcopy(dict(data))
     pairs = overrides.items() if isinstance(overrides, Mapping) else map(parse_override, overrides)
     for dotted, value in pairs:

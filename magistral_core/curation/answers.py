@@ -7,6 +7,7 @@ import re
 from magistral_core.curation.draft import Draft
 from magistral_core.curation.reasons import Reason
 from magistral_core.curation.statements import Finding
+from magistral_core.rewards.math import MAX_CHARS
 
 _NOTHING = re.compile(
     r"(?:none|n/?a|null|nan|unknown|tbd|-+|\?+|no (?:answer|solution given)|see (?:the )?(?:solution|explanation|above|below)|omitted|"
@@ -14,6 +15,8 @@ _NOTHING = re.compile(
     re.IGNORECASE,
 )
 _LABELLED = re.compile(r"(?:^|[\s;,])\(?(?:a|i|1)[).:]\s*\S.*[\s;,]\(?(?:b|ii|2)[).:]\s*\S", re.IGNORECASE | re.DOTALL)
+#: Words of a worked solution's last line that is taken as the result; more is a sentence.
+_SOLUTION_WORDS = 2
 _BOX = re.compile(r"\\boxed\s*\{")
 _FORMULA = re.compile(r"\$[^$]*\$|\\\([^)]*\\\)|\\\[.*?\\\]", re.DOTALL)
 _TEXT = re.compile(r"\\(?:text|textbf|mbox|mathrm)\s*\{([^{}]*)\}")
@@ -21,7 +24,8 @@ _COMMAND = re.compile(r"\\[a-zA-Z]+")
 _WORD = re.compile(r"[^\W\d_]{2,}")
 #: A sentence around one formula: "The limit equals $-1$."
 _SENTENCE_WITH_RESULT = re.compile(
-    r"[^$]*\b(?:is|are|equals?|be|value|answer|evaluates to)\s+(?:exactly\s+|precisely\s+)?\$([^$]+)\$\s*\.?\s*", re.IGNORECASE
+    r"[^$]*\b(?:is|are|equals?|be|value|answer|(?:evaluates|converges|tends|equal) to)\s+(?:exactly\s+|precisely\s+)?\$([^$]+)\$\s*\.?\s*",
+    re.IGNORECASE,
 )
 _YES_NO = re.compile(r"(?:\\text\s*\{)?\s*(?:yes|no|true|false)\s*\.?\}?", re.IGNORECASE)
 
@@ -36,13 +40,15 @@ def final_answer(draft: Draft, max_words: int) -> tuple[str, Finding | None]:
     answer = draft.answer.strip()
     if not answer or _NOTHING.fullmatch(answer):
         return "", Finding(Reason.NO_ANSWER, answer or "no answer")
+    if len(answer) > MAX_CHARS:
+        return answer, Finding(Reason.PROSE_ANSWER, f"{len(answer)} characters")
     if isinstance(draft.raw_answer, str) and not draft.from_solution and len(_BOX.findall(answer)) > 1 and "\n" not in answer:
         return answer, Finding(Reason.SEVERAL_ANSWERS, answer[:80])
     if draft.from_solution and (found := _SENTENCE_WITH_RESULT.fullmatch(answer)):
         answer = found.group(1).strip()
     if _LABELLED.search(answer):
         return answer, Finding(Reason.SEVERAL_ANSWERS, answer[:80])
-    if word_count(answer) > max_words:
+    if word_count(answer) > (min(max_words, _SOLUTION_WORDS) if draft.from_solution else max_words):
         return answer, Finding(Reason.PROSE_ANSWER, answer[:80])
     return answer, None
 

@@ -1,9 +1,9 @@
 """Multiple choice: find the options, resolve the right one, and say the problem again without them. Pure.
 
-    options in a field, or (A) ... (B) ... inside the statement
-      -> the right one, by its letter, its number or its content
-      -> a statement that stands alone: the option's content becomes the answer
-      -> a statement that lives by its options ("which of the following"): rules cannot rewrite it
+options in a field, or (A) ... (B) ... inside the statement
+-> the right one, by its letter, its number or its content
+-> a statement that stands alone: the option's content becomes the answer
+-> a statement that lives by its options ("which of the following"): rules cannot rewrite it
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ _LETTER = re.compile(r"(?:\\text\s*\{|\\textbf\s*\{|\$)*\s*\(?\s*([A-Ja-j])\s*[)
 _BRACKETED_LETTER = re.compile(r"(?:\\text\s*\{|\$)*\s*\(\s*([A-Ja-j])\s*\)\s*[}$]*\.?")
 #: `(A)`, `\textbf{(A)}`, `A)`, and `A.` at the start of a line.
 _INLINE = re.compile(
-    r"(?:\$?\\(?:textbf|text|mathrm|bf)\s*\{?\s*)?(?:\(\s*([A-Ja-j])\s*\)|(?:(?<=\s)|^)([A-Ja-j])\)|(?:(?<=\n)|^)([A-J])[.:](?=\s))[:\s]*\}?(?:\\[ ~])?",
+    r"(?:\$?\\(?:textbf|text|mathrm|bf)\s*\{?\s*)?(?:\(\s*([A-Ja-j])\s*\)|(?:(?<=\s)|^)([A-Ja-j])\)|(?:(?<=\n)|^)([A-J])[.:](?=\s))"
+    r"[:\s]*\}?(?:\\[ ~])?",
     re.MULTILINE,
 )
 #: What stands behind the options and belongs to none of them.
@@ -40,10 +41,11 @@ _AMONG = re.compile(
     r"\bwhich\b[^.?]{0,60}\b(?:following|these|those|options?|choices?|statements?|below|answers?)\b"
     r"|\b(?:of|among|from)\s+(?:the|these)\s+(?:following|options|choices|events|statements)\b"
     r"|\bone\s+of\s+the\s+following\b|\bthe\s+following\s+(?:\w+\s+)?(?:is|are|can|could|must|has|have|does|do)\b"
-    r"|\b(?:statements?|options?|choices?|expressions?|conclusions?|equations? below|sentences?)\b[^.?]*\b(?:true|false|correct|incorrect|wrong|right)\b"
-    r"|\b(?:closest|nearest)\s+to\b|\bbest\s+(?:estimate|describes?|approximat)|\bapproximately\b[^.?]*\bwhich\b"
-    r"|\bexcept\b|\b(?:impossible|certain|not possible)\b[^.?]*(?:\?|\bis\b|are)"
-    r"|\bI\s*\.\s.*\bII\s*\.\s",
+    r"|\b(?:statements?|options?|choices?|expressions?|conclusions?|equations? below|sentences?)\b[^.?]{0,100}"
+    r"\b(?:true|false|correct|incorrect|wrong|right)\b"
+    r"|\b(?:closest|nearest)\s+to\b|\bbest\s+(?:estimate|describes?|approximat)|\bapproximately\b[^.?]{0,100}\bwhich\b"
+    r"|\bexcept\b|\b(?:impossible|not possible)\b|\bcertain\s+(?:one|event)"
+    r"|\bI\s*\.\s.{1,500}?\bII\s*\.\s",
     re.IGNORECASE | re.DOTALL,
 )
 _POSSIBLE = re.compile(r"\b(?:can|could|may|might|must|cannot|can't|necessarily)\b(?:\s+\w+){0,3}?\s+be\b|\bpossible\b", re.IGNORECASE)
@@ -53,15 +55,45 @@ _DETERMINED = re.compile(
     re.IGNORECASE,
 )
 _WHICH = re.compile(r"\bwhich\b(?:\s+(?:one|of|is|are|the))*\s*(\w*)", re.IGNORECASE)
+#: A sentence to be completed in many ways: "48 is not a multiple of", "12 is divisible by", "Given that, then".
+_MANY_ENDINGS = re.compile(
+    r"\b(?:not|never|no)\b|\ba\s+(?:multiple|factor|divisor|solution|root)\s+of\b|\bdivisible\s+by\b|\bthen\W*$", re.IGNORECASE
+)
+_STATEMENT = re.compile(r"\b(?:is|are|was|can|has|have|will|does|do|must|because|if)\b", re.IGNORECASE)
 #: A relative clause ("the day on which he came", "a number, which is even") asks nothing.
 _RELATIVE = re.compile(r"(?:,|\b(?:in|on|at|of|for|by|to|from|with|through|during|under|after|during|into|upon))\s*$", re.IGNORECASE)
 #: Things of which everybody knows what there are.
 _CLOSED = frozenset(
-    "day days month months year years season quadrant quadrants digit digits letter hour time number page term place position floor row column direction".split()
+    [
+        "day",
+        "days",
+        "month",
+        "months",
+        "year",
+        "years",
+        "season",
+        "quadrant",
+        "quadrants",
+        "digit",
+        "digits",
+        "letter",
+        "hour",
+        "time",
+        "number",
+        "page",
+        "term",
+        "place",
+        "position",
+        "floor",
+        "row",
+        "column",
+        "direction",
+    ]
 )
 _REFERS = re.compile(
     r"\b(?:none|all|both|neither|any|some)\s+of\b|\b(?:cannot|can't|can not|could not)\s+be\s+(?:determined|known)|\bnot enough\b"
-    r"|\b(?:undetermined|indeterminate|other|none|all|never|always|don.?t know)\b|\b(?:above|these|options?)\b|\bI{1,3}\b(?:\s+only|\s+and|,|$)",
+    r"|\b(?:undetermined|indeterminate|other|none|all|never|always|don.?t know)\b|\b(?:above|these|options?)\b"
+    r"|\bI{1,3}\b(?:\s+only|\s+and|,|$)",
     re.IGNORECASE,
 )
 
@@ -115,19 +147,22 @@ def rewrite(choice: Choice) -> tuple[str, str] | str:
     stem, answer = choice.stem.strip(), choice.answer
     if _REFERS.search(answer):
         return f"the right option speaks of other options: {answer[:60]}"
-    if word_count(answer) > _MAX_OPTION_WORDS:
+    if word_count(answer) > _MAX_OPTION_WORDS or _STATEMENT.search(answer):
         return f"the right option is a statement: {answer[:60]}"
     if found := _AMONG.search(stem):
         return f"asks about its options: {' '.join(found.group().split())[:60]}"
-    last = re.split(r"(?<=[.?!])\s+", stem)[-1]
-    if (found := _POSSIBLE.search(last)) and not _DETERMINED.search(last):
-        return f"several answers are possible: {found.group()}"
-    for found in _WHICH.finditer(stem):
-        relative = _RELATIVE.search(stem[: found.start()]) is not None
-        if not relative and found.group(1).lower() not in _CLOSED and not _contains(stem, answer):
-            return f"asks about its options: {found.group()}"
+    sentences = re.split(r"(?<=[.?!])\s+", stem)
+    for asking in [sentence for sentence in sentences if "?" in sentence] or sentences[-1:]:
+        if (found := _POSSIBLE.search(asking)) and not _DETERMINED.search(asking):
+            return f"several answers are possible: {found.group()}"
+        for found in _WHICH.finditer(asking):
+            relative = _RELATIVE.search(asking[: found.start()]) is not None
+            if not relative and found.group(1).lower() not in _CLOSED and not _contains(stem, answer):
+                return f"asks about its options: {found.group()}"
+    if ends_open(stem) and (found := _MANY_ENDINGS.search(sentences[-1])):
+        return f"may end in several ways: {found.group()}"
     if ends_open(stem):
-        stem = re.sub(r"[\s.．~]+$", "", stem) + " ____."
+        stem = stem.rstrip(" \n\t.．~") + " ____."
     return stem, answer
 
 

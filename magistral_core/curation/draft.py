@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -31,6 +32,9 @@ _CHOSEN = ("correct", "answer_value", "answerkey", "label")
 _OPTIONS = (*CHOICES, "answer_option_list")
 #: Fields that say that a picture belongs to the problem, when they hold anything.
 _PICTURES = ("picture", "image", "images", "figure", "diagram", "image_path")
+
+#: JSON can name half a character, which no file can hold.
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +106,7 @@ def _text(value: Any, row: Row) -> str:
     if isinstance(value, Mapping):
         return ""
     try:
-        return answer_text(value, row.place)
+        return _LONE_SURROGATE.sub("\ufffd", answer_text(value, row.place))
     except InputError:
         return ""
 
@@ -111,6 +115,6 @@ def _question(value: Any, row: Row) -> str:
     if value is None:
         return ""
     try:
-        return question_text(value, row.place)
+        return _LONE_SURROGATE.sub("\ufffd", question_text(value, row.place))
     except InputError:
         return ""

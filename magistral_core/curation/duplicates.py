@@ -43,11 +43,11 @@ class Deduplicator:
 
     def add(self, tokens: Sequence[str], answer: str) -> None:
         """One statement as tokens, and its canonical answer."""
-        digest = xxhash.xxh3_128_intdigest(" ".join(tokens))
+        digest = xxhash.xxh3_128_intdigest(" ".join(tokens).encode())
         self._digests.append((digest >> 64, digest & 0xFFFFFFFFFFFFFFFF))
         if self._settings.near:
             key = (*numbers(tokens), "=", answer if self._settings.same_answer else "")
-            self._guards.append(xxhash.xxh3_64_intdigest("\0".join(key)))
+            self._guards.append(xxhash.xxh3_64_intdigest("\0".join(key).encode()))
             self._waiting.append(shingle_hashes(tokens, self._settings.shingle))
         if len(self._digests) == _BLOCK:
             self._flush()

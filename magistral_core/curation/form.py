@@ -69,7 +69,7 @@ def _check_choice(choice: Choice, draft: Draft, settings: FormatSettings) -> Pas
         return found
     plain = rewrite(choice)
     if isinstance(plain, str):
-        return Finding(Reason.MULTIPLE_CHOICE, plain)
+        return Finding(Reason.MULTIPLE_CHOICE, plain, choice.options, choice.answer)
     question, answer = plain
     if is_yes_no(answer) and settings.yes_no == "reject":
         return Finding(Reason.YES_NO, answer)

@@ -80,4 +80,4 @@ def similarity(first: np.ndarray, second: np.ndarray) -> float:
 
 @functools.lru_cache(maxsize=2**18)
 def _token_hash(token: str) -> int:
-    return xxhash.xxh3_64_intdigest(token)
+    return xxhash.xxh3_64_intdigest(token.encode())

@@ -11,25 +11,35 @@ from dataclasses import dataclass
 
 from magistral_core.curation.reasons import Reason
 
-_DRAWN = re.compile(r"\[asy\]|\\begin\{(?:tikzpicture|asy|picture|tabular|array|matrix|[pbv]matrix|align\*?)\}|\|.*\|.*\n.*\|", re.DOTALL)
-_IMAGE = re.compile(r"!\[[^\]]*\]\(|<img\b|\\includegraphics|\[(?:image|figure|diagram|picture)[^\]]{0,30}\]", re.IGNORECASE)
-_PICTURE = r"(?:figures?|fig\.|diagrams?|pictures?|images?|illustrations?|drawings?|sketch|photos?|photographs?)"
-_CHART = r"(?:graphs?|charts?|tables?|grid|maps?|number line|spinner|bar graph|histogram|pictograph|venn diagram)"
+_DRAWN = re.compile(
+    r"\[asy\]|\\begin\{(?:tikzpicture|asy|picture|tabular|array|matrix|[pbv]matrix|align\*?)\}|^\s*\|.*\|\s*$", re.MULTILINE
+)
+_IMAGE = re.compile(
+    r"!\[[^\]]{0,200}\]\(|<img\b|\\includegraphics|\[(?:insert\s+)?(?:image|figure|fig|diagram|pict?)\w*[^\]]{0,30}\]"
+    r"|\binsert (?:a )?(?:pic|image|figure)",
+    re.IGNORECASE,
+)
+_FIGURE = r"(?:figures?|fig\.|diagrams?|illustrations?|sketch)"
+_PICTURE = r"(?:figures?|fig\.|diagrams?|illustrations?|sketch|pictures?|images?|drawings?|photos?|photographs?)"
+_CHART = r"(?:graphs?|charts?|tables?|grid|maps?|number line|spinner|histogram|pictograph)"
+_PLACE = r"(?:below|above|here|at (?:the )?(?:right|left)|(?:on|to) (?:the )?(?:right|left))"
 #: A statement that points to a picture: "in the figure", "as shown", "the graph below", "the following diagram".
 _POINTS = re.compile(
-    rf"\b(?:in|on|from|of|see|to|using|by|under|observe|look at)\s+(?:the|this|these|each|which)\s+(?:\w+\s+){{0,2}}{_PICTURE}(?!\w)"
-    rf"|\bfig(?:ure|\.)\s*(?:\d|[A-Z]\d?\b)"
-    rf"|\b{_PICTURE}\s+(?:(?:is|are)\s+)?(?:shown\s+)?(?:below|above|at (?:the )?(?:right|left)|on (?:the )?(?:right|left)|shows?|depicts?)\b"
-    rf"|\b{_CHART}\s+(?:(?:is|are)\s+)?(?:(?:shown|given)\s+)?(?:below|above|at (?:the )?(?:right|left)|on the (?:right|left))\b"
+    rf"\b(?:in|on|from|of|see|to|using|observe|look at)\s+(?:the|this|these|each)\s+(?:\w+\s+)?{_FIGURE}(?!\w)"
+    r"|\b(?:in|see|look at|from)\s+the\s+(?:picture|image|drawing)\b"
+    r"|\bfig(?:ure\s|\.)\s*(?-i:\d|[A-Z]\d?\b|\$?\\left)"
+    rf"|\b(?:{_PICTURE}|{_CHART})\s+(?:(?:is|are)\s+)?(?:(?:shown|given|drawn)\s+)?{_PLACE}\b"
+    rf"|\b{_FIGURE}\s+(?:shows?|depicts?)\b"
     rf"|\bfollowing\s+(?:\w+\s+)?(?:{_PICTURE}|{_CHART})(?!\w)"
-    rf"|\bthe\s+(?:\w+\s+)?(?:{_PICTURE})\s+(?:is|are)\b"
-    rf"|\b(?:as|is|are)\s+(?:shown|pictured|depicted|illustrated|drawn|graphed)\b(?!\s+(?:that|to))"
-    rf"|\b(?:shown|pictured|depicted|illustrated|graphed)\s+(?:here|below|above|at (?:the )?(?:right|left))\b"
-    rf"|\bshaded\s+(?:area|region|part|portion|figure|square|triangle|circle)s?\b(?=.*\b(?:shown|below|above|figure|diagram|picture)\b)",
-    re.IGNORECASE | re.DOTALL,
+    r"|\bthe\s+(?:\w+\s+)?(?:figure|diagram|illustration)\s+(?:is|represents)\b"
+    r"|\b(?:as|is|are)\s+(?:shown|pictured|depicted|illustrated|graphed)\b(?!\s+(?:that|to))"
+    rf"|\b(?:shown|pictured|depicted|illustrated|graphed)\s+{_PLACE}\b",
+    re.IGNORECASE,
 )
 #: What follows "shown below" in the text itself: a formula, a list, a colon with something behind it.
-_HOLDS_WHAT_IT_SHOWS = re.compile(r"(?:below|above|following|shown|given)\b[^?]{0,80}?[:.?]?\s*(?:\n|\$\$|\\\[|:)\s*\S", re.IGNORECASE | re.DOTALL)
+_HOLDS_WHAT_IT_SHOWS = re.compile(
+    r"(?:below|above|following|shown|given|here)\b[^?]{0,120}?(?:\n|\$\$|\\\[|:|[.?]\s+\$)\s*\S", re.IGNORECASE | re.DOTALL
+)
 
 _VERBS = (
     "find|compute|determine|evaluate|calculate|simplify|solve|express|factor|expand|convert|write|give|state|list|describe|"
@@ -39,25 +49,33 @@ _VERBS = (
 )
 #: Any sign that something is asked; wide, since a problem without one is rejected.
 _ASKS = re.compile(
-    rf"[?？]|\b(?:{_VERBS})\b|\b(?:what|how|which|who|whose|when|where|why|whether)\b|_{{2,}}|\\uline|\\underline|\\square|\\ldots\s*\$*\s*$",
+    rf"[?？]|\btrue or false\b|(?:^|[.;,:]\s+)(?:is|are|does|do|can|could|will|must|has|have|return)\b|\b(?:{_VERBS})\b"
+    r"|\b(?:what|how|which|who|whose|when|where|why|whether)\b|_{2,}|\\uline|\\underline|\\square",
     re.IGNORECASE,
 )
 #: A sentence to be completed: "the sum is", "x =".
-_OPEN_END = re.compile(r"(?:\b(?:is|are|was|were|be|equals?|to|by|of|than|has|have|for|at|in)|=|:|\(\s*\)|\.{3}|…)[\s$.．~]*$", re.IGNORECASE)
+_OPEN_END = re.compile(
+    r"(?:\b(?:is|are|was|were|be|equals?|to|by|of|than|has|have|for|at|in)|=|:|\(\s*\)|\.{3}|…)[\s$.．~]*$", re.IGNORECASE
+)
 
+#: "Show" and its like ask for a proof where a claim follows; "prove" always does. "Justify your answer" asks for none.
 _PROOF = re.compile(
-    r"(?:^|[.;:!?,\n}$\]]|\b(?:and|then|to|also|please|thus|hence|we|must|carefully|now|or|respectively)\b)\W*"
-    r"(?:(?:prove|show|disprove|demonstrate|verify|deduce|conclude|establish|justify)\b|give\s+(?:a|an)\s+(?:\w+\s+)?proof\b)"
-    r"(?!\s+(?:your\s+(?:work|answer|claim|steps|calculations?|reasoning|solution)|all\s+(?:your\s+)?(?:work|steps)|the\s+(?:number|amount|total)))",
+    r"(?:^|[.;:!?,\n}$\])]|\b(?:and|then|to|also|please|thus|hence|we|must|carefully|now|or|respectively)\b)\W{0,9}"
+    r"(?:(?:dis)?prove\b(?!\s+your\b)"
+    r"|(?:show|demonstrate|verify|deduce|conclude|establish|justify)\b(?:\W{1,9}\w+){0,3}?\W{1,9}(?:that|if|whether|why|there)\b"
+    r"|(?:show|demonstrate|verify|deduce|establish|justify)\b(?:\s+the\s+(?:following|inequality|identity|equality|statement|claim)|\s*:|\s*\\?[$\[(])"
+    r"|give\s+(?:a|an)\s+(?:\w+\s+)?proof\b)",
     re.IGNORECASE,
 )
 #: A task with a result beside a proof: "find, with proof, the least n", "prove that it converges, and evaluate it".
 _RESULT = re.compile(
-    r"(?:^|[.;:!?,\n}$\]]|\b(?:and|then|to|also|please)\b)\W*(?:find|compute|determine|evaluate|calculate|express|exhibit)\b"
-    r"|\b(?:what|how\s+(?:many|much|long|far|large|small|old|often|tall|fast)|for\s+(?:what|which))\b[^.?]*\?",
+    r"(?:^|[.;:!?,\n}$\])]|\b(?:and|then|to|also|please)\b)\W{0,9}(?:find|compute|determine|evaluate|calculate|express|exhibit)\b"
+    r"|\bwhat\s+(?:is|are)\b|\b(?:how\s+(?:many|much|long|far|large|small|old|often|tall|fast)|for\s+(?:what|which))\b[^.?]{0,300}\?",
     re.IGNORECASE,
 )
 
+#: The end of a statement, where cut and open ends show.
+_TAIL = 200
 _DANGLING = re.compile(
     r"(?:^|\s)(?:a|an|the|and|or|but|if|that|which|such|so|because|with|without|from|into|onto|through|between|does|do|did|whose|"
     r"where|when|while|than|as|let|suppose|given|their|his|her|its|my|your)\s*$",
@@ -70,19 +88,27 @@ _ENVIRONMENT = re.compile(r"\\(begin|end)\{([a-zA-Z*]+)\}")
 
 _PART = re.compile(r"(?:^|[\s.;:?!$}])(?:\\item\s*)?(?:part\s+)?\(?(?<![A-Za-z])([a-h]|i{1,3}|iv|v|[1-6])[).](?=\s|\$)", re.IGNORECASE)
 _LABELS = (("a", "b", "c", "d"), ("i", "ii", "iii", "iv"), ("1", "2", "3", "4"))
+_STARTS_WITH_A_TASK = re.compile(rf"\W*(?:{_VERBS})\b", re.IGNORECASE)
+_BLANK = re.compile(r"_{3,}|\\u(?:line|nderline)\{[~\s\\]*(?:hspace\{[^{}]*\})?\}")
 _SENTENCE = re.compile(r"(?<=[.?!？])[\"')\]]*\s+|\n+")
 _QUESTION_WORD = re.compile(
-    r"\b(?:what|how|which|who|when|where|find|compute|determine|calculate)\b(?:\W+\w+){0,40}?\W*[?？]\W*$", re.IGNORECASE | re.DOTALL
+    r"\b(?:what|how|which|who|when|where|find|compute|determine|calculate)\b(?:\W{1,9}\w+){0,40}?\W{0,9}[?？]\W{0,9}$",
+    re.IGNORECASE | re.DOTALL,
 )
 _QUOTED = re.compile(r"[\"“][^\"”]*[\"”]")
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a rule found: a reason to reject, with the words that gave it away."""
+    """What a rule found: a reason to reject, with the words that gave it away.
+
+    `options` and `right` (the right one's content) are those of a multiple choice that rules cannot rewrite; a model may.
+    """
 
     reason: Reason
     detail: str
+    options: tuple[str, ...] = ()
+    right: str = ""
 
 
 def incomplete(question: str, *, picture: bool = False, has_choices: bool = False) -> Finding | None:
@@ -93,8 +119,8 @@ def incomplete(question: str, *, picture: bool = False, has_choices: bool = Fals
         picture: a picture belongs to the row.
         has_choices: options follow the statement, which may then be a sentence to be completed.
     """
-    if not question:
-        return Finding(Reason.EMPTY, "no statement")
+    if not any(character.isalnum() for character in question):
+        return Finding(Reason.EMPTY, question or "no statement")
     if picture:
         return Finding(Reason.MISSING_FIGURE, "the row names a picture")
     if found := _IMAGE.search(question):
@@ -103,7 +129,7 @@ def incomplete(question: str, *, picture: bool = False, has_choices: bool = Fals
         return Finding(Reason.MISSING_FIGURE, _shown(found))
     if (cut := _cut_off(question, has_choices)) is not None:
         return Finding(Reason.CUT_OFF, cut)
-    if not (has_choices or _ASKS.search(question) or _OPEN_END.search(question) or _PROOF.search(question)):
+    if not (has_choices or _ASKS.search(question) or _OPEN_END.search(question[-_TAIL:]) or _PROOF.search(question)):
         return Finding(Reason.NO_QUESTION, question[-60:])
     return None
 
@@ -117,12 +143,14 @@ def proof_only(question: str) -> Finding | None:
 
 
 def several_parts(question: str) -> Finding | None:
-    """Labelled parts that each ask, or several questions in the end; None for a single task."""
+    """Labelled parts that each ask, several blanks, or several questions in the end; None for a single task."""
+    if len(_BLANK.findall(question)) > 1:
+        return Finding(Reason.MULTI_PART, "several blanks")
     for labels in _LABELS:
         starts = _labelled(question, labels)
         if len(starts) >= 2:
             pieces = [question[begin:end] for begin, end in zip(starts, [*starts[1:], len(question)], strict=True)]
-            if sum(bool(_ASKS.search(piece) or _PROOF.search(piece)) for piece in pieces) >= 2:
+            if sum(map(_is_task, pieces)) >= 2:
                 return Finding(Reason.MULTI_PART, f"parts {labels[0]}, {labels[1]}")
     sentences = [part.strip() for part in _SENTENCE.split(_QUOTED.sub(" ", question)) if part.strip()]
     asking = [sentence for sentence in sentences[-2:] if _QUESTION_WORD.search(sentence)]
@@ -144,14 +172,13 @@ def doubt(question: str) -> str:
 
 def ends_open(question: str) -> bool:
     """Whether a statement is a sentence to be completed."""
-    return not re.search(r"[?？]\W*$", question) and bool(_OPEN_END.search(question))
+    return not re.search(r"[?？]\W{0,9}$", question[-_TAIL:]) and bool(_OPEN_END.search(question[-_TAIL:]))
 
 
 def _cut_off(question: str, has_choices: bool) -> str | None:
-    if _TRAILS_OFF.search(question) and not has_choices:
-        return question[-40:]
-    if not has_choices and (_DANGLING.search(question) or _ENDS_INSIDE.search(question)):
-        return question[-40:]
+    tail = question[-_TAIL:]
+    if not has_choices and any(rule.search(tail) for rule in (_TRAILS_OFF, _DANGLING, _ENDS_INSIDE)):
+        return tail[-40:]
     opened: list[str] = []
     for found in _ENVIRONMENT.finditer(question):
         if found.group(1) == "begin":
@@ -167,6 +194,12 @@ def _cut_off(question: str, has_choices: bool) -> str | None:
         if _MATH_OPEN.search(rest) and rest.count("{") > rest.count("}"):
             return f"${rest[-40:]}"
     return None
+
+
+def _is_task(part: str) -> bool:
+    """Whether a labelled part asks for something; a labelled condition does not."""
+    after_label = part[part.find(")") + 1 :] if ")" in part[:5] else part[2:]
+    return bool("?" in part or _STARTS_WITH_A_TASK.match(after_label) or _RESULT.search(after_label) or _PROOF.search(after_label))
 
 
 def _labelled(question: str, labels: tuple[str, ...]) -> list[int]:

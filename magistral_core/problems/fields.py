@@ -106,6 +106,7 @@ class FieldPicker:
 
 
 def question_text(value: Any, place: str) -> str:
+    """A statement as text, stripped; of a chat of one message, its content. Raises InputError."""
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict) and value[0].get("role") == "user":
         value = value[0].get("content")  # a chat of one user message, as some Parquet sets have it
     if not isinstance(value, str):
@@ -155,6 +156,7 @@ def _tests(value: Any, place: str) -> tuple[TestCase, ...]:
 
 
 def parse_language(value: Any, *, strict: bool, place: str) -> str:
+    """ISO 639-1 code of `en`, `pt-BR` and the like; empty for anything else, or InputError if `strict`."""
     match = _LANGUAGE_CODE.fullmatch(value.strip().lower()) if isinstance(value, str) else None
     if match is not None:
         return match.group(1)
