@@ -26,11 +26,12 @@ from typing import Any
 
 from websockets.sync.client import connect
 
+from benchmarks.page import put_between
 from infra.stack import environment, status
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "docs" / "images"
-TABLE = ("<!-- demo-table:start -->", "<!-- demo-table:end -->")
+TABLE = "demo-table"
 _PATIENCE_S = 60.0
 
 # -- the curve ------------------------------------------------------------------------------------------------------------
@@ -245,12 +246,11 @@ def _share(value: float | None) -> str:
 
 
 def put_table(text: str, page: Path) -> None:
-    """Replace what stands between the markers of a page."""
-    before, start, rest = page.read_text(encoding="utf-8").partition(TABLE[0])
-    _, end, after = rest.partition(TABLE[1])
-    if not (start and end):
-        raise SystemExit(f"figures: {page} has no place for the table; it goes between {TABLE[0]} and {TABLE[1]}")
-    page.write_text(f"{before}{start}\n{text}{end}{after}", encoding="utf-8")
+    """Replace the table of a page."""
+    try:
+        page.write_text(put_between(page.read_text(encoding="utf-8"), TABLE, text), encoding="utf-8")
+    except ValueError as error:
+        raise SystemExit(f"figures: {page}: {error}") from error
 
 
 # -- the command ----------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ import numpy as np
 import xxhash
 
 from magistral_core.config.curation import DuplicateSettings
+from magistral_core.curation.answers import is_yes_no
 from magistral_core.curation.minhash import MinHash, band_hash, band_rows, shingle_hashes, similarity
 from magistral_core.curation.normalise import numbers
 from magistral_core.curation.reasons import Reason
@@ -47,6 +48,8 @@ class Deduplicator:
         self._digests.append((digest >> 64, digest & 0xFFFFFFFFFFFFFFFF))
         if self._settings.near:
             key = (*numbers(tokens), "=", answer if self._settings.same_answer else "")
+            if is_yes_no(answer):  # says too little: "is it even" and "is it odd" must not meet
+                key = (str(digest),)
             self._guards.append(xxhash.xxh3_64_intdigest("\0".join(key).encode()))
             self._waiting.append(shingle_hashes(tokens, self._settings.shingle))
         if len(self._digests) == _BLOCK:

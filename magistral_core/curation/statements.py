@@ -89,6 +89,7 @@ _ENVIRONMENT = re.compile(r"\\(begin|end)\{([a-zA-Z*]+)\}")
 _PART = re.compile(r"(?:^|[\s.;:?!$}])(?:\\item\s*)?(?:part\s+)?\(?(?<![A-Za-z])([a-h]|i{1,3}|iv|v|[1-6])[).](?=\s|\$)", re.IGNORECASE)
 _LABELS = (("a", "b", "c", "d"), ("i", "ii", "iii", "iv"), ("1", "2", "3", "4"))
 _STARTS_WITH_A_TASK = re.compile(rf"\W*(?:{_VERBS})\b", re.IGNORECASE)
+_RESPECTIVELY = re.compile(r"\b(?:how|what|find|is|are)\b[^.?]{0,120}\brespectively\W{0,9}$", re.IGNORECASE)
 _BLANK = re.compile(r"_{3,}|\\u(?:line|nderline)\{[~\s\\]*(?:hspace\{[^{}]*\})?\}")
 _SENTENCE = re.compile(r"(?<=[.?!？])[\"')\]]*\s+|\n+")
 _QUESTION_WORD = re.compile(
@@ -146,6 +147,8 @@ def several_parts(question: str) -> Finding | None:
     """Labelled parts that each ask, several blanks, or several questions in the end; None for a single task."""
     if len(_BLANK.findall(question)) > 1:
         return Finding(Reason.MULTI_PART, "several blanks")
+    if found := _RESPECTIVELY.search(question[-_TAIL:]):
+        return Finding(Reason.MULTI_PART, _shown(found))
     for labels in _LABELS:
         starts = _labelled(question, labels)
         if len(starts) >= 2:

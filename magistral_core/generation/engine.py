@@ -48,11 +48,13 @@ class WeightUpdate:
     Attributes:
         version: the weights now in use.
         seconds: how long generation stood still.
+        load_seconds: of these, how long reading and loading took; the rest is waiting for the token under way, and vLLM's own.
         in_flight: sequences that were being generated and went on with the new weights.
     """
 
     version: int
     seconds: float
+    load_seconds: float
     in_flight: int
 
 
@@ -65,6 +67,7 @@ class EngineStats:
     updates: int = 0
     updates_in_flight: int = 0
     pause_seconds: float = 0.0
+    load_seconds: float = 0.0
     busy_seconds: float = 0.0
 
 
@@ -183,8 +186,10 @@ class GeneratorEngine:
                 await self._live.pause_generation(mode="keep", clear_cache=False)
                 try:
                     taken_back = await self._take_back_unstarted()
+                    loading = time.perf_counter()
                     refused = await self._live.collective_rpc("load_weight_file", args=(str(path), checksum))
                     _raise_refused(refused, version)
+                    load_seconds = time.perf_counter() - loading
                     await self._live.update_weight_version(str(version))
                     self.version = version
                 finally:
@@ -199,7 +204,8 @@ class GeneratorEngine:
         self._totals.updates += 1
         self._totals.updates_in_flight += in_flight > 0
         self._totals.pause_seconds += seconds
-        return WeightUpdate(version, seconds, in_flight)
+        self._totals.load_seconds += load_seconds
+        return WeightUpdate(version, seconds, load_seconds, in_flight)
 
     async def reset_prefix_cache(self) -> None:
         """Forget every cached prompt. For weights whose version number was given to others before (a run that went back)."""
@@ -348,9 +354,10 @@ class LocalEngine:
             raise RuntimeError("an in-process engine takes weights between calls: finish the stream first")
         start = time.perf_counter()
         _raise_refused(self._engine.collective_rpc("load_weight_file", args=(str(path), checksum)), version)
+        load_seconds = time.perf_counter() - start
         self._engine.set_weight_version(str(version))
         self.version = version
-        return WeightUpdate(version, time.perf_counter() - start, in_flight=0)
+        return WeightUpdate(version, time.perf_counter() - start, load_seconds, in_flight=0)
 
     def close(self) -> None:
         """Free the model and the KV cache."""

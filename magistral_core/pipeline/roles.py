@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from magistral_core.config.schema import Recipe
-from magistral_core.generation.weights import write_weight_file
+from magistral_core.generation.weights import stream_weight_file
 from magistral_core.pipeline.state import MODEL_FOLDER, TRAINER_FOLDER
 from magistral_core.records import Microbatch
 from magistral_core.storage import explain_full_disk
@@ -47,10 +47,12 @@ class TrainerRole:
 
     def publish(self, path: str) -> str:
         """Write the current weights for the generators; the checksum from rank 0, an empty text from the others."""
-        first = self._trainer.rank == 0
-        # Rank 0 keeps a copy of each gathered parameter; the others only take part in the gathering.
-        tensors = {name: tensor.cpu().clone() for name, tensor in self._trainer.weights() if first}
-        return write_weight_file(tensors, path) if first else ""
+        tensors = (tensor for _, tensor in self._trainer.weights())
+        if self._trainer.rank == 0:
+            return stream_weight_file(self._trainer.layout(), tensors, path)
+        for _ in tensors:  # the others only take part in the gathering
+            pass
+        return ""
 
     def save(self, folder: str) -> None:
         """Write this rank's part of a checkpoint: the trainer's state, and the model as a folder that vLLM loads."""

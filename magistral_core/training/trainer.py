@@ -190,6 +190,11 @@ class Trainer:
             with deepspeed.zero.GatheredParameters([parameter], enabled=self.settings.zero_stage == 3):
                 yield _public(name), parameter.detach()
 
+    def layout(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+        """Dtype and whole shape of every parameter, in the order of `weights`; gathers nothing."""
+        parameters = self._engine.module.named_parameters()
+        return {_public(name): (parameter.dtype, tuple(getattr(parameter, "ds_shape", parameter.shape))) for name, parameter in parameters}
+
     def export(self, folder: Path) -> None:
         """Write a folder that transformers and vLLM load: config, safetensors, tokenizer. All ranks enter, rank 0 writes."""
         state = {name: tensor.cpu().clone() if self.rank == 0 else None for name, tensor in self.weights()}

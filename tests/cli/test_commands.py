@@ -128,3 +128,16 @@ def test_events_as_lines_and_as_text(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert [json.loads(line) for line in (tmp_path / "events").read_text().splitlines()] == events
     shown = capsys.readouterr().err
     assert "resumed at step 1" in shown and "step 2/2  reward 0.5" in shown
+
+
+def test_benchmarks_are_listed_and_write_their_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--list", "--json"]) == 0
+    assert "arrival order" in json.loads(capsys.readouterr().out)["collation"]
+    out = tmp_path / "collation.json"
+    small = ["--set", "sequences=64", "--set", "budgets=2", "--set", "repetitions=2"]
+    assert main(["bench", "collation", *small, "--out", str(out), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads(out.read_text())
+    assert printed["settings"]["sequences"] == [64] and printed["full"] is False
+    assert len(printed["repetitions"]) == 2 * len(printed["table"])
+    assert all(cell["bound"] <= cell["greedy"] <= cell["arrival"] for cell in printed["repetitions"])

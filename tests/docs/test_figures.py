@@ -50,11 +50,12 @@ def test_a_measure_that_does_not_exist_is_a_dash(figures: ModuleType) -> None:
 
 def test_table_takes_its_place(figures: ModuleType, tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text(f"before\n{figures.TABLE[0]}\nold\n{figures.TABLE[1]}\nafter\n")
+    start, end = "<!-- demo-table:start -->", "<!-- demo-table:end -->"
+    page.write_text(f"before\n{start}\nold\n{end}\nafter\n")
     figures.put_table("| new |\n", page)
-    assert page.read_text() == f"before\n{figures.TABLE[0]}\n| new |\n{figures.TABLE[1]}\nafter\n"
+    assert page.read_text() == f"before\n{start}\n| new |\n{end}\nafter\n"
     page.write_text("no place")
-    with pytest.raises(SystemExit, match="no place for the table"):
+    with pytest.raises(SystemExit, match="no place for demo-table"):
         figures.put_table("", page)
 
 

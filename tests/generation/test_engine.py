@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 from random_model import make_model, make_requests
+from safetensors.torch import load_file
 from transformers import MistralForCausalLM
 
 from magistral_core.errors import InfrastructureError, InputError
 from magistral_core.generation.engine import GeneratorEngine, LocalEngine
 from magistral_core.generation.tokens import Sampling
-from magistral_core.generation.weights import file_checksum, write_weight_file
+from magistral_core.generation.weights import file_checksum, stream_weight_file, write_weight_file
 from magistral_core.records import Completion, FinishReason
 
 #: Of fp32 log-probabilities between vLLM and transformers.
@@ -181,3 +182,28 @@ def test_weight_file_is_whole_and_its_checksum_is_of_its_bytes(tmp_path: Path) -
     assert checksum == file_checksum(path) and [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
     path.write_bytes(path.read_bytes() + b"\0")
     assert file_checksum(path) != checksum
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weight_files_are_safetensors(tmp_path: Path, dtype: torch.dtype) -> None:
+    tensors = {"odd": torch.randn(7, 3).to(dtype), "none": torch.ones(0, 4, dtype=dtype), "turned": torch.randn(300, 500).to(dtype).T}
+    write_weight_file(tensors, tmp_path / "w.safetensors")
+    found = load_file(tmp_path / "w.safetensors")
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], tensor) and found[name].dtype == dtype for name, tensor in tensors.items())
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [([torch.ones(2)], "shorter"), ([torch.ones(2), torch.ones(4)], r"b: is torch.float32 \(4,\), laid out was torch.float32 \(3,\)")],
+)
+def test_tensors_that_are_not_as_laid_out_leave_no_file(tmp_path: Path, tensors: list[torch.Tensor], message: str) -> None:
+    layout = {"a": (torch.float32, (2,)), "b": (torch.float32, (3,))}
+    with pytest.raises(ValueError, match=message):
+        stream_weight_file(layout, tensors, tmp_path / "w.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_of_an_unknown_kind_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"a: weights in torch.int64 cannot be handed over"):
+        write_weight_file({"a": torch.ones(2, dtype=torch.int64)}, tmp_path / "w.safetensors")

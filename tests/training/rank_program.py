@@ -36,7 +36,9 @@ def trainer(folder: Path, temperature: float = 1.0, **changes: Any) -> Iterator[
 
 
 def weights(of: Trainer) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in of.weights()}
+    found = {name: tensor.clone() for name, tensor in of.weights()}
+    assert of.layout() == {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in found.items()}
+    return found
 
 
 def stage_case(folder: Path, stage: int, rows: list[Microbatch]) -> dict[str, Any]:

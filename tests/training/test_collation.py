@@ -142,6 +142,37 @@ def test_pack_worked_example() -> None:
     assert pack([4, 9, 3, 8, 7, 2, 4], 10) == [[1], [3, 5], [4, 2], [0, 6]]
 
 
+def first_fit_decreasing(lengths: list[int], budget: int) -> int:
+    rooms: list[int] = []
+    for length in sorted(lengths, reverse=True):
+        slot = next((i for i, room in enumerate(rooms) if room >= length), None)
+        if slot is None:
+            rooms.append(budget - length)
+        else:
+            rooms[slot] -= length
+    return len(rooms)
+
+
+@settings(max_examples=30)
+@given(st.integers(1, 200), st.integers(1, 100), st.integers(0, 99))
+def test_never_more_bins_than_first_fit_decreasing(count: int, shortest: int, seed: int) -> None:
+    lengths = np.random.default_rng(seed).integers(shortest, 101, count).tolist()
+    bins = pack(lengths, 100)
+    assert sorted(i for bin_ in bins for i in bin_) == list(range(count))
+    assert all(sum(lengths[i] for i in bin_) <= 100 for bin_ in bins)
+    assert len(bins) <= first_fit_decreasing(lengths, 100)
+    assert bins == pack(lengths, 100), "every process makes the same packing"
+
+
+def test_lengths_that_first_fit_wastes_are_packed_within_one_percent() -> None:
+    """A long tail from a fifth of a budget: the longest that fits, each time, leaves lengths of which no few add up."""
+    draws = 2000 * (1 + np.random.default_rng(0).pareto(2, 1000))
+    lengths = draws[draws <= 10_000].astype(int).tolist()
+    needed = -(-sum(lengths) // 10_000)
+    assert first_fit_decreasing(lengths, 10_000) > 1.01 * needed
+    assert len(pack(lengths, 10_000)) <= 1.01 * needed
+
+
 def test_a_sequence_that_fits_nowhere_is_named() -> None:
     with pytest.raises(ValueError, match=r"101 tokens does not fit into training\.token_budget = 100"):
         pack([7, 101], 100)
