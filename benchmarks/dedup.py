@@ -46,9 +46,6 @@ _NAMES = [
     "Uma",
     "Vera",
     "Wim",
-    "Xenia",
-    "Yara",
-    "Zeno",
 ]
 _THINGS = [
     "apples",
@@ -70,7 +67,6 @@ _THINGS = [
     "tents",
     "vases",
     "wheels",
-    "yarns",
 ]
 _PLACES = [
     "market",
@@ -87,7 +83,6 @@ _PLACES = [
     "factory",
     "castle",
     "island",
-    "valley",
     "theatre",
 ]
 _KINDS = [
@@ -124,16 +119,15 @@ _DEEDS = [
     "stacks",
     "collects",
 ]
-_TIMES = [
+_TIMES = (
     "in the morning",
     "after lunch",
     "before the storm",
     "on the first day of the fair",
     "while it rains",
     "late at night",
-    "during the holidays",
     "every week",
-]
+)
 
 
 @dataclass(frozen=True)
@@ -164,8 +158,9 @@ def run(options: Options) -> Result:
         table,
         repetitions,
         [
-            f"Peak memory at {last['problems']:,} problems is {last['peak memory (GiB)']:.2f} GiB, verifier workers included; the bound is 4 GiB.",
-            "Time includes reading the file twice, rules, gold check, duplicates and all outputs; one process, whose gold checks of plain numbers need no worker.",
+            f"Peak memory at {last['problems']:,} problems is {last['peak memory (GiB)']:.2f} GiB with verifier workers; the bound is 4 GiB.",
+            "Time includes reading the file twice, rules, gold check, duplicates and all outputs, in one process; answers are plain numbers, "
+            "whose gold check needs no worker.",
         ],
     )
 

@@ -130,8 +130,10 @@ def take_apart(question: str, choices: Any, answer: str, raw_answer: Any) -> Cho
         if [tokens(text) for text in inline] != [tokens(text) for text in options]:
             stem = question
         return Choice(stem, tuple(options), _resolve(labels, options, answer, raw_answer))
+    if not _LETTER.fullmatch(answer):
+        return None
     stem, options = _from_statement(question)
-    if not options or not _LETTER.fullmatch(answer) or (len(options) < 3 and not _BRACKETED_LETTER.fullmatch(answer)):
+    if not options or (len(options) < 3 and not _BRACKETED_LETTER.fullmatch(answer)):
         return None
     return Choice(stem, tuple(options), _resolve(list(string.ascii_uppercase), options, answer, answer))
 

@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -69,20 +69,18 @@ class Entry:
 
     def to_line(self) -> str:
         """One line of JSON; fields with their default value are left out."""
-        content = asdict(self)
-        return json.dumps(
-            {name: value for name, value in content.items() if value not in ("", 0, ()) or name == "index"}, ensure_ascii=False
-        )
+        content = {name: value for name, default in _DEFAULTS.items() if (value := getattr(self, name)) != default}
+        return json.dumps(content, ensure_ascii=False)
 
     @classmethod
     def from_line(cls, line: str) -> Entry:
         """The reverse of `to_line`."""
-        content = {**_EMPTY, **json.loads(line)}
+        content = {**_DEFAULTS, **json.loads(line)}
         content["options"] = tuple(content["options"])
         return cls(**content)
 
 
-_EMPTY: dict[str, Any] = {item.name: "" for item in fields(Entry)} | {"index": 0, "line": 0, "level": 0, "options": ()}
+_DEFAULTS: dict[str, Any] = {item.name: "" for item in fields(Entry)} | {"index": 0, "line": 0, "level": 0, "options": ()}
 
 
 class Work:

@@ -7,6 +7,7 @@ They look for general signs in the language of problems (English), never for par
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from magistral_core.curation.reasons import Reason
@@ -20,6 +21,14 @@ _IMAGE = re.compile(
     re.IGNORECASE,
 )
 _FIGURE = r"(?:figures?|fig\.|diagrams?|illustrations?|sketch)"
+#: Most statements hold none of these words, which a search without patterns tells soonest.
+_PICTURE_WORDS = (
+    *("figure", "fig.", "diagram", "illustrat", "sketch", "picture", "image", "drawing", "photo", "graph", "chart", "table", "grid", "map"),
+    *("number line", "spinner", "shown", "depict"),
+)
+_POINTING_WORDS = (*_PICTURE_WORDS, "shaded", "below", "above")
+_IMAGE_MARKS = ("[", "<img", "\\includegraphics", "insert")
+_PROOF_WORDS = ("prove", "proof", "show", "demonstrate", "verify", "deduce", "conclude", "establish", "justify")
 _PICTURE = r"(?:figures?|fig\.|diagrams?|illustrations?|sketch|pictures?|images?|drawings?|photos?|photographs?)"
 _CHART = r"(?:graphs?|charts?|tables?|grid|maps?|number line|spinner|histogram|pictograph)"
 _PLACE = r"(?:below|above|here|at (?:the )?(?:right|left)|(?:on|to) (?:the )?(?:right|left))"
@@ -36,6 +45,7 @@ _POINTS = re.compile(
     rf"|\b(?:shown|pictured|depicted|illustrated|graphed)\s+{_PLACE}\b",
     re.IGNORECASE,
 )
+_MAY_POINT = re.compile(rf"\b(?:{_PICTURE}|shown|shaded|below|above)(?!\w)", re.IGNORECASE)
 #: What follows "shown below" in the text itself: a formula, a list, a colon with something behind it.
 _HOLDS_WHAT_IT_SHOWS = re.compile(
     r"(?:below|above|following|shown|given|here)\b[^?]{0,120}?(?:\n|\$\$|\\\[|:|[.?]\s+\$)\s*\S", re.IGNORECASE | re.DOTALL
@@ -124,20 +134,18 @@ def incomplete(question: str, *, picture: bool = False, has_choices: bool = Fals
         return Finding(Reason.EMPTY, question or "no statement")
     if picture:
         return Finding(Reason.MISSING_FIGURE, "the row names a picture")
-    if found := _IMAGE.search(question):
-        return Finding(Reason.MISSING_FIGURE, _shown(found))
-    if not _DRAWN.search(question) and (found := _POINTS.search(question)) and not _HOLDS_WHAT_IT_SHOWS.search(question, found.start()):
+    if found := _missing_figure(question):
         return Finding(Reason.MISSING_FIGURE, _shown(found))
     if (cut := _cut_off(question, has_choices)) is not None:
         return Finding(Reason.CUT_OFF, cut)
-    if not (has_choices or _ASKS.search(question) or _OPEN_END.search(question[-_TAIL:]) or _PROOF.search(question)):
+    if not (has_choices or "?" in question or _ASKS.search(question) or _OPEN_END.search(question[-_TAIL:]) or _asks_for_proof(question)):
         return Finding(Reason.NO_QUESTION, question[-60:])
     return None
 
 
 def proof_only(question: str) -> Finding | None:
     """A statement that asks for a proof and for no result, or None."""
-    found = _PROOF.search(question)
+    found = _asks_for_proof(question)
     if found is None or _RESULT.search(question):
         return None
     return Finding(Reason.PROOF, _shown(found))
@@ -149,8 +157,9 @@ def several_parts(question: str) -> Finding | None:
         return Finding(Reason.MULTI_PART, "several blanks")
     if found := _RESPECTIVELY.search(question[-_TAIL:]):
         return Finding(Reason.MULTI_PART, _shown(found))
+    found_labels = list(_PART.finditer(question))
     for labels in _LABELS:
-        starts = _labelled(question, labels)
+        starts = _labelled(found_labels, labels)
         if len(starts) >= 2:
             pieces = [question[begin:end] for begin, end in zip(starts, [*starts[1:], len(question)], strict=True)]
             if sum(map(_is_task, pieces)) >= 2:
@@ -164,11 +173,11 @@ def several_parts(question: str) -> Finding | None:
 
 def doubt(question: str) -> str:
     """What the rules let pass with an uneasy feeling; empty if nothing."""
-    if not _DRAWN.search(question) and re.search(rf"\b(?:{_PICTURE}|shown|shaded|below|above)(?!\w)", question, re.IGNORECASE):
+    if _holds(question, _POINTING_WORDS) and _MAY_POINT.search(question) and not _DRAWN.search(question):
         return "may need a figure"
-    if _PROOF.search(question):
+    if _asks_for_proof(question):
         return "asks for a proof beside a result"
-    if len(re.findall(r"[?？]", _QUOTED.sub(" ", question))) > 1:
+    if question.count("?") + question.count("？") > 1 and len(re.findall(r"[?？]", _QUOTED.sub(" ", question))) > 1:
         return "more than one question mark"
     return ""
 
@@ -199,16 +208,35 @@ def _cut_off(question: str, has_choices: bool) -> str | None:
     return None
 
 
+def _missing_figure(question: str) -> re.Match[str] | None:
+    """Where a statement points to a picture that its text does not hold."""
+    if _holds(question, _IMAGE_MARKS) and (found := _IMAGE.search(question)):
+        return found
+    found = _POINTS.search(question) if _holds(question, _PICTURE_WORDS) else None
+    if found is None or _DRAWN.search(question) or _HOLDS_WHAT_IT_SHOWS.search(question, found.start()):
+        return None
+    return found
+
+
+def _asks_for_proof(question: str) -> re.Match[str] | None:
+    return _PROOF.search(question) if _holds(question, _PROOF_WORDS) else None
+
+
+def _holds(question: str, words: Sequence[str]) -> bool:
+    lower = question.lower()
+    return any(word in lower for word in words)
+
+
 def _is_task(part: str) -> bool:
     """Whether a labelled part asks for something; a labelled condition does not."""
     after_label = part[part.find(")") + 1 :] if ")" in part[:5] else part[2:]
     return bool("?" in part or _STARTS_WITH_A_TASK.match(after_label) or _RESULT.search(after_label) or _PROOF.search(after_label))
 
 
-def _labelled(question: str, labels: tuple[str, ...]) -> list[int]:
+def _labelled(found_labels: Sequence[re.Match[str]], labels: tuple[str, ...]) -> list[int]:
     """Where labels a, b, ... stand in order."""
     starts: list[int] = []
-    for found in _PART.finditer(question):
+    for found in found_labels:
         if len(starts) < len(labels) and found.group(1) == labels[len(starts)]:
             starts.append(found.start(1))
     return starts
