@@ -158,9 +158,9 @@ def run(options: Options) -> Result:
         table,
         repetitions,
         [
-            f"Peak memory at {last['problems']:,} problems is {last['peak memory (GiB)']:.2f} GiB with verifier workers; the bound is 4 GiB.",
-            "Time includes reading the file twice, rules, gold check, duplicates and all outputs, in one process; answers are plain numbers, "
-            "whose gold check needs no worker.",
+            f"Peak memory at {last['problems']:,} problems is {last['peak memory (GiB)']:.2f} GiB with workers; the bound is 4 GiB.",
+            "Time includes reading the file twice, rules, gold check, duplicates and all outputs, in one process; answers are plain "
+            "numbers, whose gold check needs no worker.",
         ],
     )
 

@@ -64,31 +64,25 @@ _STATEMENT = re.compile(r"\b(?:is|are|was|can|has|have|will|does|do|must|because
 _RELATIVE = re.compile(r"(?:,|\b(?:in|on|at|of|for|by|to|from|with|through|during|under|after|during|into|upon))\s*$", re.IGNORECASE)
 #: Things of which everybody knows what there are.
 _CLOSED = frozenset(
-    [
-        "day",
-        "days",
-        "month",
-        "months",
-        "year",
-        "years",
-        "season",
-        "quadrant",
-        "quadrants",
-        "digit",
-        "digits",
-        "letter",
-        "hour",
-        "time",
-        "number",
-        "page",
-        "term",
-        "place",
-        "position",
-        "floor",
-        "row",
-        "column",
-        "direction",
-    ]
+    (
+        *(
+            "day",
+            "days",
+            "month",
+            "months",
+            "year",
+            "years",
+            "season",
+            "hour",
+            "time",
+            "quadrant",
+            "quadrants",
+            "digit",
+            "digits",
+            "letter",
+        ),
+        *("page", "term", "place", "position", "floor", "row", "column", "direction"),
+    )
 )
 _REFERS = re.compile(
     r"\b(?:none|all|both|neither|any|some)\s+of\b|\b(?:cannot|can't|can not|could not)\s+be\s+(?:determined|known)|\bnot enough\b"
