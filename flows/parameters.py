@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from enum import Enum
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from magistral_core.config import Recipe, load_recipe, recipe_names
+from magistral_core.config import CurationRecipe, Recipe, load_curation, load_recipe, recipe_names
+from magistral_core.errors import InputError
 
 RecipeName = Enum("RecipeName", {name: name for name in recipe_names()}, type=str)  # type: ignore[misc]
 RecipeName.__doc__ = "A recipe that ships with the project."
+
+CurationName = Enum("CurationName", {name: name for name in recipe_names(CurationRecipe)}, type=str)  # type: ignore[misc]
+CurationName.__doc__ = "A curation recipe that ships with the project."
 
 
 class _Form(BaseModel):
@@ -78,3 +83,46 @@ class EvaluateForm(_Form):
         values = {"problems": self.problems, "samples": self.samples}
         changes = self.overrides + [f"evaluation.{name}={value}" for name, value in values.items() if value is not None]
         return found + [part for change in changes for part in ("--set", change)]
+
+
+class CurateForm(_Form):
+    """A curation of mathematics problems."""
+
+    inputs: list[str] = Field(
+        default_factory=list,
+        title="Problem files",
+        description="One a line, in order: files or folders on the worker's machine, s3://... or hf:NAME. Of duplicates the first is kept.",
+        examples=[["raw/train.jsonl", "s3://magistral/raw"]],
+    )
+    out: str = Field(
+        "curated", title="Output folder", description="For the kept and rejected problems, the report and the card.", min_length=1
+    )
+    recipe: CurationName = Field(CurationName("math"), title="Recipe", description="Whose settings apply; all can be changed below.")
+    against: list[str] = Field(
+        default_factory=list,
+        title="Evaluation sets",
+        description="One a line: problems that are also in these are removed. Empty: no decontamination.",
+    )
+    model: str | None = Field(
+        None, title="Language model", description="Rewrites and judges what rules cannot. Empty: that step is skipped."
+    )
+    overrides: list[str] = Field(
+        default_factory=list, title="Settings to change", description="One a line, as section.key=value; for example duplicates.near=false."
+    )
+
+    def load(self) -> CurationRecipe:
+        """The recipe with its changes. Raises InputError, naming the field, also where there is no input."""
+        if not self.inputs:
+            raise InputError("curation.inputs: no problem file; name at least one")
+        return load_curation(self.recipe.value, self.changes())
+
+    def changes(self) -> list[str]:
+        """What differs from the named recipe, as `section.key=value`."""
+        changes = list(self.overrides)
+        changes += [f"decontaminate.against={json.dumps(self.against)}"] if self.against else []
+        return changes + ([f"llm.model={json.dumps(self.model)}"] if self.model else [])
+
+    def arguments(self) -> list[str]:
+        """The same as arguments of `magistral curate`."""
+        sets = [part for change in self.changes() for part in ("--set", change)]
+        return ["math", *self.inputs, "--out", self.out, "--recipe", self.recipe.value, *sets]

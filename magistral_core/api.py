@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from magistral_core.config import Recipe, load_recipe, override
+from magistral_core.config import CurationRecipe, Recipe, load_curation, load_recipe, override
 from magistral_core.errors import InputError
 from magistral_core.records import Problem
 
@@ -21,7 +21,19 @@ if TYPE_CHECKING:
     from magistral_core.evaluation import EvaluationReport
     from magistral_core.pipeline.prepare import Plan, Prepared
 
-__all__ = ["Recipe", "evaluate", "load_recipe", "model_folder", "plan", "prepare", "problems", "run"]
+__all__ = [
+    "CurationRecipe",
+    "Recipe",
+    "curate_math",
+    "evaluate",
+    "load_curation",
+    "load_recipe",
+    "model_folder",
+    "plan",
+    "prepare",
+    "problems",
+    "run",
+]
 
 OnEvent = Callable[[dict[str, Any]], None]
 
@@ -50,12 +62,7 @@ def model_folder(recipe: Recipe, on_event: OnEvent | None = None) -> Path:
                 on_event({"event": "base_model", "step": step, "max_steps": total, "metrics": metrics})
 
         return ensure_base_model(recipe.model.tiny, on_progress=progress)
-    folder = Path(path).expanduser()
-    if folder.exists():
-        if not (folder / "config.json").is_file():
-            raise InputError(f"model.path {path}: no config.json there; give the folder that save_pretrained wrote")
-        return folder
-    return _from_hub(path)
+    return _named_model(path, "model.path")
 
 
 def prepare(recipe: Recipe, on_event: OnEvent | None = None) -> Prepared:
@@ -124,7 +131,40 @@ def evaluate(
         return measure(suite, Path(work) / MODEL_FOLDER, settings, name=model, data=data, on_progress=on_progress)
 
 
-def _from_hub(name: str) -> Path:
+def curate_math(inputs: Sequence[str], out: Path, recipe: CurationRecipe, on_event: OnEvent | None = None) -> dict[str, Any]:
+    """Curate mathematics problems and, where MLflow is named, log the data set; see `curation.curate_math`.
+
+    Args:
+        inputs: files, folders, `s3://...` or `hf:NAME`.
+        out: folder for kept.jsonl, rejected.jsonl, the report and the card.
+        recipe: settings. MLflow is `tracking.uri`, or the environment's MLFLOW_TRACKING_URI.
+        on_event: gets progress.
+
+    Returns:
+        The report, and `mlflow_url` of its run (empty without MLflow).
+    """
+    from magistral_core.curation import curate_math as curate
+    from magistral_core.curation.publish import publish
+    from magistral_core.tracking import Tracker
+
+    uri = recipe.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+    if uri:
+        Tracker.check(uri)  # before minutes go into a set that could not be logged
+    model = None if recipe.llm.model is None else _named_model(recipe.llm.model, "llm.model")
+    report = curate(inputs, out, recipe, model=model, on_event=on_event or (lambda _: None))
+    return {**report, "mlflow_url": publish(report, out, uri, recipe.tracking.experiment) if uri else ""}
+
+
+def _named_model(path: str, setting: str) -> Path:
+    folder = Path(path).expanduser()
+    if folder.exists():
+        if not (folder / "config.json").is_file():
+            raise InputError(f"{setting} {path}: no config.json there; give the folder that save_pretrained wrote")
+        return folder
+    return _from_hub(path, setting)
+
+
+def _from_hub(name: str, setting: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -133,7 +173,7 @@ def _from_hub(name: str) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
         raise InputError(
-            f"model.path {name}: neither a folder here nor a model that the hub gives out{offline}; check the spelling, or download it "
+            f"{setting} {name}: neither a folder here nor a model that the hub gives out{offline}; check the spelling, or download it "
             "and give the folder"
         ) from error
 

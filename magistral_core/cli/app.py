@@ -15,11 +15,11 @@ from types import FrameType
 from typing import NoReturn
 
 from magistral_core import __version__
-from magistral_core.cli import bench, checkpoints, demo, doctor, evaluate, prepare, run, sandbox, scale, stack, verify
+from magistral_core.cli import bench, checkpoints, curate, demo, doctor, evaluate, prepare, run, sandbox, scale, stack, verify
 from magistral_core.cli.common import bind_to_parent
 from magistral_core.errors import MagistralError
 
-_GROUPS = (doctor, stack, demo, run, evaluate, verify, sandbox, checkpoints, scale, bench, prepare)
+_GROUPS = (doctor, stack, demo, run, evaluate, verify, sandbox, curate, checkpoints, scale, bench, prepare)
 _INTERRUPTED = 130
 _TERMINATED = 143
 #: What BrokenPipeError means to a shell: the reader (`| head`) has seen enough.

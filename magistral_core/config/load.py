@@ -6,11 +6,12 @@ import copy
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from magistral_core.config.curation import CurationRecipe
 from magistral_core.config.schema import Recipe
 from magistral_core.errors import InputError
 
@@ -24,11 +25,14 @@ _CUTTING = frozenset(
         *("bad_words", "allowed_token_ids", "min_tokens", "structured_outputs", "guided_decoding"),
     }
 )
+#: Where in these folders each kind of recipe lies.
+_KINDS: dict[type[BaseModel], str] = {Recipe: "", CurationRecipe: "curation"}
+_Schema = TypeVar("_Schema", bound=BaseModel)
 
 
-def recipe_names() -> list[str]:
-    """Names of the recipes that ship with the package."""
-    return sorted({path.stem for folder in _FOLDERS if folder.is_dir() for path in folder.glob("*.yaml")})
+def recipe_names(schema: type[BaseModel] = Recipe) -> list[str]:
+    """Names of the recipes of a kind that ship with the package."""
+    return sorted({path.stem for folder in _folders(schema) if folder.is_dir() for path in folder.glob("*.yaml")})
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -43,7 +47,7 @@ def parse_override(text: str) -> tuple[str, Any]:
 
 
 def load_recipe(name_or_path: str, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:
-    """Load and validate a recipe.
+    """Load and validate the recipe of a run.
 
     Args:
         name_or_path: the name of a shipped recipe, or the path of a YAML file.
@@ -53,7 +57,16 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] | Mapping[str, Any] 
         InputError: unknown recipe, unreadable YAML, unknown key, wrong type or refused combination, each with the path
             of the field.
     """
-    path = _find(name_or_path)
+    return _load(Recipe, name_or_path, overrides)
+
+
+def load_curation(name_or_path: str, overrides: Sequence[str] | Mapping[str, Any] = ()) -> CurationRecipe:
+    """Load and validate a curation recipe; shipped ones lie in `recipes/curation/`. See `load_recipe`."""
+    return _load(CurationRecipe, name_or_path, overrides)
+
+
+def _load(schema: type[_Schema], name_or_path: str, overrides: Sequence[str] | Mapping[str, Any]) -> _Schema:
+    path = _find(schema, name_or_path)
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -63,29 +76,33 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] | Mapping[str, Any] 
     if not isinstance(data, dict):
         raise InputError(f"{path}: a recipe is a mapping of sections, this is a {type(data).__name__}")
     data.setdefault("name", path.stem)
-    return override(data, overrides, str(path))
+    return _override(schema, data, overrides, str(path))
 
 
 def override(data: Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any], source: str = "settings") -> Recipe:
     """Apply overrides to the raw settings of a recipe and validate them. `source` names them in errors. Raises InputError."""
+    return _override(Recipe, data, overrides, source)
+
+
+def _override(schema: type[_Schema], data: Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any], source: str) -> _Schema:
     changed = copy.deepcopy(dict(data))
     pairs = overrides.items() if isinstance(overrides, Mapping) else map(parse_override, overrides)
     for dotted, value in pairs:
         _set(changed, dotted, value)
     try:
-        return Recipe.model_validate(changed)
+        return schema.model_validate(changed)
     except ValidationError as error:
-        raise InputError(f"{source}: {describe(error)}") from error
+        raise InputError(f"{source}: {describe(error, schema)}") from error
 
 
-def describe(error: ValidationError) -> str:
+def describe(error: ValidationError, schema: type[BaseModel] = Recipe) -> str:
     """One line for a pydantic error: path of the field, what is wrong, and the nearest known key."""
     parts = []
     for item in error.errors(include_url=False):
         location = [str(part) for part in item["loc"]]
         where = ".".join(location) or "recipe"
         if item["type"] == "extra_forbidden":
-            parts.append(f"unknown key {where}{_biased(location) or _suggest(location)}")
+            parts.append(f"unknown key {where}{_biased(location) or _suggest(schema, location)}")
         elif item["type"] == "value_error":
             parts.append(f"{where}: {item['ctx']['error']}")
         else:
@@ -103,8 +120,8 @@ def _biased(location: Sequence[str]) -> str:
     )
 
 
-def _suggest(location: Sequence[str]) -> str:
-    model: type[BaseModel] = Recipe
+def _suggest(schema: type[BaseModel], location: Sequence[str]) -> str:
+    model = schema
     for part in location[:-1]:
         annotation = model.model_fields[part].annotation if part in model.model_fields else None
         candidates = [annotation, *getattr(annotation, "__args__", ())]
@@ -129,17 +146,21 @@ def _set(data: dict[str, Any], dotted: str, value: Any) -> None:
     node[last] = value
 
 
-def _find(name_or_path: str) -> Path:
+def _folders(schema: type[BaseModel]) -> list[Path]:
+    return [folder / _KINDS[schema] for folder in _FOLDERS]
+
+
+def _find(schema: type[BaseModel], name_or_path: str) -> Path:
     path = Path(name_or_path)
     if path.suffix in {".yaml", ".yml"} or path.parent != Path():
         if path.is_file():
             return path
         raise InputError(f"recipe {name_or_path}: no such file")
-    for folder in _FOLDERS:
+    for folder in _folders(schema):
         candidate = folder / f"{name_or_path}.yaml"
         if candidate.is_file():
             return candidate
-    raise InputError(f"unknown recipe {name_or_path!r}; known: {', '.join(recipe_names())}; or give the path of a .yaml file")
+    raise InputError(f"unknown recipe {name_or_path!r}; known: {', '.join(recipe_names(schema))}; or give the path of a .yaml file")
 
 
 def _first_line(error: Exception) -> str:

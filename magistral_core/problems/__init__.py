@@ -1,9 +1,19 @@
 """Readers of problem files: every line is validated before the first problem is used."""
 
 from magistral_core.problems.fields import parse_problem
-from magistral_core.problems.load import load_problems, register_source
+from magistral_core.problems.load import load_problems, register_source, source_rows
 from magistral_core.problems.packages import is_package, read_package
 from magistral_core.problems.readers import Row, read_rows
 from magistral_core.problems.stream import ProblemStream
 
-__all__ = ["ProblemStream", "Row", "is_package", "load_problems", "parse_problem", "read_package", "read_rows", "register_source"]
+__all__ = [
+    "ProblemStream",
+    "Row",
+    "is_package",
+    "load_problems",
+    "parse_problem",
+    "read_package",
+    "read_rows",
+    "register_source",
+    "source_rows",
+]

@@ -41,16 +41,16 @@ def parse_problem(row: Row, fields: FieldNames | None = None) -> Problem:
         InputError: no question; neither an answer nor tests; a field of the wrong type. Names file and line.
     """
     fields = fields or FieldNames()
-    picker = _Picker(row)
+    picker = FieldPicker(row)
     question_name, question = picker.pick("question", fields.question, QUESTION)
     code = _Code(row, picker, "" if question is None else str(question))
     if question is None:
         raise InputError(f"{row.place}: no question; expected one of the fields {', '.join(QUESTION)}, or set problems.fields.question")
     answer_name, answer = picker.pick("answer", fields.answer, ANSWER)
-    text = "" if answer is None else _answer_text(answer, f"{row.place}: field {answer_name}")
+    text = "" if answer is None else answer_text(answer, f"{row.place}: field {answer_name}")
     if answer is None and not fields.answer and not code.tests:
         answer_name, solution = picker.pick("answer", "", SOLUTION)
-        text = "" if solution is None else _result_of(_answer_text(solution, f"{row.place}: field {answer_name}"))
+        text = "" if solution is None else result_of(answer_text(solution, f"{row.place}: field {answer_name}"))
     if not text and not code.tests:
         raise InputError(
             f"{row.place}: the problem has no answer; expected one of the fields {', '.join(ANSWER)} (code: tests), "
@@ -65,12 +65,12 @@ def parse_problem(row: Row, fields: FieldNames | None = None) -> Problem:
     if choices is not None:
         extra["choices"] = choices
     return Problem(
-        id=f"{PurePosixPath(row.file).stem}-{row.line}" if id_ is None else _answer_text(id_, f"{row.place}: field {id_name}"),
-        question=_question_text(question, f"{row.place}: field {question_name}"),
+        id=f"{PurePosixPath(row.file).stem}-{row.line}" if id_ is None else answer_text(id_, f"{row.place}: field {id_name}"),
+        question=question_text(question, f"{row.place}: field {question_name}"),
         answer="" if code.tests else text,
         kind=ProblemKind.CODE if code.tests else ProblemKind.MATH,
-        language=_language(language, strict=bool(fields.language), place=f"{row.place}: field {language_name}"),
-        level=_level(level),
+        language=parse_language(language, strict=bool(fields.language), place=f"{row.place}: field {language_name}"),
+        level=parse_level(level),
         tests=code.tests,
         entry_point=code.entry_point,
         checker=code.checker,
@@ -81,7 +81,7 @@ def parse_problem(row: Row, fields: FieldNames | None = None) -> Problem:
     )
 
 
-class _Picker:
+class FieldPicker:
     """Finds a row's fields by a set name, else by the usual names."""
 
     def __init__(self, row: Row) -> None:
@@ -109,7 +109,8 @@ class _Picker:
         return "", None
 
 
-def _question_text(value: Any, place: str) -> str:
+def question_text(value: Any, place: str) -> str:
+    """A statement as text, stripped; of a chat of one message, its content. Raises InputError."""
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict) and value[0].get("role") == "user":
         value = value[0].get("content")  # a chat of one user message, as some Parquet sets have it
     if not isinstance(value, str):
@@ -119,7 +120,7 @@ def _question_text(value: Any, place: str) -> str:
     return value.strip()
 
 
-def _answer_text(value: Any, place: str) -> str:
+def answer_text(value: Any, place: str) -> str:
     """Canonical text of an answer: 27.0 -> `27`, [1, 2] -> `1, 2`, GSM8K's `... #### 72` -> `72`."""
     if isinstance(value, str):
         _, marker, result = value.rpartition("####")
@@ -133,13 +134,13 @@ def _answer_text(value: Any, place: str) -> str:
             raise InputError(f"{place}: {value} is not an answer")
         return str(int(value)) if value.is_integer() else format(Decimal(repr(value)), "f")
     if isinstance(value, list) and value:
-        return ", ".join(_answer_text(item, place) for item in value)
+        return ", ".join(answer_text(item, place) for item in value)
     if value is None or value == []:
         return ""
     raise InputError(f"{place}: expected text, a number or a list, this is a {type(value).__name__}")
 
 
-def _result_of(solution: str) -> str:
+def result_of(solution: str) -> str:
     """The result of a worked solution: the last box, else what followed `####` (already cut), else a short text whole."""
     boxed = extract_boxed(solution)
     if boxed is not None:
@@ -150,7 +151,7 @@ def _result_of(solution: str) -> str:
 class _Code:
     """What a row says about a code problem: tests, or the checks of HumanEval and MBPP; entry point, flags and limits."""
 
-    def __init__(self, row: Row, picker: _Picker, question: str) -> None:
+    def __init__(self, row: Row, picker: FieldPicker, question: str) -> None:
         self._row = row
         self.used: set[str] = set()
         self.entry_point = str(self._take("entry_point") or "")
@@ -211,7 +212,8 @@ def _tests(value: Any, place: str, function: bool) -> tuple[TestCase, ...]:
     return tuple(cases)
 
 
-def _language(value: Any, *, strict: bool, place: str) -> str:
+def parse_language(value: Any, *, strict: bool, place: str) -> str:
+    """ISO 639-1 code of `en`, `pt-BR` and the like; empty for anything else, or InputError if `strict`."""
     match = _LANGUAGE_CODE.fullmatch(value.strip().lower()) if isinstance(value, str) else None
     if match is not None:
         return match.group(1)
@@ -220,7 +222,7 @@ def _language(value: Any, *, strict: bool, place: str) -> str:
     return ""  # a field called `language` may well name a programming language
 
 
-def _level(value: Any) -> int:
+def parse_level(value: Any) -> int:
     """`5`, `5.0` and `Level 5` are 5; a text without a number has no place on a scale and gives 0."""
     if isinstance(value, bool) or value is None:
         return 0

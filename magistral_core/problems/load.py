@@ -57,20 +57,20 @@ def _read(settings: ProblemSettings) -> Iterator[Problem]:
     packages = find_packages(local) if local.is_dir() else []
     if packages:
         return map(read_package, packages)
-    return (parse_problem(row, settings.fields) for row in _rows(settings))
+    return (parse_problem(row, settings.fields) for row in source_rows(settings.path, settings.split))
 
 
-def _rows(settings: ProblemSettings) -> Iterator[Row]:
-    path = settings.path
+def source_rows(path: str, split: str = "train") -> Iterator[Row]:
+    """Rows of a file, a folder, `s3://...` or `hf:NAME` (there of a split), lazily and in order. Raises as `load_problems` does."""
     if path.startswith("hf:"):
-        return _hub(path, settings.split)
+        return _hub(path, split)
     if path.startswith("s3://"):
         return _objects(path)
     local = Path(path).expanduser()
     if not local.is_dir():
         return read_rows(local, path)
     if (local / "dataset_dict.json").exists() or (local / "state.json").exists():
-        return _saved_dataset(local, settings.split)
+        return _saved_dataset(local, split)
     return (row for file in problem_files(local) for row in read_rows(file))
 
 

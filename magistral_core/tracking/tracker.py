@@ -176,6 +176,34 @@ class Tracker:
         text = json.dumps(content, indent=1, ensure_ascii=False, default=str)
         self._call(lambda: self._upload(name, text.encode()))
 
+    def log_file(self, name: str, path: Path) -> None:
+        """A file as an artifact under `name`, a path as in `data/kept.jsonl`; it must stay until `flush`."""
+        folder, _, last = name.rpartition("/")
+        if path.name != last:
+            raise ValueError(f"an artifact keeps its file's name: {path.name}, not {last}")
+        self._call(lambda: self._client.log_artifact(self._run_id, str(path), folder or None))
+
+    def log_dataset(self, name: str, digest: str, source: str, rows: int, context: str) -> None:
+        """A data set that the run read or made (MLflow shows it beside the run).
+
+        Args:
+            name: of the data set.
+            digest: its version.
+            source: where it lies.
+            rows: how many problems.
+            context: what the run did with it, such as `curation-input`.
+        """
+
+        def send() -> None:
+            from mlflow.entities import Dataset, DatasetInput, InputTag
+            from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+
+            # MLflow takes digests of at most 36 characters.
+            data = Dataset(name, digest[:36], "local", json.dumps({"uri": source}), profile=json.dumps({"num_rows": rows}))
+            self._client.log_inputs(self._run_id, [DatasetInput(data, [InputTag(MLFLOW_DATASET_CONTEXT, context)])])
+
+        self._call(send)
+
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags of the run."""
         copied = dict(tags)

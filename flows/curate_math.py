@@ -1,0 +1,23 @@
+"""Curate mathematics problems."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+from prefect.runtime import flow_run
+
+from flows.parameters import CurateForm
+from tasks.curation import curate_problems
+
+
+def _name() -> str:
+    form = CurateForm.model_validate(flow_run.parameters.get("curation") or {})
+    return f"curate math: {form.out.rstrip('/').rsplit('/', 1)[-1]}"
+
+
+@flow(name="curate-math", flow_run_name=_name, persist_result=True, result_serializer="json")
+def curate_math(curation: CurateForm = CurateForm()) -> dict[str, Any]:  # noqa: B008  (the form's defaults; never changed)
+    """Make a clean problem set of noisy files; a run that was stopped goes on where it was, with the same output folder."""
+    curation.load()  # a wrong setting is refused before anything starts
+    return curate_problems(curation.arguments(), str(flow_run.id))

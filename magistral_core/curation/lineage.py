@@ -1,0 +1,70 @@
+"""Where a curated set comes from: its input files with their digests, and the version that inputs, settings and code give it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+import magistral_core
+from magistral_core.config.curation import CurationRecipe
+from magistral_core.config.schema import FieldNames
+from magistral_core.curation.draft import read_draft
+from magistral_core.problems import source_rows
+
+#: Rooms whose code decides what is kept.
+_DECIDING = ("curation", "problems", "rewards")
+_REPORT_ROWS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """An input file (or data set): its name as given, its rows, and the SHA-256 of their content."""
+
+    file: str
+    rows: int
+    sha256: str
+
+
+def survey(inputs: Sequence[str], recipe: CurationRecipe, on_rows: Callable[[int], None] = lambda _: None) -> list[SourceFile]:
+    """Read every row of every input once, before anything is done with any of them.
+
+    Raises:
+        InputError: an input that cannot be read, a line that is not a JSON object, or a field that is set and missing.
+    """
+    counts: dict[str, int] = {}
+    digests: dict[str, hashlib._Hash] = {}
+    named_fields = recipe.problems.fields != FieldNames()
+    done = 0
+    for path in inputs:
+        for row in source_rows(path, recipe.problems.split):
+            if named_fields:
+                read_draft(row, recipe.problems.fields)
+            counts[row.file] = counts.get(row.file, 0) + 1
+            content = json.dumps([row.line, row.data], sort_keys=True, ensure_ascii=False, default=str)
+            digests.setdefault(row.file, hashlib.sha256()).update(content.encode("utf-8", "surrogatepass"))
+            done += 1
+            if done % _REPORT_ROWS == 0:
+                on_rows(done)
+    return [SourceFile(file, counts[file], digests[file].hexdigest()) for file in counts]
+
+
+def version_of(sources: Sequence[SourceFile], against: Sequence[SourceFile], recipe: CurationRecipe) -> str:
+    """Version of the set: 16 hexadecimal digits of a hash over inputs, evaluation sets, settings and code."""
+    settings = recipe.model_dump(mode="json", exclude={"tracking", "shard_rows"})
+    content = {"sources": [*map(asdict, sources)], "against": [*map(asdict, against)], "settings": settings, "code": code_version()}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@cache
+def code_version() -> str:
+    """The package's version and a hash of the code that decides what is kept."""
+    root = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for room in _DECIDING:
+        for path in sorted((root / room).rglob("*.py")):
+            digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    return f"{magistral_core.__version__}+{digest.hexdigest()[:12]}"

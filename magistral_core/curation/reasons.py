@@ -1,0 +1,56 @@
+"""Why a problem is rejected, and at which filter: the vocabulary of `rejected.jsonl` and of the report."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Stage(StrEnum):
+    """The filters, in the order in which a problem meets them. Difficulty (section 4 of the paper) comes after the last."""
+
+    COMPLETENESS = "completeness"
+    ANSWER = "answer"
+    FORM = "form"
+    GOLD = "gold check"
+    LLM = "language model"
+    DUPLICATES = "duplicates"
+    DECONTAMINATION = "decontamination"
+
+
+class Reason(StrEnum):
+    """Reason codes. Each member has its filter as `stage` and a sentence for people as `__doc__`."""
+
+    stage: Stage
+
+    def __new__(cls, code: str, stage: Stage, doc: str) -> Reason:
+        """A text with its filter and its explanation."""
+        member = str.__new__(cls, code)
+        member._value_ = code
+        member.stage = stage
+        member.__doc__ = doc
+        return member
+
+    EMPTY = "empty", Stage.COMPLETENESS, "There is no statement."
+    TOO_LONG = "too_long", Stage.COMPLETENESS, "The statement is longer than `format.max_question_chars`."
+    MISSING_FIGURE = "missing_figure", Stage.COMPLETENESS, "The statement needs a figure, picture or table that the text does not hold."
+    CUT_OFF = "cut_off", Stage.COMPLETENESS, "The statement stops in mid-sentence or in mid-formula."
+    NO_QUESTION = "no_question", Stage.COMPLETENESS, "Nothing is asked."
+
+    NO_ANSWER = "no_answer", Stage.ANSWER, "There is no reference answer."
+    SEVERAL_ANSWERS = "several_answers", Stage.ANSWER, "The reference answer has several parts, labelled or boxed."
+    PROSE_ANSWER = "prose_answer", Stage.ANSWER, "The reference answer is a text that no verifier can compare."
+    UNRESOLVED_CHOICE = "unresolved_choice", Stage.ANSWER, "The reference answer of a multiple choice is none of its options."
+
+    PROOF = "proof", Stage.FORM, "A proof is asked for, and nothing else."
+    MULTI_PART = "multi_part", Stage.FORM, "Several tasks or questions share one statement."
+    MULTIPLE_CHOICE = "multiple_choice", Stage.FORM, "A multiple choice that means nothing without its options; rules cannot rewrite it."
+    YES_NO = "yes_no", Stage.FORM, "The answer is yes or no, and `format.yes_no` is reject."
+
+    UNVERIFIABLE_GOLD = "unverifiable_gold", Stage.GOLD, "The reference answer cannot be read as mathematics, or does not equal itself."
+
+    LLM_REJECTED = "llm_rejected", Stage.LLM, "The language model judged a doubtful problem unusable."
+
+    EXACT_DUPLICATE = "exact_duplicate", Stage.DUPLICATES, "The normalised statement was kept before."
+    NEAR_DUPLICATE = "near_duplicate", Stage.DUPLICATES, "A statement with the same numbers and nearly the same words was kept before."
+
+    CONTAMINATED = "contaminated", Stage.DECONTAMINATION, "An evaluation item shares an n-gram with it, or is nearly the same."

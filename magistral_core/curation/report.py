@@ -1,0 +1,184 @@
+"""What a curation did, as numbers for programs and as tables for people: counts at every filter as in the paper's Table 1, and the card."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from magistral_core.curation.entry import Entry
+from magistral_core.curation.lineage import SourceFile
+from magistral_core.curation.reasons import Reason, Stage
+
+#: Examples of each reason that the report shows.
+EXAMPLES = 3
+_SHOWN = 200
+
+
+@dataclass
+class Tally:
+    """Counts while the outputs are written. Nothing vanishes: `check` holds read = kept + rejected, for every file."""
+
+    kept: Counter[str] = field(default_factory=Counter)
+    rejected: Counter[tuple[str, str]] = field(default_factory=Counter)
+    rewritten: Counter[str] = field(default_factory=Counter)
+    doubts: Counter[str] = field(default_factory=Counter)
+    other_answer: int = 0
+    examples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+    def keep(self, entry: Entry) -> None:
+        """Count a row that is kept."""
+        self.kept[entry.file] += 1
+        if entry.rewritten:
+            self.rewritten[entry.rewritten] += 1
+        if entry.doubt:
+            self.doubts[entry.doubt] += 1
+
+    def reject(self, entry: Entry) -> None:
+        """Count a row that is rejected, with its reason."""
+        self.rejected[entry.file, entry.reason] += 1
+        shown = self.examples.setdefault(entry.reason, [])
+        if len(shown) < EXAMPLES:
+            shown.append(
+                {"source": entry.source, "question": entry.question[-_SHOWN:], "answer": entry.answer[:80], "detail": entry.detail}
+            )
+
+    def check(self, sources: Sequence[SourceFile]) -> None:
+        """Hold that every row that was read was kept or rejected. Raises AssertionError."""
+        for source in sources:
+            rejected = sum(count for (file, _), count in self.rejected.items() if file == source.file)
+            assert source.rows == self.kept[source.file] + rejected, (
+                f"{source.file}: {source.rows} read, {self.kept[source.file]} kept, {rejected} rejected"
+            )
+
+
+def make_report(
+    name: str,
+    version: str,
+    code: str,
+    settings: Mapping[str, Any],
+    sources: Sequence[SourceFile],
+    against: Sequence[SourceFile],
+    tally: Tally,
+    matches: Sequence[Mapping[str, Any]],
+    llm: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The content of report.json."""
+    by_reason: Counter[str] = Counter()
+    for (_, reason), count in tally.rejected.items():
+        by_reason[reason] += count
+    read = sum(source.rows for source in sources)
+    stages, left = [], read
+    for stage in Stage:
+        lost = {reason.value: by_reason[reason.value] for reason in Reason if reason.stage is stage and by_reason[reason.value]}
+        stages.append({"stage": stage.value, "in": left, "rejected": lost, "out": left - sum(lost.values())})
+        left -= sum(lost.values())
+    files = []
+    for source in sources:
+        lost = {reason.value: tally.rejected[source.file, reason.value] for reason in Reason if tally.rejected[source.file, reason.value]}
+        files.append({"file": source.file, "sha256": source.sha256, "read": source.rows, "kept": tally.kept[source.file], "rejected": lost})
+    return {
+        "name": name,
+        "version": version,
+        "code": code,
+        "read": read,
+        "kept": tally.kept.total(),
+        "rejected": by_reason.total(),
+        "reasons": {reason.value: by_reason[reason.value] for reason in Reason if by_reason[reason.value]},
+        "stages": stages,
+        "sources": files,
+        "rewritten": dict(tally.rewritten),
+        "doubts_kept": dict(tally.doubts),
+        "llm": dict(llm),
+        "duplicates_with_other_answer": tally.other_answer,
+        "decontamination": {
+            "against": [{"file": source.file, "rows": source.rows, "sha256": source.sha256} for source in against],
+            "matches": list(matches),
+        },
+        "examples": tally.examples,
+        "settings": dict(settings),
+    }
+
+
+def to_markdown(report: Mapping[str, Any]) -> str:
+    """report.md."""
+    lines = [
+        f"# Curation of {report['name']}",
+        "",
+        f"{report['read']:,} rows read, {report['kept']:,} kept. Version `{report['version']}`.",
+        "",
+    ]
+    lines += _funnel(report)
+    reasons = list(report["reasons"])
+    lines += [
+        "",
+        "## By source",
+        "",
+        f"| source | read | kept | {' | '.join(reasons)} |".replace("|  |", "|"),
+        f"|---|---|---|{'---|' * len(reasons)}",
+    ]
+    for source in report["sources"]:
+        cells = [f"`{source['file']}`", source["read"], source["kept"], *(source["rejected"].get(reason, 0) for reason in reasons)]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    lines += [
+        "",
+        f"Rewritten multiple choices among the kept: {_counts(report['rewritten'])}. Kept with a doubt: {_counts(report['doubts_kept'])}.",
+    ]
+    lines += [f"Duplicates with another answer than the kept one: {report['duplicates_with_other_answer']}.", "", report["llm"]["note"], ""]
+    lines += _decontamination(report["decontamination"])
+    lines += ["## Examples", ""]
+    for reason in reasons:
+        lines += [f"### `{reason}`: {Reason(reason).__doc__}", ""]
+        for shown in report["examples"][reason]:
+            question = " ".join(shown["question"].split()).replace("`", "'")
+            lines.append(f"- {shown['source']['file']}:{shown['source']['line']}: `{question}` ({' '.join(shown['detail'].split())})")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def to_card(report: Mapping[str, Any]) -> str:
+    """card.md: what the set is, where it comes from, how it was made, in one page."""
+    files = ["| source | rows | kept | SHA-256 of its rows |", "|---|---|---|---|"]
+    files += [f"| `{item['file']}` | {item['read']} | {item['kept']} | `{item['sha256'][:16]}` |" for item in report["sources"]]
+    against = [item["file"] for item in report["decontamination"]["against"]]
+    compared = f"Compared with {', '.join(f'`{file}`' for file in against)}." if against else "Compared with no evaluation set."
+    return "\n".join(
+        [
+            f"# {report['name']}, version {report['version']}",
+            "",
+            f"{report['kept']:,} mathematics problems with one verifiable answer each, from {report['read']:,} rows, by rules after "
+            "Magistral (arXiv 2506.10910, section 4). Licences are those of the sources.",
+            "",
+            *_funnel(report),
+            "",
+            "## Lineage",
+            "",
+            *files,
+            "",
+            f"{compared} Code `{report['code']}`. Each line of `kept.jsonl` names its `source` (file and line), what it was "
+            "`rewritten_from`, and where its `duplicates` stood. The version is a hash of sources, settings and code.",
+            "",
+        ]
+    )
+
+
+def _funnel(report: Mapping[str, Any]) -> list[str]:
+    lines = ["| filter | in | rejected | out |", "|---|---|---|---|"]
+    for stage in report["stages"]:
+        lines.append(f"| {stage['stage']} | {stage['in']} | {_counts(stage['rejected'])} | {stage['out']} |")
+    return lines
+
+
+def _decontamination(found: Mapping[str, Any]) -> list[str]:
+    if not found["against"]:
+        return ["Decontamination is off (`decontaminate.against`).", ""]
+    lines = ["## Decontamination", "", "| problem | evaluation item | rule | shared |", "|---|---|---|---|"]
+    for match in found["matches"]:
+        problem, item = (f"{match[side]['file']}:{match[side]['line']}" for side in ("source", "item"))
+        lines.append(f"| {problem} | {item} | {match['rule']} | {match['shared'].replace('|', ' ')} |")
+    return [*lines, ""]
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items()) or "none"

@@ -1,0 +1,99 @@
+"""Curate problems as a child process; its progress, funnel and report become artifacts."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+from prefect import get_run_logger, task
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+
+from magistral_core.errors import InfrastructureError
+from tasks.child import run_command, work_folder
+from tasks.events import EventFile
+from tasks.training import broken_not_wrong
+
+#: The UI redraws no faster, and each update is a request.
+_UPDATE_S = 2.0
+#: Share of the whole at which each step begins, about; gold checks take longest.
+_BEGINS = {"reading": 0, "rules and gold check": 5, "language model": 70, "duplicates": 75, "writing": 90}
+
+
+@task(name="curate", retries=2, retry_delay_seconds=10, retry_condition_fn=broken_not_wrong, persist_result=True, result_serializer="json")
+def curate_problems(arguments: list[str], flow_run_id: str) -> dict[str, Any]:
+    """The report of `magistral curate ARGUMENTS`, without its examples. A second attempt goes on from the last finished shard."""
+    folder = work_folder(flow_run_id)
+    name = f"curate-{uuid.uuid4().hex[:6]}"
+    log, events = folder / f"{name}.log", folder / f"{name}.jsonl"
+    get_run_logger().info("curate %s; its own log: %s", " ".join(arguments), log)
+    follower = _Follower(events)
+    run_command(["curate", *arguments, "--events", str(events)], log, on_poll=follower.poll)
+    return follower.finish()
+
+
+class _Follower:
+    """Turns events into what Prefect shows."""
+
+    def __init__(self, events: Path) -> None:
+        self._events = EventFile(events)
+        self._progress = create_progress_artifact(progress=0.0, key="curation", description="Curation")
+        self._stage, self._percent, self._shown = "", 0.0, 0.0
+        self._last_update = time.monotonic()
+        self._report: dict[str, Any] | None = None
+        self._log = get_run_logger()
+
+    def poll(self) -> None:
+        """Show what is new."""
+        for event in self._events.read():
+            if event["event"] == "end":
+                self._report = {key: value for key, value in event.items() if key not in ("event", "examples")}
+                continue
+            stage = event["stage"]
+            if stage != self._stage:
+                self._stage = stage
+                self._log.info("%s", stage)
+            following = min((begin for begin in _BEGINS.values() if begin > _BEGINS[stage]), default=100)
+            share = event["done"] / event["total"] if event["total"] else 0.0
+            self._percent = _BEGINS[stage] + share * (following - _BEGINS[stage])
+        if self._percent != self._shown and time.monotonic() - self._last_update > _UPDATE_S:
+            self._show(self._percent)
+
+    def finish(self) -> dict[str, Any]:
+        """The report of the ended curation, with its tables and links."""
+        if self._report is None:
+            raise InfrastructureError("the curation ended without a report")
+        self._show(100.0)
+        report = self._report
+        create_table_artifact(funnel_rows(report), key="curation-results", description="Problems at every filter")
+        text = f"**{report['kept']}** of {report['read']} rows kept; data set version `{report['version']}`. {report['llm']['note']}"
+        create_markdown_artifact(text, key="curation-summary", description="In one sentence")
+        if report["mlflow_url"].startswith("http"):
+            create_link_artifact(
+                report["mlflow_url"], link_text="The data set in MLflow", key="mlflow", description="Report, card, problems"
+            )
+        return report
+
+    def _show(self, percent: float) -> None:
+        update_progress_artifact(self._progress, progress=percent)
+        self._shown, self._last_update = percent, time.monotonic()
+
+
+def funnel_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """Counts at every filter, one row each."""
+    return [
+        {
+            "filter": stage["stage"],
+            "in": stage["in"],
+            "rejected": ", ".join(f"{reason} {count}" for reason, count in stage["rejected"].items()),
+            "out": stage["out"],
+        }
+        for stage in report["stages"]
+    ]
