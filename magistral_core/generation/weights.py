@@ -35,8 +35,8 @@ def write_weight_file(tensors: Mapping[str, torch.Tensor], path: str | Path) -> 
 
     Tied tensors are written once, under the name that comes first. For the rest see `stream_weight_file`.
     """
-    unique = {tensor.data_ptr(): name for name, tensor in reversed(tensors.items())}
-    kept = {name: tensors[name] for name in tensors if unique[tensors[name].data_ptr()] == name}
+    first: dict[int, str] = {}
+    kept = {name: tensor for name, tensor in tensors.items() if first.setdefault(tensor.data_ptr(), name) == name}
     return stream_weight_file({name: (tensor.dtype, tensor.shape) for name, tensor in kept.items()}, kept.values(), path)
 
 
