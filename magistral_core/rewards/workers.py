@@ -48,10 +48,10 @@ MAX_BATCH = 32
 #: Limit for starting the zygote or a worker, a user's imports included.
 START_TIMEOUT_S = 120.0
 _GOODBYE_S = 5.0
-#: A formula that used this share of its limit in CPU time is over it; the rest is start-up and clock ticks.
-_BUSY = 0.9
+#: A formula that used this share of its limit in CPU time, when the limit's wall time is over, is over it.
+_BUSY = 0.5
 #: A formula that did not get so much in this many times its limit was starved: its worker is replaced and the formula tried again.
-_PATIENCE = 10
+_PATIENCE = 20
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 

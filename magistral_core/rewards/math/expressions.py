@@ -322,6 +322,8 @@ class Expressions(TokenStream):
             inside = self._argument()
             if isinstance(inside, Sym):
                 return inside if name == "overline" and inside.name.isupper() else Sym(f"{name} {inside.name}")
+            if name == "underline":
+                return inside
             raise UnsupportedError(f"{command} over a formula")
         self._at -= 1
         raise self._unexpected()

@@ -32,7 +32,7 @@ _CHARACTERS = str.maketrans(
 _SUPERSCRIPTS = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿⁱ]+")
 _SUBSCRIPTS = re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
 _VULGAR_FRACTION = re.compile("[¼-¾⅐-⅞]")
-_WRAPPERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
+_WRAPPERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("`", "`"))
 #: Commands for the fonts of words and of single letters; all become `\text`.
 _FONTS = (
     "text|mathrm|mathbf|mathit|textbf|textrm|textit|mbox|hbox|operatorname\\*?|textnormal|mathsf|textsf|mathtt|texttt|boldsymbol|bm|emph"
@@ -44,6 +44,8 @@ _EDITS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\\[dtc]frac(?![a-zA-Z])"), r"\\frac"),
     (re.compile(r"\\[dt]binom(?![a-zA-Z])"), r"\\binom"),
     (re.compile(rf"\\(?:{_FONTS})(?![a-zA-Z])\s*(?=\{{)"), r"\\text"),
+    (re.compile(rf"\\(?:{_FONTS})\s+(?=\w)"), ""),
+    (re.compile(r"\\text\s*\{\s*\.?\s*\}"), " "),
     (re.compile(r"\\lbrace(?![a-zA-Z])"), r"\\{"),
     (re.compile(r"\\rbrace(?![a-zA-Z])"), r"\\}"),
     (re.compile(r"\\varnothing(?![a-zA-Z])"), r"\\emptyset "),

@@ -7,7 +7,7 @@ import re
 
 from magistral_core.rewards.math import words
 from magistral_core.rewards.math.grammar import parse_formula
-from magistral_core.rewards.math.nodes import Choice, Node, Numeral, Text, UnreadableError
+from magistral_core.rewards.math.nodes import Choice, Const, Node, Numeral, Text, UnreadableError
 from magistral_core.rewards.math.normalise import clean
 
 _WRAPPED = re.compile(r"\\(?:text|boxed|fbox)\s*\{([^{}]*)\}\s*")
@@ -43,7 +43,8 @@ def read(text: str, thousands: bool = True) -> Node:
         letter, content = found.group(1) or found.group(2), clean(found.group(3))
         return Choice(letter, _read_content(content))
     if is_phrase(text):
-        return phrase(text)
+        said = phrase(text)
+        return Const("empty") if said == Text("empty set") else said
     return parse_formula(text, thousands)
 
 
