@@ -17,7 +17,7 @@ from magistral_core.pipeline.simulator import BUSY, SCHEDULES, Figures, Schedule
 SUMMARY = "a simulated cluster: utilisation, age and speed by schedule, and how many generators its trainers need"
 
 #: Steps of the largest cluster: each is hundreds of thousands of completions there.
-_FEW_STEPS = 6
+_FEW_STEPS = 4
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,12 @@ logarithm, and ten thousand engines a matter of seconds.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import heapq
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -185,14 +187,15 @@ class Simulator:
         warm = max(1, int(_WARM * steps))
         self._pump()
         before: tuple[float, ...] = ()
-        while self._step < steps:
-            self._now, _, call, arguments = heapq.heappop(self._events)
-            call(*arguments)
-            for index in self._touched:
-                self._schedule_end(index)
-            self._touched.clear()
-            if self._step == warm and not before:
-                before = self._totals()
+        with _no_collection():
+            while self._step < steps:
+                self._now, _, call, arguments = heapq.heappop(self._events)
+                call(*arguments)
+                for index in self._touched:
+                    self._schedule_end(index)
+                self._touched.clear()
+                if self._step == warm and not before:
+                    before = self._totals()
         self.ledger.check()
         return self._figures(warm, before)
 
@@ -427,6 +430,18 @@ class Simulator:
             unused_share=float(np.mean(self._unused[warm : self._step])),
             filtered_share=float(filtered / max(1, trained + filtered)),
         )
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """No search for cycles meanwhile: there are none, and among millions of small objects it takes a quarter of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _versions(swaps: Sequence[tuple[float, int]], begin: float, tokens: int) -> tuple[int, int]:
