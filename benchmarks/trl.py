@@ -32,8 +32,6 @@ _STEPS = {32: {"trl": 2, "ours": 6}, 256: {"trl": 1, "ours": 3}}
 #: Steps before the first turn that counts; their completions are short. TRL tries each number of threads in one of them.
 _WARM_UP = 3
 _RANKS = 2
-#: Rows that TRL trains at once; below and above it was slower.
-_ROWS = 16
 #: No run of the second part goes on for longer.
 _REWARD_LIMIT_S = 900.0
 _GOAL = 5.0
@@ -43,6 +41,7 @@ _GOAL = 5.0
 class Settings:
     """The grid, its repetitions, those of the time to the same reward, and that reward.
 
+    `rows` and `cache` are TRL's: completions that it trains at once, and `cache_implementation` ("static"; empty: what it does by default).
     `journal` names a file in which each cell is kept as soon as it is done: what it holds is not measured again.
     """
 
@@ -52,6 +51,8 @@ class Settings:
     repetitions: int = 2
     reward_repetitions: int = 0
     reward: float = 0.7
+    rows: int = 16
+    cache: str = ""
     journal: str = ""
 
 
@@ -86,7 +87,7 @@ def run(options: Options) -> Result:
         Headline(
             "completions a second over TRL's, geometric mean of the cells", statistics.geometric_mean(ratios), "x", higher_is_better=True
         ),
-        {**asdict(settings), "group_size": GROUP_SIZE, "batch": _BATCH, "batches": _batches(), "rows": _ROWS, "trainers": _RANKS},
+        {**asdict(settings), "group_size": GROUP_SIZE, "batch": _BATCH, "batches": _batches(), "trainers": _RANKS},
         [_row(cell, ratio) for cell, ratio in zip(cells, ratios, strict=True)],
         [*cells, *rewards],
         [*_remarks(cells, ratios), *_reward_remarks(rewards, settings.reward)],
@@ -97,11 +98,11 @@ def _batches() -> dict[str, int]:
     return {f"{size}, {mean}": batch for (size, mean), batch in BATCHES.items()}
 
 
-def _cell(size: str, mean: int, skew: float, repetitions: int) -> dict[str, Any]:
+def _cell(size: str, mean: int, skew: float, settings: Settings) -> dict[str, Any]:
     batch = BATCHES.get((size, mean), _BATCH)
     lengths = Lengths(mean, skew, batch, GROUP_SIZE, settle=_WARM_UP)
     turns: dict[str, list[Steps]] = {"ours": [], "trl": []}
-    with tempfile.TemporaryDirectory() as out, _ours(size, lengths) as ours, _trl(size, lengths, out) as trl:
+    with tempfile.TemporaryDirectory() as out, _ours(size, lengths) as ours, _trl(size, lengths, settings, out) as trl:
         sides = {"ours": ours, "trl": trl}
         for side in sides.values():
             side.advance(_WARM_UP)
@@ -112,7 +113,7 @@ def _cell(size: str, mean: int, skew: float, repetitions: int) -> dict[str, Any]
             return batch * len(turn.lines) / turn.seconds
 
         # Ours begins a pair of turns full of brief completions: the pair that warms up has its own lengths, and does not count.
-        pairs = in_turn(lambda: rate("ours"), lambda: rate("trl"), repetitions, warm_ups=1)
+        pairs = in_turn(lambda: rate("ours"), lambda: rate("trl"), settings.repetitions, warm_ups=1)
     profile = {name: _profile(name, done[1:], batch) for name, done in turns.items()}
     return {"size": size, "mean": mean, "skew": skew, "batch": batch, "ours": pairs.a, "trl": pairs.b, "profile": profile}
 
@@ -122,13 +123,13 @@ def _ours(size: str, lengths: Lengths) -> Side:
     return Side("benchmarks.ours:train", {"recipe": data, "lengths": asdict(lengths)}, ENVIRONMENT)
 
 
-def _trl(size: str, lengths: Lengths, out: str) -> Side:
+def _trl(size: str, lengths: Lengths, settings: Settings, out: str) -> Side:
     arguments = {
         "recipe": recipe(size, lengths),
         "lengths": asdict(lengths),
         "threads": [1, 2],
-        "rows": min(_ROWS, lengths.batch),
-        "settings": {},
+        "rows": min(settings.rows, lengths.batch),
+        "settings": {"cache_implementation": settings.cache} if settings.cache else {},
         "out": out,
     }
     return Side("benchmarks.grpo_trl:train", arguments, {"OMP_NUM_THREADS": "2"})
