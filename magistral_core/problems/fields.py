@@ -74,8 +74,8 @@ def parse_problem(row: Row, fields: FieldNames | None = None) -> Problem:
         tests=code.tests,
         entry_point=code.entry_point,
         checker=code.checker,
-        time_limit_s=code.limit("time_limit_s"),
-        memory_limit_mb=None if (memory := code.limit("memory_limit_mb")) is None else int(memory),
+        time_limit_s=code.time_limit_s,
+        memory_limit_mb=code.memory_limit_mb,
         source=row.place,
         extra=extra,
     )
@@ -155,6 +155,9 @@ class _Code:
         self.used: set[str] = set()
         self.entry_point = str(self._take("entry_point") or "")
         self.checker = Checker(flags=self._flags())
+        self.time_limit_s = self._limit("time_limit_s")
+        memory = self._limit("memory_limit_mb")
+        self.memory_limit_mb = None if memory is None else max(int(memory), 1)
         tests_name, tests = picker.pick("tests", "", ("tests",))
         self.used.add(tests_name)
         if tests is not None:
@@ -162,7 +165,7 @@ class _Code:
         else:
             self.tests = self._checks(question)
 
-    def limit(self, name: str) -> float | None:
+    def _limit(self, name: str) -> float | None:
         """A limit, in the unit that its name ends with."""
         value = self._take(name)
         if value is None:
