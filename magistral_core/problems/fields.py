@@ -190,7 +190,8 @@ class _Code:
         test, listed = self._row.data.get("test"), self._row.data.get("test_list")
         if isinstance(test, str) and self.entry_point:  # HumanEval: the prompt is code that the checks may use
             self.used.add("test")
-            return (TestCase(check=f"{question}\n\n{test}\n\ncheck(candidate)\n"),)
+            own_name = f"{self.entry_point} = candidate  # in place of the prompt's, which has no body"
+            return (TestCase(check=f"{question}\n\n{own_name}\n{test}\n\ncheck(candidate)\n"),)
         if isinstance(listed, list) and listed and all(isinstance(item, str) for item in listed):  # MBPP
             self.used |= {"test_list", "test_setup_code", "test_imports"}
             imports = self._row.data.get("test_imports") or []
