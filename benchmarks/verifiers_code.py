@@ -1,7 +1,7 @@
 """Speed of judging code: solutions of 20 tests a second, Python and C++, on two cores.
 
-Every solution differs in its text, so that none is compiled already; tests are trivial, so that what is measured is the judging. Goals: at least 15
-solutions a second in Python, and 2 in C++.
+Every solution differs in its text, so that none is compiled already; tests are trivial, so that what is measured is the judging. Goals: at
+least 15 solutions a second in Python, and 2 in C++.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import re
 from magistral_core.curation.draft import Draft
 from magistral_core.curation.reasons import Reason
 from magistral_core.curation.statements import Finding
-from magistral_core.rewards.math import MAX_CHARS
+from magistral_core.rewards.math.limits import MAX_CHARS
 
 _NOTHING = re.compile(
     r"(?:none|n/?a|null|nan|unknown|tbd|-+|\?+|no (?:answer|solution given)|see (?:the )?(?:solution|explanation|above|below)|omitted|"

@@ -74,8 +74,8 @@ def parse_problem(row: Row, fields: FieldNames | None = None) -> Problem:
         tests=code.tests,
         entry_point=code.entry_point,
         checker=code.checker,
-        time_limit_s=code.limit("time_limit_s"),
-        memory_limit_mb=None if (memory := code.limit("memory_limit_mb")) is None else int(memory),
+        time_limit_s=code.time_limit_s,
+        memory_limit_mb=code.memory_limit_mb,
         source=row.place,
         extra=extra,
     )
@@ -156,6 +156,9 @@ class _Code:
         self.used: set[str] = set()
         self.entry_point = str(self._take("entry_point") or "")
         self.checker = Checker(flags=self._flags())
+        self.time_limit_s = self._limit("time_limit_s")
+        memory = self._limit("memory_limit_mb")
+        self.memory_limit_mb = None if memory is None else max(int(memory), 1)
         tests_name, tests = picker.pick("tests", "", ("tests",))
         self.used.add(tests_name)
         if tests is not None:
@@ -163,7 +166,7 @@ class _Code:
         else:
             self.tests = self._checks(question)
 
-    def limit(self, name: str) -> float | None:
+    def _limit(self, name: str) -> float | None:
         """A limit, in the unit that its name ends with."""
         value = self._take(name)
         if value is None:
@@ -188,7 +191,8 @@ class _Code:
         test, listed = self._row.data.get("test"), self._row.data.get("test_list")
         if isinstance(test, str) and self.entry_point:  # HumanEval: the prompt is code that the checks may use
             self.used.add("test")
-            return (TestCase(check=f"{question}\n\n{test}\n\ncheck(candidate)\n"),)
+            own_name = f"{self.entry_point} = candidate  # in place of the prompt's, which has no body"
+            return (TestCase(check=f"{question}\n\n{own_name}\n{test}\n\ncheck(candidate)\n"),)
         if isinstance(listed, list) and listed and all(isinstance(item, str) for item in listed):  # MBPP
             self.used |= {"test_list", "test_setup_code", "test_imports"}
             imports = self._row.data.get("test_imports") or []

@@ -3,13 +3,13 @@
 A filter is an allow list. What it does not name fails with ENOSYS, so that libraries fall back (`clone3` to `clone`). A call that it
 names, but whose arguments it refuses, fails with EPERM. Another architecture's calls, and those of the x32 ABI, kill the process.
 
-Arguments are looked at only where the kernel reads them as 32 bits (file flags, commands, process ids) or where they must be null, so a high
-half that is not zero changes nothing. Memory behind pointers is never looked at: it could change after the check.
+Arguments are looked at only where the kernel reads them as 32 bits (file flags, commands, process ids) or where they must be null, so a
+high half that is not zero changes nothing. Memory behind pointers is never looked at: it could change after the check.
 
 Two profiles:
 
     run      one process: no child, no signal to any other, no socket but a connected pair, no change of modes, owners or times
-    compile  the same with children, for the compiler driver and its parts
+    compile  the same with children, for the compiler and its parts
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ _CHECKED: Mapping[str, tuple[Test, ...]] = MappingProxyType(
         "sendto": (Test(4, (0,)), Test(4, (0,), high=True)),
     }
 )
-_COMPILE_PLAIN = ("fork", "vfork", "wait4", "waitid", "chmod", "fchmod", "fchmodat", "truncate")
+_COMPILE_PLAIN = ("fork", "vfork", "wait4", "waitid")
 # Named so that they fail with EPERM, which programs report better than ENOSYS.
 _REFUSED = ("fork", "vfork", "chmod", "fchmod", "fchmodat", "truncate")
 
@@ -119,7 +119,7 @@ def build(profile: Profile, machine: str) -> Filter:
     """The filter of a profile for a machine (`platform.machine()`). Raises KeyError for one that is not in ARCHITECTURES."""
     architecture = ARCHITECTURES[machine]
     checked, plain = dict(_CHECKED), set(_PLAIN)
-    refused = set(_REFUSED) if profile == "run" else set()
+    refused = set(_REFUSED)
     if profile == "compile":
         plain |= set(_COMPILE_PLAIN)
         checked["clone"] = (Test(0, (0,), _CLONE_REFUSED),)
@@ -132,7 +132,7 @@ def build(profile: Profile, machine: str) -> Filter:
         program.add(_JGE, _X32_BIT, 0, 1)
         program.add(_RETURN, KILL)
     answers = {
-        number: ALLOW if name in plain else ERRNO | _EPERM
+        number: ALLOW if name in plain else ERRNO | _EPERM  # the compiler's calls are in both
         for name, number in architecture.calls.items()
         if name not in checked and (name in plain or name in refused)
     }

@@ -32,7 +32,7 @@ COMPLETION = Completion(3, 1, PROMPT.token_ids, TOKENS, -TOKENS.astype(np.float3
 SCORE = Score(1.0, ScoreStatus.CORRECT, {"format": 0.1, "correct": 0.9})
 GROUP = Group(3, PROBLEM, (COMPLETION, COMPLETION), (SCORE, SCORE))
 BATCH = Batch(0, (GROUP,), np.zeros(2, np.float32), np.full(2, 1 / 6))
-EVERY = [PROBLEM, PROBLEM.tests[0], PROMPT, Request(3, 1, PROMPT, seed=9, max_tokens=8), COMPLETION, SCORE, GROUP, BATCH]
+EVERY = [PROBLEM, PROBLEM.tests[0], PROBLEM.checker, PROMPT, Request(3, 1, PROMPT, seed=9, max_tokens=8), COMPLETION, SCORE, GROUP, BATCH]
 MICROBATCH = Microbatch(*[TOKENS] * len(fields(Microbatch)))
 
 

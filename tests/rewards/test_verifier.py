@@ -17,8 +17,8 @@ import pytest
 
 from magistral_core.config.schema import LengthReward, PromptSettings, RewardSettings
 from magistral_core.errors import InfrastructureError, InputError
-from magistral_core.records import FinishReason, Group, Problem, ProblemKind, ScoreStatus, TestCase
-from magistral_core.rewards import Verifier, check_supported, workers
+from magistral_core.records import FinishReason, Group, Problem, ScoreStatus
+from magistral_core.rewards import Verifier, workers
 
 FIVE = Problem(id="p", question="What is 2 + 3?", answer="5")
 ROOT = Problem(id="r", question="What?", answer="\\frac{\\sqrt{2}}{2}")
@@ -249,13 +249,6 @@ def test_kill_9_of_the_training_process_leaves_no_orphan(own_functions: Path) ->
         assert all(map(alive, pids))
         process.kill()
     assert wait_until(lambda: not any(map(alive, pids)))
-
-
-def test_code_problems_are_refused_never_zero(plain: Verifier, group_of: Any) -> None:
-    code = Problem(id="c", question="q", kind=ProblemKind.CODE, tests=(TestCase("1", "2"),), source="code.jsonl:3")
-    for refuse in (lambda: check_supported([FIVE, code]), lambda: plain.check_supported([code]), lambda: plain.score(group_of(code, "x"))):
-        with pytest.raises(InputError, match="code.jsonl:3: code problems need the sandboxed verifier"):
-            refuse()
 
 
 def test_statuses_and_latencies_are_counted(group_of: Any, response: Any) -> None:

@@ -3,8 +3,8 @@
     === name | what it is after | the layers that hold it, the first one first | every way in which it may end
 
 An attack prints `refused ...` for an attempt that failed and `BREACH ...` for one that succeeded, or a limit ends it. They are bounded
-(memory, children, files), so that they would do little harm if the sandbox did not hold; files outside are ones that the test planted. Signals go to
-processes that exist only because the canary has passed before.
+(memory, children, files), so that they would do little harm if the sandbox did not hold; files outside are ones that the test planted.
+Signals go to processes that exist only because the canary has passed before.
 """
 
 from __future__ import annotations

@@ -94,6 +94,12 @@ def test_attack_in_cpp(sandbox: Sandbox, box: Box, attack: Attack, planted: Plan
     contained(sandbox, box, attack, planted)
 
 
-def test_there_are_enough_of_them() -> None:
-    names = [attack.name for attack in ATTACKS + CPP_ATTACKS]
-    assert len(names) == len(set(names)) >= 50
+def test_the_page_lists_them_all() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "security.md").read_text(encoding="utf-8")
+    table = page.partition("<!-- attacks:start -->")[2].partition("<!-- attacks:end -->")[0]
+    rows = {tuple(cell.strip() for cell in line.strip("|").split("|")) for line in table.splitlines() if line.startswith("| ")}
+    listed = {(after, name, layers) for after, names, layers in rows for name in names.split("; ")} - {("after", "attacks", "held by")}
+    attacks = ATTACKS + CPP_ATTACKS
+    assert listed == {(attack.after, attack.name, attack.layers) for attack in attacks}
+    assert len(listed) == len(attacks) >= 50
+    assert f"holds {len(attacks)} attacks" in page

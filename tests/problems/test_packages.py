@@ -1,0 +1,149 @@
+"""Kattis/ICPC packages and JSON code problems as Problems."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from magistral_core.config.schema import ProblemSettings
+from magistral_core.errors import InputError
+from magistral_core.problems import Row, load_problems, parse_problem, read_package
+from magistral_core.records import Checker, Problem, ProblemKind, TestCase
+
+
+def package(folder: Path, settings: str = "source: us\n", **files: str) -> Path:
+    """A package; `files` are named with `__` for the folders' slashes."""
+    usual = {"data__sample__1.in": "1\n", "data__sample__1.ans": "2\n", "data__secret__b.in": "3\n", "data__secret__b.ans": "4\n"}
+    for name, content in (usual | files).items():
+        path = folder / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    (folder / "problem.yaml").write_text(settings)
+    return folder
+
+
+def test_a_plain_package(tmp_path: Path) -> None:
+    folder = package(
+        tmp_path / "adding",
+        **{"problem_statement__problem.en.tex": "Add 1. % not this\n100\\% of it", "problem_statement__problem.sv.tex": "x"},
+    )
+    found = read_package(folder)
+    assert found == Problem(
+        id="adding",
+        question="Add 1. \n100\\% of it",
+        kind=ProblemKind.CODE,
+        tests=(TestCase("1\n", "2\n", name="sample/1"), TestCase("3\n", "4\n", name="secret/b")),
+        checker=Checker(flags=()),
+        time_limit_s=10.0,
+        memory_limit_mb=2048,
+        source=str(folder),
+    )
+
+
+@pytest.mark.parametrize(
+    ("limits", "seconds", "megabytes"),
+    [
+        ("", 10.0, 2048),
+        ("limits: {time_multiplier: 1.2}", 10.0, 2048),
+        ("limits: {time_multiplier: 10, memory: 512}", 20.0, 512),
+        ("limits:", 10.0, 2048),
+    ],
+)
+def test_limits(tmp_path: Path, limits: str, seconds: float, megabytes: int) -> None:
+    found = read_package(package(tmp_path, limits))
+    assert (found.time_limit_s, found.memory_limit_mb) == (seconds, megabytes)
+
+
+def test_flags_and_validators(tmp_path: Path) -> None:
+    assert read_package(package(tmp_path / "a", "validator_flags: float_tolerance 1e-6 case_sensitive")).checker.flags == (
+        "float_tolerance", "1e-6", "case_sensitive",
+    )  # fmt: skip
+    cpp = package(tmp_path / "b", "validation: custom", **{"output_validators__v__v.cc": "int main;", "output_validators__v__v.h": "//"})
+    assert read_package(cpp).checker == Checker((), {"v.cc": b"int main;", "v.h": b"//"})
+    python = package(
+        tmp_path / "c",
+        "validation: custom\nvalidator_flags: x",
+        **{"output_validators__validate.py": "1", "output_validators__lib.py": "2"},
+    )
+    assert read_package(python).checker == Checker(("x",), {"lib.py": b"2", "validate.py": b"1"}, "validate.py")
+
+
+@pytest.mark.parametrize(
+    ("settings", "files", "words"),
+    [
+        ("a: [", {}, "problem.yaml: not YAML"),
+        ("- a", {}, "problem.yaml: expected a mapping"),
+        ("limits: {time_multiplier: fast}", {}, "limits.time_multiplier: expected a number above 0, this is 'fast'"),
+        ("limits: {memory: -1}", {}, "limits.memory"),
+        ("validation: custom", {}, "no output validator"),
+        ("validation: custom interactive", {}, "interactive problems are not supported"),
+        ("a: 1", {"data__secret__c.in": "5"}, "c.in: no answer file c.ans beside it"),
+    ],
+)
+def test_broken_packages(tmp_path: Path, settings: str, files: dict[str, str], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        read_package(package(tmp_path, settings, **files))
+
+
+def test_no_package(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="it has no problem.yaml"):
+        read_package(tmp_path)
+    (tmp_path / "problem.yaml").write_text("a: 1")
+    with pytest.raises(InputError, match="no tests"):
+        read_package(tmp_path)
+
+
+def test_a_folder_of_packages_is_a_source(tmp_path: Path) -> None:
+    for name in ("two", "one"):
+        package(tmp_path / "year" / name)
+    assert [problem.id for problem in load_problems(ProblemSettings(path=str(tmp_path)))] == ["one", "two"]
+    assert [problem.id for problem in load_problems(ProblemSettings(path=str(tmp_path / "year" / "two")))] == ["two"]
+
+
+def parsed(**data: object) -> Problem:
+    return parse_problem(Row("code.jsonl", 3, {"statement": "Do it.", **data}))
+
+
+def test_json_problems() -> None:
+    tests = [{"input": "1 2", "output": "3"}]
+    plain = parsed(tests=tests, time_limit_s=2.5, memory_limit_mb=64, validator_flags="float_tolerance 1e-3", note="kept")
+    assert (plain.tests, plain.kind, plain.entry_point) == ((TestCase("1 2", "3"),), ProblemKind.CODE, "")
+    assert (plain.time_limit_s, plain.memory_limit_mb, plain.checker.flags) == (2.5, 64, ("float_tolerance", "1e-3"))
+    assert plain.extra == {"note": "kept"}
+    function = parsed(tests=[{"input": [1, [2]], "output": {"a": None}}, {"input": "1\n2", "output": "3"}], entry_point="f")
+    assert function.tests == (TestCase("[1, [2]]", '{"a": null}'), TestCase("1\n2", "3"))
+    assert function.entry_point == "f"
+    assert parsed(tests=tests).checker == Checker(("case_sensitive",))
+
+
+def test_humaneval_and_mbpp_rows() -> None:
+    human = parse_problem(
+        Row("h", 1, {"prompt": "def f():\n", "entry_point": "f", "test": "def check(candidate):\n    assert candidate() == 1"})
+    )
+    [check] = human.tests
+    assert check.check.startswith("def f():\n") and check.check.endswith("\ncheck(candidate)\n")
+    assert (human.kind, human.entry_point, human.answer) == (ProblemKind.CODE, "f", "")
+    mbpp = parse_problem(
+        Row("m", 1, {"text": "Do.", "code": "x", "test_list": ["assert f() == 1", "assert f() != 2"], "test_setup_code": "a = 1"})
+    )
+    assert [test.check for test in mbpp.tests] == ["a = 1\nassert f() == 1\n", "a = 1\nassert f() != 2\n"]
+    assert mbpp.question == "Do."
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"tests": "x"}, "field tests: tests are a list"),
+        ({"tests": [{"input": 1, "output": "2"}]}, "test 1: a test is an object"),
+        ({"tests": [{"input": "1"}]}, "test 1: a test is an object"),
+        ({"tests": [{"input": "1", "output": "2"}], "time_limit_s": "fast"}, "field time_limit_s: a limit is a number above 0"),
+        ({"tests": [{"input": "1", "output": "2"}], "memory_limit_mb": 0}, "field memory_limit_mb"),
+        ({"tests": [{"input": "1", "output": "2"}], "validator_flags": ["x"]}, "field validator_flags"),
+    ],
+)
+def test_broken_json_problems(data: dict[str, object], words: str) -> None:
+    with pytest.raises(InputError, match=words) as error:
+        parsed(**json.loads(json.dumps(data)))
+    assert str(error.value).startswith("code.jsonl:3")
