@@ -63,18 +63,20 @@ def test_who_is_asked_what() -> None:
 def test_decisions() -> None:
     recipe = load_curation("math")
 
-    def after(reply: Reply, **more: object) -> Entry:
-        fields = {"reason": "multiple_choice", "options": ("8", "7"), "right": "7"} if not more else more
-        return _changed(Entry(3, "f", 4, "a", "Which is prime?", "B", **fields), reply, recipe)  # type: ignore[arg-type]
+    def after(reply: Reply, doubt: str = "") -> Entry:
+        entry = Entry(3, "f", 4, "a", "Which is prime?", "B", doubt=doubt)
+        if not doubt:
+            entry.reason, entry.options, entry.right = "multiple_choice", ("8", "7"), "7"
+        return _changed(entry, reply, recipe)
 
     new = after(Reply("rewritten", "What is 3+4?", "7"))
-    assert (new.question, new.answer, new.reason, new.rewritten, new.original) == ("What is 3+4?", "7", "", "model", "Which is prime?")
+    assert (new.question, new.answer, new.reason) == ("What is 3+4?", "7", "")
+    assert (new.rewritten, new.original) == ("model", "Which is prime?")
     assert (new.index, new.line) == (3, 4)
     assert after(Reply("rewritten", "Prove that 7 is prime.", "7")).reason == "proof"  # the rules have the last word
     assert after(Reply("impossible", why="many")).detail.endswith("the model: many")
-    doubt = {"doubt": "may need a figure"}
-    assert after(Reply("unusable", why="no figure"), **doubt).reason == "llm_rejected"
-    assert after(Reply("usable"), **doubt).doubt == ""
+    assert after(Reply("unusable", why="no figure"), "may need a figure").reason == "llm_rejected"
+    assert after(Reply("usable"), "may need a figure").doubt == ""
 
 
 @pytest.mark.slow
