@@ -91,6 +91,22 @@ _REFERS = re.compile(
     re.IGNORECASE,
 )
 
+#: LaTeX's text-mode names of plain characters, and its old switch to upright letters, as converters leave them in options.
+_TEXT_MODE = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"\\textquotesingle(?![a-zA-Z])\s?", "'"),
+        (r"\\textbackslash(?![a-zA-Z])(?:\{\})?\s*(?=\\)", ""),
+        (r"\\textbackslash(?![a-zA-Z])(?:\{\})?\s*", r"\\"),
+        (r"\\textgreater(?![a-zA-Z])(?:\{\})?", ">"),
+        (r"\\textless(?![a-zA-Z])(?:\{\})?", "<"),
+        (r"(?:\\textasciitilde|\\space)(?![a-zA-Z])(?:\{\})?|\u3000", " "),
+        (r"\\_", "_"),
+        (r"\\rm(?![a-zA-Z])\s*\{?\s*([a-zA-Z]+)\}?", r" \\text{ \1}"),
+        (r"\\rm(?![a-zA-Z])\s*", ""),
+    )
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -228,7 +244,9 @@ def _resolve(labels: Sequence[str], options: Sequence[str], answer: str, raw_ans
 
 def _clean(text: str) -> str:
     """An option as an answer: without doubled dollar signs and what typesetting left at its ends."""
-    text = text.replace("\u3000", " ").replace("\\textquotesingle", "'").replace("\\textbackslash", "\\").strip(" ~\n\t")
+    for pattern, replacement in _TEXT_MODE:
+        text = pattern.sub(replacement, text)
+    text = text.strip(" ~\n\t")
     if text.count("$$") == 2 and text.startswith("$$") and text.endswith("$$"):
         text = text[2:-2]
     elif text.count("$") == 2 and text.startswith("$") and text.endswith("$"):

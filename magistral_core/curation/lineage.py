@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
-import magistral_core
+from magistral_core import __version__
 from magistral_core.config.curation import CurationRecipe
 from magistral_core.config.schema import FieldNames
 from magistral_core.curation.draft import read_draft
@@ -67,4 +67,4 @@ def code_version() -> str:
     for room in _DECIDING:
         for path in sorted((root / room).rglob("*.py")):
             digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
-    return f"{magistral_core.__version__}+{digest.hexdigest()[:12]}"
+    return f"{__version__}+{digest.hexdigest()[:12]}"

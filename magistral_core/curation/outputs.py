@@ -149,6 +149,8 @@ def _rejected(entry: Entry, note: dict[str, Any]) -> dict[str, Any]:
     found |= {"id": entry.id, "question": entry.question, "answer": entry.answer}
     if entry.options:
         found["options"] = entry.options
+    if entry.rewritten:
+        found |= {"rewritten": entry.rewritten, "rewritten_from": entry.original}
     return found | note
 
 

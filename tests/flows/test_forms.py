@@ -3,15 +3,17 @@
 import pytest
 from pydantic import ValidationError
 
+from flows.curate_math import curate_math
 from flows.demo import demo
 from flows.evaluate import evaluate
-from flows.parameters import DemoForm, EvaluateForm, TrainForm
+from flows.parameters import CurateForm, DemoForm, EvaluateForm, TrainForm
 from flows.train import train
-from magistral_core.config import load_recipe, recipe_names
+from magistral_core.cli.app import build_parser
+from magistral_core.config import load_curation, load_recipe, recipe_names
 from magistral_core.errors import InputError
 
 
-@pytest.mark.parametrize(("flow", "form"), [(train, TrainForm), (evaluate, EvaluateForm), (demo, DemoForm)])
+@pytest.mark.parametrize(("flow", "form"), [(train, TrainForm), (evaluate, EvaluateForm), (demo, DemoForm), (curate_math, CurateForm)])
 def test_every_field_explains_itself(flow, form) -> None:
     schema = flow.parameters.model_dump()["definitions"][form.__name__]
     for name, field in schema["properties"].items():
@@ -33,6 +35,20 @@ def test_changes_reach_the_recipe() -> None:
     form = EvaluateForm(model="m", data="d", recipe="tiny", problems=5, overrides=["seed=1"])
     changes = ["--set", "seed=1", "--set", "evaluation.problems=5"]
     assert form.arguments() == ["tiny", "--model", "m", "--data", "d", "--recipe", "tiny", *changes]
+
+
+def test_a_curation_reaches_the_command() -> None:
+    form = CurateForm(inputs=["a.jsonl", "b"], out="o", against=["aime.jsonl"], overrides=["duplicates.near=false"])
+    recipe = form.load()
+    assert (recipe.decontaminate.against, recipe.duplicates.near, recipe.llm.model) == (("aime.jsonl",), False, None)
+    options = build_parser().parse_args(["curate", *form.arguments()])
+    assert (options.inputs, str(options.out), options.recipe) == (["a.jsonl", "b"], "o", "math")
+    assert load_curation(options.recipe, options.overrides) == recipe
+    assert CurateForm(inputs=["a"], model="some/folder").load().llm.model == "some/folder"
+    with pytest.raises(InputError, match="no problem file"):
+        CurateForm().load()
+    with pytest.raises(InputError, match=r"duplicates\.neer"):
+        CurateForm(inputs=["a"], overrides=["duplicates.neer=false"]).load()
 
 
 def test_what_is_wrong_is_refused() -> None:
