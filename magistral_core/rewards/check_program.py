@@ -87,10 +87,31 @@ class Link:
         raise SolutionError(str(reply.get("error"))[:300])
 
 
+def solutions_names(code: str, link: Link, given: set[str]) -> dict[str, Any]:
+    """The names of the solution's that a check uses: all that are neither its own, nor `given`, nor Python's.
+
+    A function may bear a name of Python's (MBPP has a `sum`). That is believed only of a check that names nothing else of the solution's:
+    else a solution could bring a `set` or an `abs` of its own into the comparison.
+    """
+    unknown = free_names(code) - given
+    names = unknown - set(dir(builtins))
+    if names or given:
+        return {name: link.ask(do="name", name=name) for name in names}
+    found: dict[str, Any] = {}
+    for name in unknown:
+        try:
+            found[name] = link.ask(do="name", name=name)
+        except SolutionError:
+            continue
+    if not found:
+        raise SolutionError(f"it defines none of {', '.join(sorted(unknown))}")
+    return found
+
+
 def free_names(code: str) -> set[str]:
     """Names that a check uses and does not make itself."""
     used: set[str] = set()
-    made = set(dir(builtins))
+    made: set[str] = set()
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Name):
             (used if isinstance(node.ctx, ast.Load) else made).add(node.id)
@@ -112,8 +133,7 @@ def main() -> None:
             names: dict[str, Any] = {"__name__": "check"}
             if request["entry"]:
                 names["candidate"] = link.ask(do="name", name=request["entry"])
-            for name in free_names(code) - names.keys():
-                names[name] = link.ask(do="name", name=name)
+            names |= solutions_names(code, link, names.keys() & {"candidate"})
             exec(compile(code, "<check>", "exec"), names)
         except AssertionError as error:
             fault = f"assertion failed {error}".strip()[:300]

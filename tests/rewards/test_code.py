@@ -25,6 +25,8 @@ CHECKED = Problem(
     tests=(TestCase(check="def check(candidate):\n    assert candidate(1, 2) == 3\n    assert candidate(4, 5) == 9\ncheck(candidate)"),),
 )
 LISTED = Problem("listed", "Add.", kind=ProblemKind.CODE, tests=tuple(TestCase(check=f"assert add({n}, 1) == {n + 1}") for n in range(3)))
+NAMED = Problem("named", "q", kind=ProblemKind.CODE, tests=(TestCase(check="assert sum(2, 3) == 6"),))
+SHADOWED = Problem("shadowed", "q", kind=ProblemKind.CODE, tests=(TestCase(check="assert set(f()) == set([2])"),))
 RIGHT = "a, b = map(int, input().split())\nprint(a + b)\n"
 RIGHT_ADD = "def add(a, b):\n    print('noise')\n    return a + b\n"
 RIGHT_CPP = "#include <bits/stdc++.h>\nint main() { int a, b; std::cin >> a >> b; std::cout << a + b; }\n"
@@ -58,6 +60,7 @@ def verdict(judge: CodeJudge, problem: Problem, source: str, language: str = "py
         (ADD, "class Solution:\n    def add(self, a, b):\n        return a + b", "python"),
         (CHECKED, RIGHT_ADD, "python"),
         (LISTED, RIGHT_ADD, "python"),
+        (NAMED, "def sum(a, b):\n    return a * b", "python"),
     ],
 )
 def test_right_ones_are_correct(judge: CodeJudge, problem: Problem, source: str, language: str) -> None:
@@ -88,6 +91,8 @@ def test_right_ones_are_correct(judge: CodeJudge, problem: Problem, source: str,
         (CHECKED, "import os\ndef add(a, b): os._exit(0)", "wrong"),
         (CHECKED, "", "wrong"),
         (LISTED, "def add(a, b): return a * 2", "wrong"),
+        (NAMED, "def other(a, b): return 6", "wrong"),
+        (SHADOWED, "def f(): return [1]\ndef set(x): return 0\n", "wrong"),
     ],
 )
 def test_wrong_ones_are_not(judge: CodeJudge, problem: Problem, source: str, status: str) -> None:
