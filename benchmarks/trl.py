@@ -71,9 +71,7 @@ def run(options: Options) -> Result:
     journal = Journal(settings.journal)
     with pinned(cores()[:2]):
         cells = [
-            journal.once(
-                f"{size}/{mean}/{skew:g}", settings.repetitions, lambda s=size, m=mean, k=skew: _cell(s, m, k, settings.repetitions)
-            )
+            journal.once(f"{size}/{mean}/{skew:g}", settings.repetitions, lambda s=size, m=mean, k=skew: _cell(s, m, k, settings))
             for size in settings.sizes
             for mean in settings.means
             for skew in settings.skews
