@@ -17,6 +17,7 @@ import statistics
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from benchmarks.common import Headline, Options, Pairs, Result, cores, pinned
@@ -59,7 +60,7 @@ def run(options: Options) -> Result:
     settings = options.over(PUBLISHED if options.full else Settings())
     journal = Journal(settings.journal)
     with pinned(cores()[:2]):
-        found = [journal.once(ratio, settings.repetitions, lambda r=ratio: _measure(r, settings)) for ratio in settings.ratios]
+        found = [journal.once(ratio, settings.repetitions, partial(_measure, ratio, settings)) for ratio in settings.ratios]
     rows = [_row(entry) for entry in found]
     middle = min(rows, key=lambda row: abs(row["cost ratio"] - 1))
     return Result(

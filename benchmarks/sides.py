@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +100,7 @@ class Side:
                 lines.append(line)
         self._signal(signal.SIGSTOP)
         after = self._cpu_seconds()
-        spent: Counter[str] = Counter()
+        spent: defaultdict[str, float] = defaultdict(float)
         for process, (role, seconds) in after.items():
             spent[role] += seconds - before.get(process, (role, 0.0))[1]
         return Steps(lines[-1]["at"] - began, tuple(lines), dict(spent))

@@ -12,6 +12,7 @@ import statistics
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from benchmarks.common import Headline, Options, Pairs, Result, cores, in_turn, pinned
@@ -71,15 +72,13 @@ def run(options: Options) -> Result:
     journal = Journal(settings.journal)
     with pinned(cores()[:2]):
         cells = [
-            journal.once(
-                f"{size}/{mean}/{skew:g}", settings.repetitions, lambda s=size, m=mean, k=skew: _cell(s, m, k, settings.repetitions)
-            )
+            journal.once(f"{size}/{mean}/{skew:g}", settings.repetitions, partial(_cell, size, mean, skew, settings))
             for size in settings.sizes
             for mean in settings.means
             for skew in settings.skews
         ]
         rewards = [
-            journal.once(f"reward/{settings.reward}/{number}", 1, lambda n=number: _to_reward(n, settings.reward))
+            journal.once(f"reward/{settings.reward}/{number}", 1, partial(_to_reward, number, settings.reward))
             for number in range(settings.reward_repetitions)
         ]
     ratios = [Pairs(tuple(cell["ours"]), tuple(cell["trl"])).ratio for cell in cells]
@@ -218,7 +217,8 @@ def _learning() -> dict[str, Any]:
 
 
 def _until(side: Side, target: float, reward: Any) -> float:
-    seconds, recent = 0.0, []
+    seconds = 0.0
+    recent: list[float] = []
     while len(recent) < 3 or statistics.fmean(recent[-3:]) < target:
         turn = side.advance(1)
         seconds += turn.seconds
