@@ -9,7 +9,7 @@ from typing import Any
 
 _SMALL = 1 << 53
 #: Checks pass these to functions (`remove(values, int)`).
-_TYPES = {kind.__name__: kind for kind in (bool, int, float, complex, str, bytes, list, tuple, set, frozenset, dict, object)}
+_TYPES: dict[str, type] = {kind.__name__: kind for kind in (bool, int, float, complex, str, bytes, list, tuple, set, frozenset, dict, object)}
 
 
 def encode(value: Any, refs: list[Any] | None = None) -> Any:
@@ -31,7 +31,7 @@ def encode(value: Any, refs: list[Any] | None = None) -> Any:
             return {"t": kind.__name__, "v": [encode(item, refs) for item in value]}
     if isinstance(value, dict):
         return {"t": "dict", "v": [[encode(key, refs), encode(item, refs)] for key, item in value.items()]}
-    if isinstance(value, type) and _TYPES.get(value.__name__) is value:
+    if isinstance(value, type) and value in _TYPES.values():
         return {"t": "type", "v": value.__name__}
     if refs is None:
         return {"t": "object", "v": repr(value)[:200]}
