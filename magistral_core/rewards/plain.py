@@ -9,7 +9,9 @@ from typing import Any
 
 _SMALL = 1 << 53
 #: Checks pass these to functions (`remove(values, int)`).
-_TYPES: dict[str, type] = {kind.__name__: kind for kind in (bool, int, float, complex, str, bytes, list, tuple, set, frozenset, dict, object)}
+_TYPES: dict[str, type] = {
+    kind.__name__: kind for kind in (bool, int, float, complex, str, bytes, list, tuple, set, frozenset, dict, object)
+}
 
 
 def encode(value: Any, refs: list[Any] | None = None) -> Any:

@@ -18,7 +18,7 @@ from magistral_core.sandbox import MIB, Language, Limits, Program, SandboxError
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 KTH = DATA / "kth_challenge"
-#: Needs 8 to 10 s of CPU time a test with Python 3.11 on two busy cores, outside the sandbox too; the package's limit is 10 s.
+#: Needs 8 to 13 s of CPU time a test with Python 3.11 on two busy cores (8 to 10 outside the sandbox); the package's limit is 10 s.
 CLOSE_TO_THE_LIMIT = {"lightsout/accepted/per_optimized.py"}
 _QUICK = {"bank/accepted/bank_lukas.py", "namegeneration/wrong_answer", "tomosynthesis/accepted/tomosynthesis_ulf.py"}
 _COMPILE = Limits(60.0, 2048 * MIB, 64 * MIB)
