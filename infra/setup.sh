@@ -31,7 +31,7 @@ python3.11 -c 'import os, sysconfig, sys; sys.exit(not os.path.exists(sysconfig.
 { ldconfig -p 2>/dev/null || /sbin/ldconfig -p; } | grep -q 'libnuma\.so\.1' || missing+=(libnuma1)
 command -v bwrap >/dev/null || missing+=(bubblewrap)
 command -v setpriv >/dev/null || missing+=(util-linux)
-/usr/bin/python3 -c '' 2>/dev/null || missing+=(python3-minimal)
+/usr/bin/python3 -c 'import ctypes, json' 2>/dev/null || missing+=(python3)
 [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
 if [ ${#missing[@]} -gt 0 ]; then
     install="apt-get update && apt-get install -y --no-install-recommends ${missing[*]}"

@@ -8,6 +8,10 @@ What comes back is always plain, whatever the other side sent: comparing it runs
 from typing import Any
 
 _SMALL = 1 << 53
+#: Checks pass these to functions (`remove(values, int)`).
+_TYPES: dict[str, type] = {
+    kind.__name__: kind for kind in (bool, int, float, complex, str, bytes, list, tuple, set, frozenset, dict, object)
+}
 
 
 def encode(value: Any, refs: list[Any] | None = None) -> Any:
@@ -29,6 +33,8 @@ def encode(value: Any, refs: list[Any] | None = None) -> Any:
             return {"t": kind.__name__, "v": [encode(item, refs) for item in value]}
     if isinstance(value, dict):
         return {"t": "dict", "v": [[encode(key, refs), encode(item, refs)] for key, item in value.items()]}
+    if isinstance(value, type) and value in _TYPES.values():
+        return {"t": "type", "v": value.__name__}
     if refs is None:
         return {"t": "object", "v": repr(value)[:200]}
     refs.append(value)
@@ -49,4 +55,6 @@ def decode(data: Any, refs: Any) -> Any:
     simple = {"int": lambda: int(value, 16), "float": lambda: float.fromhex(value), "bytes": lambda: bytes.fromhex(value)}
     if kind in simple:
         return simple[kind]()
+    if kind == "type":
+        return _TYPES[value]
     return complex(*map(float.fromhex, value)) if kind == "complex" else refs[value]

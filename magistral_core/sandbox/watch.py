@@ -37,7 +37,8 @@ class Watch:
 
     def resident_bytes(self, programs: list[int]) -> int:
         """Resident memory of all of them together."""
-        return sum(int(_read(f"/proc/{pid}/statm").split()[1]) * _PAGE for pid in programs if _read(f"/proc/{pid}/statm"))
+        sizes = [_read(f"/proc/{pid}/statm").split() for pid in programs]  # empty for one that has ended meanwhile
+        return sum(int(size[1]) * _PAGE for size in sizes if size)
 
     def start(self) -> None:
         """A new run begins."""

@@ -113,3 +113,6 @@ def test_others_come_back_as_numbers_or_not_at_all() -> None:
     assert decode(encode([thing], kept), kept) == [thing]
     with pytest.raises(TypeError):
         decode(encode(thing), [])
+    assert decode(encode([int, {"a": str}]), []) == [int, {"a": str}]
+    with pytest.raises(KeyError):
+        decode({"t": "type", "v": "eval"}, [])
