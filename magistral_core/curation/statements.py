@@ -41,7 +41,7 @@ _POINTS = re.compile(
     rf"|\b{_FIGURE}\s+(?:shows?|depicts?)\b"
     rf"|\bfollowing\s+(?:\w+\s+)?(?:{_PICTURE}|{_CHART})(?!\w)"
     r"|\bthe\s+(?:\w+\s+)?(?:figure|diagram|illustration)\s+(?:is|represents)\b"
-    r"|\b(?:as|is|are)\s+(?:shown|pictured|depicted|illustrated|graphed)\b(?!\s+(?:that|to))"
+    r"|\bas\s+(?:shown|pictured|depicted|illustrated)\b(?!\s+(?:that|to))|\b(?:is|are)\s+(?:pictured|depicted|graphed)\b"
     rf"|\b(?:shown|pictured|depicted|illustrated|graphed)\s+{_PLACE}\b",
     re.IGNORECASE,
 )
