@@ -142,9 +142,9 @@ def table(counts: dict[tuple[str, str], Count], fates: dict[tuple[str, str], Cou
     for (name, label), count in counts.items():
         became = ", ".join(f"{fate} {number}" for fate, number in fates[name, label].most_common())
         if label:
-            lines.append(
-                f"| {name} | {label} | {count.total} | {count.right} | {_share(count.precision)} | {_share(count.recall)} | {became} |"
-            )
+            # Where nothing is to be kept, neither share means anything.
+            shares = ("-", "-") if label == "reject" else (_share(count.precision), _share(count.recall))
+            lines.append(f"| {name} | {label} | {count.total} | {count.right} | {' | '.join(shares)} | {became} |")
         else:
             lines.append(f"| {name} | none | {fates[name, label].total()} | - | - | - | {became} |")
     whole = total(list(counts.values()))

@@ -6,9 +6,9 @@ docs/curation.md explains.
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from magistral_core.config.schema import FieldNames, Fraction, GenerationSettings, PromptSettings, Section, TrackingSettings
 
@@ -68,13 +68,7 @@ class LlmSettings(Section):
     max_tokens: PositiveInt = Field(4096, description="longest reply")
     seed: NonNegativeInt = 0
     generation: GenerationSettings = GenerationSettings()
-    prompt: PromptSettings = PromptSettings(on_long="skip")
-
-    @model_validator(mode="after")
-    def _long_prompts_are_skipped(self) -> Self:
-        if self.prompt.on_long != "skip":
-            raise ValueError("prompt.on_long must be skip: a problem too long for the model keeps the decision of the rules")
-        return self
+    prompt: PromptSettings = Field(PromptSettings(), description="a problem too long for it keeps the decision of the rules")
 
 
 class CurationRecipe(Section):

@@ -22,8 +22,8 @@ class Reason(StrEnum):
 
     stage: Stage
 
-    def __new__(cls, code: str, stage: Stage, doc: str) -> Reason:
-        """A text with its filter and its explanation."""
+    def __new__(cls, code: str, stage: Stage = Stage.COMPLETENESS, doc: str = "") -> Reason:
+        """A text with its filter and its explanation. The defaults are for type checkers, which take `Reason(code)` for a call of this."""
         member = str.__new__(cls, code)
         member._value_ = code
         member.stage = stage

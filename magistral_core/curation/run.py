@@ -11,6 +11,7 @@ Rows stream through each step; what is held in memory is about 700 bytes a survi
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -108,11 +109,12 @@ def _apply_rules(inputs: Sequence[str], recipe: CurationRecipe, work: Work, tota
     first = next(shards, None)
     if first is None:
         return
-    with _verifier(recipe) as verifier:
+    with contextlib.ExitStack() as stack:
+        verifier = stack.enter_context(_verifier(recipe)) if recipe.gold.check else None
         while first is not None:
             number, rows, done = first
             entries = [_judge(index, draft, recipe) for index, draft in rows]
-            if recipe.gold.check:
+            if verifier is not None:
                 check_golds(entries, verifier)
             work.write_shard(number, entries)
             progress("rules and gold check", done, total)
@@ -167,9 +169,9 @@ def _ask_model(recipe: CurationRecipe, model: Path | None, work: Work, total: in
             counts["too_long" if reply is None else reply.kind] += 1
             if reply is not None and reply.kind != "unreadable":
                 changes.append(_changed(entry, reply, recipe))
-        with _verifier(recipe) as verifier:
-            rewritten = [entry for entry in changes if entry.rewritten == "model"]
-            if recipe.gold.check:
+        rewritten = [entry for entry in changes if entry.rewritten == "model"]
+        if recipe.gold.check and rewritten:
+            with _verifier(recipe) as verifier:
                 check_golds(rewritten, verifier)
         write_whole(work.folder / "replies.json", [json.dumps(counts)])
         work.write_changes(sorted(changes, key=lambda entry: entry.index))

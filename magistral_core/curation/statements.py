@@ -41,7 +41,7 @@ _POINTS = re.compile(
     rf"|\b{_FIGURE}\s+(?:shows?|depicts?)\b"
     rf"|\bfollowing\s+(?:\w+\s+)?(?:{_PICTURE}|{_CHART})(?!\w)"
     r"|\bthe\s+(?:\w+\s+)?(?:figure|diagram|illustration)\s+(?:is|represents)\b"
-    r"|\b(?:as|is|are)\s+(?:shown|pictured|depicted|illustrated|graphed)\b(?!\s+(?:that|to))"
+    r"|\bas\s+(?:shown|pictured|depicted|illustrated)\b(?!\s+(?:that|to))|\b(?:is|are)\s+(?:pictured|depicted|graphed)\b"
     rf"|\b(?:shown|pictured|depicted|illustrated|graphed)\s+{_PLACE}\b",
     re.IGNORECASE,
 )
@@ -63,6 +63,8 @@ _ASKS = re.compile(
     r"|\b(?:what|how|which|who|whose|when|where|why|whether)\b|_{2,}|\\uline|\\underline|\\square",
     re.IGNORECASE,
 )
+#: What asks in other languages is not known here: only English statements can lack a question.
+_ENGLISH = re.compile(r"\b(?:the|of|is|are|and|has|have|with|that|there|if)\b", re.IGNORECASE)
 #: A sentence to be completed: "the sum is", "x =".
 _OPEN_END = re.compile(
     r"(?:\b(?:is|are|was|were|be|equals?|to|by|of|than|has|have|for|at|in)|=|:|\(\s*\)|\.{3}|…)[\s$.．~]*$", re.IGNORECASE
@@ -138,7 +140,9 @@ def incomplete(question: str, *, picture: bool = False, has_choices: bool = Fals
         return Finding(Reason.MISSING_FIGURE, _shown(found))
     if (cut := _cut_off(question, has_choices)) is not None:
         return Finding(Reason.CUT_OFF, cut)
-    if not (has_choices or "?" in question or _ASKS.search(question) or _OPEN_END.search(question[-_TAIL:]) or _asks_for_proof(question)):
+    if _ENGLISH.search(question) and not (
+        has_choices or "?" in question or _ASKS.search(question) or _OPEN_END.search(question[-_TAIL:]) or _asks_for_proof(question)
+    ):
         return Finding(Reason.NO_QUESTION, question[-60:])
     return None
 

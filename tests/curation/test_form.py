@@ -77,6 +77,8 @@ def test_statements_that_are_rejected(question: Any, reason: Reason) -> None:
         "Determine 3 (mod 5).",
         "Solve for $x$: $2^x = 128$.",
         "Find x. (1988 AIME)",
+        "Calculez la somme de 3 et 4.",
+        "求 3 与 4 的和。",
     ],
 )
 def test_statements_that_pass(question: str) -> None:

@@ -64,7 +64,7 @@ def test_the_command_without_tracking(source: Path, tmp_path: Path, capsys: pyte
         (ROWS, ["--set", "duplicates.treshold=1"], "did you mean duplicates.threshold?"),
         (ROWS, ["--set", "decontaminate.against=[none.jsonl]"], "none.jsonl: no such problem file"),
         (ROWS, ["--set", "problems.fields.answer=gold"], "in.jsonl:1: no field gold"),
-        (ROWS, ["--set", "llm.prompt.on_long=refuse"], "must be skip"),
+        (ROWS, ["--set", "llm.model=."], "llm.model .: no config.json there"),
         (ROWS, ["--set", "tracking.uri=nowhere"], "not an MLflow URI"),
     ],
 )
