@@ -20,6 +20,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -86,6 +88,8 @@ class GeneratorEngine:
         prompt: its thinking tags stay in the text of completions even where they are special tokens.
         version: version of the weights in `model_path`.
         nccl: new weights come over NCCL (`receive_weights`) and not as files.
+        sockets: folder on this machine for vLLM's sockets, which it never removes; name one that is cleared even after a kill. They get a
+            folder of their own there, which `close` removes.
     """
 
     def __init__(
@@ -98,12 +102,14 @@ class GeneratorEngine:
         prompt: PromptSettings | None = None,
         version: int = 0,
         nccl: bool = False,
+        sockets: str | None = None,
     ) -> None:
         self.version = version
         self._arguments = engine_args(model_path, generation, max_model_len=max_model_len, seed=seed, nccl=nccl)
         self._decoder = _decoder(model_path, prompt)
         self._sampling = Sampling(temperature=generation.temperature)
         self._engine: AsyncLLM | None = None
+        self._sockets_in = sockets
         self._ids = itertools.count()
         self._slots = asyncio.Semaphore(generation.max_num_seqs)
         self._updating = asyncio.Lock()
@@ -117,6 +123,8 @@ class GeneratorEngine:
         """Start the engine process and load the model. Raises InfrastructureError if it cannot start."""
         from vllm.v1.engine.async_llm import AsyncLLM
 
+        self._sockets = tempfile.TemporaryDirectory(prefix="engine-", dir=self._sockets_in)
+        os.environ["VLLM_RPC_BASE_PATH"] = self._sockets.name
         try:
             self._engine = AsyncLLM.from_engine_args(self._arguments)
         except (RuntimeError, ValueError) as error:
@@ -261,6 +269,7 @@ class GeneratorEngine:
         if self._engine is not None:
             engine, self._engine = self._engine, None
             engine.shutdown(timeout=_CLOSE_SECONDS)
+            self._sockets.cleanup()
 
     async def _take_back_unstarted(self) -> int:
         """Take out the requests that have no token yet; `generate` hands them in again after the update. Returns how many.

@@ -49,7 +49,7 @@ _LOCAL = "127.0.0.1"
 class GeneratorActor:
     """A mailbox before a `GeneratorEngine`: requests go in at once, finished completions wait to be collected."""
 
-    def __init__(self, recipe: Recipe, model_dir: str, version: int) -> None:
+    def __init__(self, recipe: Recipe, model_dir: str, version: int, sockets: str | None = None) -> None:
         from magistral_core.generation.engine import GeneratorEngine
 
         self._engine = GeneratorEngine(
@@ -60,6 +60,7 @@ class GeneratorActor:
             prompt=recipe.prompt,
             version=version,
             nccl=handover_kind(recipe.pipeline) == "nccl",
+            sockets=sockets,
         )
         self._finished: list[Completion] = []
         self._error: BaseException | None = None
@@ -192,6 +193,8 @@ class RayRuntime:
             raise InputError("pipeline.handover: nccl needs GPUs, and Ray has none; use shared_memory, or files on a cluster")
         folder = HandoverFolder(settings.weights_folder)  # also where NCCL sends: its reaper ends Ray with us
         self._handover = self._make_handover(folder)
+        # Shared memory goes with us, however we end; generators on other machines do not see it.
+        self._sockets = None if settings.weights_folder or settings.ray_address else str(folder.path)
         self._reserved = await asyncio.to_thread(reserve, place(self._recipe)) if gpus else None
         self._model = model_dir, version
         self._generator_actors = [self._new_generator(generator) for generator in range(settings.generators)]
@@ -269,7 +272,8 @@ class RayRuntime:
 
     def _new_generator(self, generator: int) -> Any:
         recipe, (folder, version) = self._recipe, self._model
-        return self._actor(GeneratorActor, self._seat(generator), max_concurrency=10_000).remote(recipe, str(folder), version)
+        actor = self._actor(GeneratorActor, self._seat(generator), max_concurrency=10_000)
+        return actor.remote(recipe, str(folder), version, self._sockets)
 
     def _new_verifier(self) -> Any:
         return self._actor(VerifierActor, max_concurrency=2 * PoolSize.of(self._recipe.rewards).largest).remote(self._recipe)

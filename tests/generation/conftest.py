@@ -32,8 +32,11 @@ def local_engine(model_folder: Path) -> Iterator[LocalEngine]:
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def generator_engine(model_folder: Path) -> AsyncIterator[GeneratorEngine]:
-    engine = GeneratorEngine(model_folder, GENERATION, max_model_len=MAX_MODEL_LEN)
+async def generator_engine(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[GeneratorEngine]:
+    sockets = tmp_path_factory.mktemp("s")
+    engine = GeneratorEngine(model_folder, GENERATION, max_model_len=MAX_MODEL_LEN, sockets=str(sockets))
     await engine.start()
     yield engine
+    assert any(path.is_socket() for path in sockets.rglob("*"))
     await engine.close()
+    assert list(sockets.iterdir()) == [], "vLLM's sockets go with the engine"

@@ -70,6 +70,7 @@ def test_a_run_comes_to_its_end_and_loses_nothing(schedule: str, minibatches: in
     settings = recipe(max_steps=12, schedule=schedule, n_minibatch=16 // minibatches, trainers=trainers)
     run = simulate(settings, World(score=some_of_all, length=skewed), tmp_path)
     assert run.state.step == len(run.watcher.metrics) == 12
+    assert all("reward/mean" in metrics for metrics in run.watcher.metrics), "a curve has a point at every step"
     assert run.state.counters.weight_updates == 12 // minibatches
     assert run.runtime.versions == [12, 12], "the last weights reach the generators"
     assert_conserved(run)
