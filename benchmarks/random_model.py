@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -32,14 +32,11 @@ SHAPES = {
 }
 
 
-def write_random_model(folder: Path, shape: Shape, *, seed: int = 0) -> Path:
-    """A folder that transformers and vLLM load, with the tiny world's tokenizer, whose tokens are the first of the vocabulary."""
+def random_model(shape: Shape, tokenizer: Any, *, seed: int = 0) -> Any:
+    """A model in float32. The vocabulary is at least the tokenizer's."""
     import torch
     from transformers import MistralConfig, MistralForCausalLM
 
-    from magistral_core.tiny.tokenizer import train_tokenizer
-
-    tokenizer = train_tokenizer("quick")
     config = MistralConfig(
         vocab_size=max(shape.vocabulary, len(tokenizer)),
         hidden_size=shape.hidden,
@@ -57,8 +54,15 @@ def write_random_model(folder: Path, shape: Shape, *, seed: int = 0) -> Path:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = MistralForCausalLM(config)
-    model.save_pretrained(folder)
+        return MistralForCausalLM(config)
+
+
+def write_random_model(folder: Path, shape: Shape, *, seed: int = 0) -> Path:
+    """A folder that transformers and vLLM load, with the tiny world's tokenizer, whose tokens are the first of the vocabulary."""
+    from magistral_core.tiny.tokenizer import train_tokenizer
+
+    tokenizer = train_tokenizer("quick")
+    random_model(shape, tokenizer, seed=seed).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

@@ -20,13 +20,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks.random_model import Shape, random_model
 from magistral_core.paths import cache_folder
 
 if TYPE_CHECKING:
     from magistral_core.records import Problem
 
-#: Layers, hidden size, width of the feed-forward layer, heads.
-SHAPES = {"0.1M": (2, 64, 128, 2), "1M": (4, 128, 400, 4), "10M": (6, 384, 896, 6), "50M": (8, 768, 1664, 12)}
+#: Their vocabulary is the tiny tokenizer's.
+SHAPES = {
+    "0.1M": Shape(2, 64, 128, 2, vocabulary=1),
+    "1M": Shape(4, 128, 400, 4, vocabulary=1),
+    "10M": Shape(6, 384, 896, 6, vocabulary=1),
+    "50M": Shape(8, 768, 1664, 12, vocabulary=1),
+}
 #: What the chat template writes of the response: a whole answer, so that the format is valid and the rewards are all at work.
 PREFILL = r"<think>?</think>\boxed{7}"
 _END_LOGIT = -1000.0
@@ -48,29 +54,11 @@ def model_folder(size: str) -> Path:
 
 def _write_model(folder: Path, size: str) -> None:
     import torch
-    from transformers import MistralConfig, MistralForCausalLM
 
     from magistral_core.tiny.tokenizer import train_tokenizer
 
     tokenizer = train_tokenizer("quick")
-    layers, hidden, intermediate, heads = SHAPES[size]
-    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
-    config = MistralConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=hidden,
-        intermediate_size=intermediate,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-        max_position_embeddings=4096,
-        sliding_window=None,
-        tie_word_embeddings=False,
-        dtype="float32",
-        **ids,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = MistralForCausalLM(config)
+    model = random_model(SHAPES[size], tokenizer)
     with torch.no_grad():
         # The first hidden value is the same positive number for every token and layer; the end token alone reads it.
         model.model.embed_tokens.weight[:, 0] = 1.0
