@@ -22,8 +22,7 @@ from typing import Any
 
 from benchmarks.common import Headline, Options, Pairs, Result, cores, pinned
 from benchmarks.journal import Journal
-from benchmarks.ours import ENVIRONMENT
-from benchmarks.sides import Side, Steps
+from benchmarks.sides import RAY_ENVIRONMENT, Side, Steps
 from benchmarks.synthetic import Lengths, recipe
 
 SUMMARY = "the asynchronous schedule against the synchronous one, at three cost ratios of trainer to generator and 5x skewed lengths"
@@ -99,7 +98,7 @@ def _measure(ratio: str, settings: Settings) -> dict[str, Any]:
 
 def _side(size: str, lengths: Lengths, way: Mapping[str, Any]) -> Side:
     arguments = {"recipe": recipe(size, lengths, pipeline=way), "lengths": asdict(lengths), "roles_pinned": True}
-    return Side("benchmarks.ours:train", arguments, ENVIRONMENT)
+    return Side("benchmarks.ours:train", arguments, RAY_ENVIRONMENT)
 
 
 def _busy(turns: list[Steps]) -> dict[str, float]:

@@ -21,15 +21,6 @@ from magistral_core.pipeline.runtime_ray import RayRuntime
 from magistral_core.pipeline.state import LoopState
 from magistral_core.records import Batch, Completion, FinishReason, Request
 
-#: Ray's servers stand still for minutes while the other side runs; that must not look like a death.
-ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "OMP_WAIT_POLICY": "passive",
-    "RAY_health_check_timeout_ms": "3600000",
-    "RAY_health_check_period_ms": "3600000",
-    "RAY_grpc_client_keepalive_timeout_ms": "3600000",
-}
-
 
 class PlannedRuntime(RayRuntime):
     """The Ray runtime with completions that end where the plan says. Everything else is the product's."""

@@ -25,7 +25,15 @@ from typing import Any, Self
 import psutil
 
 from magistral_core.errors import InfrastructureError
-from magistral_core.processes import die_with_parent
+from magistral_core.processes import THREAD_ENVIRONMENT, die_with_parent
+
+#: For a side on Ray, whose servers stand still for minutes while the other side runs: that must not look like a death.
+RAY_ENVIRONMENT = {
+    **THREAD_ENVIRONMENT,
+    "RAY_health_check_timeout_ms": "3600000",
+    "RAY_health_check_period_ms": "3600000",
+    "RAY_grpc_client_keepalive_timeout_ms": "3600000",
+}
 
 _ROOT = Path(__file__).resolve().parents[1]
 _CLOSE_SECONDS = 30.0

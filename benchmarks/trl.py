@@ -17,8 +17,7 @@ from typing import Any
 
 from benchmarks.common import Headline, Options, Pairs, Result, cores, in_turn, pinned
 from benchmarks.journal import Journal
-from benchmarks.ours import ENVIRONMENT
-from benchmarks.sides import Side, Steps
+from benchmarks.sides import RAY_ENVIRONMENT, Side, Steps
 from benchmarks.synthetic import Lengths, recipe
 from magistral_core.errors import InfrastructureError, InputError
 
@@ -119,7 +118,7 @@ def _cell(size: str, mean: int, skew: float, settings: Settings) -> dict[str, An
 
 def _ours(size: str, lengths: Lengths) -> Side:
     data = recipe(size, lengths, pipeline={"trainers": _RANKS})
-    return Side("benchmarks.ours:train", {"recipe": data, "lengths": asdict(lengths)}, ENVIRONMENT)
+    return Side("benchmarks.ours:train", {"recipe": data, "lengths": asdict(lengths)}, RAY_ENVIRONMENT)
 
 
 def _trl(size: str, lengths: Lengths, settings: Settings, out: str) -> Side:
@@ -193,7 +192,7 @@ def _to_reward(number: int, target: float) -> dict[str, Any]:
     data = {"name": "bench", "seed": number, **_learning()}
 
     def ours() -> float:
-        with Side("benchmarks.ours:train", {"recipe": data, "lengths": None}, ENVIRONMENT) as side:
+        with Side("benchmarks.ours:train", {"recipe": data, "lengths": None}, RAY_ENVIRONMENT) as side:
             return _until(side, target, lambda line: line["metrics"]["reward/mean"])
 
     def trl() -> float:
