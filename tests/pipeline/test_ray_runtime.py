@@ -12,7 +12,7 @@ from ray.exceptions import RayActorError
 from simulated_runtime import recipe
 
 from magistral_core.pipeline import runtime_ray
-from magistral_core.pipeline.handover import WeightFile
+from magistral_core.pipeline.handover import FileHandover, WeightFile
 from magistral_core.pipeline.runtime_ray import RayRuntime
 
 Answer = Callable[[], Coroutine[Any, Any, Any]]
@@ -51,9 +51,10 @@ class Runtime(RayRuntime):
     def __init__(self, actors: list[StandIn]) -> None:
         super().__init__(recipe(generators=len(actors), update_timeout_s=0.2))
         self._generator_actors, self._started, self._model = list(actors), set(range(len(actors))), (Path("model"), 0)
+        self._handover = FileHandover(None, self)  # type: ignore[arg-type]  # of files only their names are told here
         self.made: list[StandIn] = []
 
-    def _new_generator(self) -> StandIn:
+    def _new_generator(self, generator: int) -> StandIn:
         self.made.append(StandIn())
         return self.made[-1]
 
