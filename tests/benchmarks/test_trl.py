@@ -12,8 +12,7 @@ import pytest
 
 from benchmarks import load, trl
 from benchmarks.common import Options
-from benchmarks.ours import ENVIRONMENT
-from benchmarks.sides import Side
+from benchmarks.sides import RAY_ENVIRONMENT, Side
 from benchmarks.synthetic import Lengths, recipe
 
 
@@ -66,7 +65,7 @@ def test_both_sides_generate_and_train_the_same_tokens(tmp_path: Path) -> None:
     lengths = Lengths(16, 2.0, 16, 8)
     data = recipe("0.1M", lengths)
     plan = {"recipe": data, "lengths": asdict(lengths)}
-    with Side("benchmarks.ours:train", {**plan, "roles_pinned": True}, ENVIRONMENT) as side:
+    with Side("benchmarks.ours:train", {**plan, "roles_pinned": True}, RAY_ENVIRONMENT) as side:
         ours = side.advance(2).lines + side.advance(2).lines  # stopped in between, Ray and all
     with Side("benchmarks.grpo_trl:train", {**plan, "threads": [1], "rows": 8, "settings": {}, "out": str(tmp_path)}) as side:
         theirs = side.advance(2).lines

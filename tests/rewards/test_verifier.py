@@ -19,6 +19,7 @@ from magistral_core.config.schema import LengthReward, PromptSettings, RewardSet
 from magistral_core.errors import InfrastructureError, InputError
 from magistral_core.records import FinishReason, Group, Problem, ScoreStatus
 from magistral_core.rewards import Verifier, workers
+from magistral_core.rewards.poolsize import PoolSize
 
 FIVE = Problem(id="p", question="What is 2 + 3?", answer="5")
 ROOT = Problem(id="r", question="What?", answer="\\frac{\\sqrt{2}}{2}")
@@ -185,14 +186,15 @@ def test_functions_that_cannot_be_used_are_refused_at_start(own_functions: Path,
 
 
 def test_killed_workers_cost_nothing(group_of: Any, response: Any) -> None:
-    group = group_of(ROOT, *[response(f"{i}/\\sqrt{{{i * i * 2}}}") for i in range(1, 100)])
+    group = group_of(ROOT, *[response(f"{i}/\\sqrt{{{i * i * 2}}}") for i in range(1, 2000)])
     with Verifier(settings(workers=2, retries=6), PromptSettings()) as verifier, ThreadPoolExecutor(1) as threads:
         future = threads.submit(verifier.score, group)
+        assert wait_until(lambda: verifier._pool.waiting > 0)
         for _ in range(3):
-            time.sleep(0.1)
             for pid in verifier._pool.pids:
                 os.kill(pid, signal.SIGKILL)
-        assert statuses(future.result(60)) == [ScoreStatus.CORRECT] * 99
+            time.sleep(0.1)
+        assert statuses(future.result(60)) == [ScoreStatus.CORRECT] * 1999
         assert verifier.stats.worker_restarts > 0
 
 
@@ -273,7 +275,7 @@ def test_imports_stay_light() -> None:
 
 def test_callers_wait_while_too_many_jobs_do(own_functions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "MAX_WAITING", 8)
-    pool = workers.WorkerPool(1, timeout_s=60.0, memory_mb=512, extra=["my_rewards:moody"])
+    pool = workers.WorkerPool(PoolSize(1, 1), timeout_s=60.0, memory_mb=512, extra=["my_rewards:moody"])
     pool.start()
     hang = workers.Job("extra", (0, {"problem": FIVE, "response": "", "thoughts": "", "answer": "hang", "length": 1}))
     pool.submit([hang] * 8)
