@@ -111,7 +111,7 @@ class Coordinator:
         self._handing_over = False  # a checkpoint, to the observer
         self._last_metrics: dict[str, float] = {}
         self._window = Window()
-        self._rollouts: list[Group] = []  # of the last step before which a group was verified
+        self._rollouts: dict[str, float] = {}  # of the last step before which a group was verified
         now = self._clock()
         self._progress = self._last_step = now
         self._answered = [now] * runtime.generators
@@ -358,9 +358,9 @@ class Coordinator:
         busy = [laps[generator] for generator in self._fleet.present]
         window, counters = self._window, self._state.counters
         # A curve has a point at every step; right after a resume only the batch is there to take it from.
-        self._rollouts = window.verified or self._rollouts or list(batch.groups)
+        self._rollouts = rollout_metrics(window.verified) or self._rollouts or rollout_metrics(batch.groups)
         return {
-            **rollout_metrics(self._rollouts),
+            **self._rollouts,
             **resample_metrics(window.verified, self._again),
             **policy_metrics(batch, report),
             **{f"groups/filtered_{reason}": float(n) for reason, n in window.filtered.items()},
