@@ -17,7 +17,6 @@ from magistral_core.config.schema import CodeSettings
 from magistral_core.records import Problem, ProblemKind, TestCase
 from magistral_core.rewards.code import CodeJudge
 
-GOALS = {"python": 15.0, "cpp": 2.0}
 _CORES = 2
 _SOURCES = {
     "python": "import sys\n\ndef main():\n    a, b = map(int, sys.stdin.readline().split())\n    print(a + b)\n\nmain()  # {}\n",
@@ -30,7 +29,7 @@ _PROBLEM = Problem("sum", "Add.", kind=ProblemKind.CODE, tests=tuple(TestCase(f"
 
 
 def measure(full: bool) -> dict[str, Any]:
-    """Rates by language: every repetition's, their median, and the goal; `load` is the machine's load average before.
+    """The median rate of each language, and every repetition's; `load` is the machine's load average before.
 
     Python and C++ take turns. With `full`, five repetitions instead of three, of more solutions.
     """
@@ -57,8 +56,6 @@ def measure(full: bool) -> dict[str, Any]:
             "sandbox": judge.prepare().back_end.value,
             "load": load,
         },
-        "solutions_per_second": {
-            language: {"median": statistics.median(found), "repetitions": found, "goal": GOALS[language]}
-            for language, found in rates.items()
-        },
+        **{f"{language}_solutions_per_second": statistics.median(found) for language, found in rates.items()},
+        "repetitions": {f"{language}_solutions_per_second": found for language, found in rates.items()},
     }
