@@ -161,7 +161,9 @@ class Side:
         tree = self._tree()
         for process in tree if signum == signal.SIGSTOP else reversed(tree):
             try:
-                process.send_signal(signum)
+                # A reaper is a shell that waits for its parent's end; it must be awake to clean up if this process is killed.
+                if process.name() != "sh":
+                    process.send_signal(signum)
             except psutil.NoSuchProcess:
                 continue
 

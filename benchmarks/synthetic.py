@@ -152,6 +152,9 @@ def recipe(size: str, lengths: Lengths, **changes: Mapping[str, Any]) -> dict[st
             "queue": 2 * n,
             # Where lengths are skewed, most of what is open are finished completions whose group still waits for its longest.
             "max_open": 12 * n,
+            # Clocks go on while a side stands still.
+            "stall_timeout_s": 86_400.0,
+            "update_timeout_s": 86_400.0,
         },
         "training": {
             "max_steps": 1_000_000,
