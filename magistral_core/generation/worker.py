@@ -6,6 +6,7 @@ Imported by name (`worker_extension_cls`, `distributed_executor_backend`) in the
 from __future__ import annotations
 
 import multiprocessing
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ import vllm.model_executor.layers.utils as linear_dispatch
 import vllm.v1.sample.sampler as sampler
 from safetensors import SafetensorError, safe_open
 from torch._dynamo.eval_frame import innermost_fn
+from tqdm import tqdm
 from vllm.platforms import current_platform
 from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
@@ -50,6 +52,8 @@ def adapt_to_cpu() -> None:
 
 end_with_parent()  # in a tensor-parallel worker; the engine process imports this too early to know that it has a parent
 adapt_to_cpu()
+# Its own lock is between processes: a named semaphore in shared memory, which a killed engine would leave behind.
+tqdm.set_lock(threading.RLock())
 
 
 class SingleExecutor(UniProcExecutor):

@@ -10,6 +10,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent))  # random_model.py; importmode=importlib adds no folder
 
+import psutil
 import pytest
 import pytest_asyncio
 from random_model import GENERATION, MAX_MODEL_LEN, make_model
@@ -38,5 +39,8 @@ async def generator_engine(model_folder: Path, tmp_path_factory: pytest.TempPath
     await engine.start()
     yield engine
     assert any(path.is_socket() for path in sockets.rglob("*"))
+    engines = [child.pid for child in psutil.Process().children(recursive=True)]
+    left = [name for name in os.listdir("/dev/shm") if any(f"-{pid}-" in name for pid in engines)]  # noqa: PTH208
+    assert left == [], "nothing that a kill would leave in shared memory"
     await engine.close()
     assert list(sockets.iterdir()) == [], "vLLM's sockets go with the engine"
