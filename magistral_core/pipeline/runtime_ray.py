@@ -182,12 +182,15 @@ class RayRuntime:
         self._started: set[int] = set()  # generators whose engine runs, as far as is known
         self._trainer_actors: list[Any] = []
         self._verifiers: list[Any] = []
+        self._raylet: psutil.Process | None = None
         self._reserved: Reserved | None = None
         self._handover: Handover | None = None
 
     async def start(self, model_dir: Path, version: int, checkpoint: Path | None) -> None:
         settings = self._recipe.pipeline
         _start_ray(settings.ray_address)
+        if settings.ray_address is None:
+            self._raylet = next(process for process in map(psutil.Process, _processes_of_ray()) if process.name() == "raylet")
         gpus = ray.cluster_resources().get("GPU", 0)
         if handover_kind(settings) == "nccl" and not gpus:
             raise InputError("pipeline.handover: nccl needs GPUs, and Ray has none; use shared_memory, or files on a cluster")
@@ -290,6 +293,8 @@ class RayRuntime:
         )
 
     def _actor(self, cls: type, seat: dict[str, Any] | None = None, **options: Any) -> Any:
+        if self._raylet is not None and (not self._raylet.is_running() or self._raylet.status() == psutil.STATUS_ZOMBIE):
+            raise InfrastructureError("Ray itself ended (its raylet is gone), no role can start; run the same command again to resume")
         environment = None if self._reserved else {"env_vars": dict(THREAD_ENVIRONMENT)}
         where = seat or {"num_gpus": 0, "scheduling_strategy": "SPREAD"}
         return ray.remote(cls).options(num_cpus=0, runtime_env=environment, **where, **options)

@@ -85,14 +85,8 @@ def test_a_killed_coordinator_leaves_nothing(writer_model: Path, tmp_path: Path)
 def whole(writer_model: Path, root: Path, **changes: Any) -> dict[str, Any]:
     """A run with storage and tracking, of two generators and two trainer ranks."""
     places = {"storage.uri": f"file:{root}/store", "tracking.uri": f"sqlite:{root}/mlflow.db"}
-    described = job(
-        writer_model,
-        root,
-        **places,
-        **{"pipeline.generators": 2, "training.max_steps": 14, "training.learning_rate": 1e-6, "checkpoints.every": 3},
-        **changes,
-    )
-    return {**described, "runs": [{"name": "whole", "whole": True}]}
+    usual = {"pipeline.generators": 2, "training.max_steps": 14, "training.learning_rate": 1e-6, "checkpoints.every": 3}
+    return {**job(writer_model, root, **{**places, **usual, **changes}), "runs": [{"name": "whole", "whole": True}]}
 
 
 def logged_steps(database: Path, run_id: str) -> list[int]:
