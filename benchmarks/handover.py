@@ -138,7 +138,7 @@ async def _hand_over(runtime: Any, generator: Any, size: int, version: int, *, c
 
 def _copy(runtime: Any, version: int) -> float:
     """Seconds to write the bytes of a weight file, which lie in this process's memory, to a fresh file in shared memory."""
-    content = runtime._folder.file(version).read_bytes() if version else b""
+    content = runtime._way._folder.file(version).read_bytes() if version else b""
     target = _SHARED_MEMORY / f"handover-copy-{os.getpid()}"
     try:
         began = time.perf_counter()
