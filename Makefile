@@ -26,7 +26,7 @@ format: setup
 test-slow: setup
 	$(BIN)/pytest -m slow --timeout 1800 $(ARGS)
 
-# With every role struck in every state, about 25 minutes; ARGS='-m "faults and not matrix"' for one strike a role.
+# With every role struck in every state, which takes long; ARGS='-m "faults and not matrix"' for one strike a role.
 test-faults: setup
 	$(BIN)/pytest -m faults --timeout 1800 $(ARGS)
 
