@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from fractions import Fraction
 
 from magistral_core.rewards.math import words
@@ -29,7 +30,7 @@ _MAX_BASE = 36
 _DECIMAL = 10
 
 
-class Expressions(TokenStream):
+class Expressions(TokenStream, ABC):
     """Sums and what they are made of; brackets, words and units are the subclass's."""
 
     def __init__(self, tokens: list[Token]) -> None:
@@ -40,26 +41,26 @@ class Expressions(TokenStream):
 
     # What the other half reads
 
-    def _bracket(self, opening: str) -> Node:
-        raise NotImplementedError
+    @abstractmethod
+    def _bracket(self, opening: str) -> Node: ...
 
-    def _bracketed(self, opening: str) -> Node | None:
-        raise NotImplementedError
+    @abstractmethod
+    def _bracketed(self, opening: str) -> Node | None: ...
 
-    def _closed_by(self, closing: str) -> Node:
-        raise NotImplementedError
+    @abstractmethod
+    def _closed_by(self, closing: str) -> Node: ...
 
-    def _bars(self, closings: tuple[str, ...]) -> Node:
-        raise NotImplementedError
+    @abstractmethod
+    def _bars(self, closings: tuple[str, ...]) -> Node: ...
 
-    def _matrix(self, environment: str) -> Node:
-        raise NotImplementedError
+    @abstractmethod
+    def _matrix(self, environment: str) -> Node: ...
 
-    def _text(self, content: str) -> Node:
-        raise NotImplementedError
+    @abstractmethod
+    def _text(self, content: str) -> Node: ...
 
-    def _unit_follows(self) -> bool:
-        raise NotImplementedError
+    @abstractmethod
+    def _unit_follows(self) -> bool: ...
 
     # Arithmetic
 
