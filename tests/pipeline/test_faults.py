@@ -22,7 +22,6 @@ from simulated_runtime import PROBLEMS, SimulatedRuntime, World, recipe, render
 from test_coordinator import skewed, some_of_all
 from virtual_threads import Clock
 
-from magistral_core.errors import InfrastructureError
 from magistral_core.pipeline import run as run_module
 from magistral_core.pipeline.prepare import Prepared
 from magistral_core.pipeline.run import run_prepared
@@ -225,7 +224,7 @@ def test_every_fault_in_every_state(
 
     try:
         summary = attempt()
-    except (asyncio.CancelledError, InfrastructureError) as error:
+    except asyncio.CancelledError as error:
         stopped = error
         assert runtimes[-1].closed
         surroundings.clock.now = max(surroundings.clock.now, *surroundings.away.values())
@@ -233,8 +232,6 @@ def test_every_fault_in_every_state(
     assert strike.struck, "the run was never in this state"
     if role == "coordinator":
         assert isinstance(stopped, asyncio.CancelledError)
-    elif role == "s3":
-        assert stopped is None or "s3.simulated" in str(stopped), "stopped without naming the cause"
     else:
         assert stopped is None, "the run was to go on"
 
