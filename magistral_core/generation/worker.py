@@ -8,7 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import vllm._custom_ops
 import vllm.model_executor.layers.utils as linear_dispatch
@@ -20,10 +20,12 @@ from vllm.platforms import current_platform
 from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
+from magistral_core.generation.multistep import decode_on, decoding_steps
 from magistral_core.generation.weights import file_checksum
 from magistral_core.processes import die_with_parent
 
 if TYPE_CHECKING:
+    from vllm.v1.core.sched.output import GrammarOutput
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 
@@ -62,6 +64,12 @@ class SingleExecutor(UniProcExecutor):
     def _init_executor(self) -> None:
         end_with_parent()
         super()._init_executor()
+        self._steps = decoding_steps(self.vllm_config)
+
+    def sample_tokens(self, grammar_output: GrammarOutput | None, non_block: bool = False) -> Any:
+        """Sample the tokens of the step that was executed, and decode on where `engine_args` has set several steps."""
+        output = super().sample_tokens(grammar_output, non_block)
+        return output if self._steps == 1 else decode_on(self.driver_worker.worker.model_runner, output, self._steps)
 
 
 class ParallelExecutor(MultiprocExecutor):
