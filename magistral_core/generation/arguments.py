@@ -23,7 +23,9 @@ _CPU_BLOCK_SIZE = 32
 #: Tokens that one step of the engine reads at most, raised to the longest sequence.
 _CPU_BATCHED_TOKENS = 8192
 
-#: Decoding steps between two looks at the queues (`multistep`), times the bytes of weights: a large model has one, for its own computation
+#: Key of vLLM's `additional_config` under which `multistep` finds the decoding steps between two looks at the queues.
+STEPS_KEY = "decoding_steps"
+#: Those steps, times the bytes of weights: a large model has one, for its own computation
 #: outweighs all else, and an update would have to wait.
 _CPU_STEP_BYTES = 128 << 20
 _CPU_STEPS = 8
@@ -106,7 +108,7 @@ def engine_args(
         arguments["kv_cache_memory_bytes"] = int(generation.kv_cache_gib * _GIB)
         if generation.tensor_parallel == 1 and (steps := _decoding_steps(model_path)) > 1:
             arguments["scheduler_cls"] = "magistral_core.generation.multistep.MultiStepScheduler"
-            arguments["additional_config"] = {"decoding_steps": steps}
+            arguments["additional_config"] = {STEPS_KEY: steps}
     else:
         arguments["gpu_memory_utilization"] = generation.gpu_memory_utilization
     return AsyncEngineArgs(**arguments)

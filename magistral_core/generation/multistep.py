@@ -21,20 +21,19 @@ from vllm.v1.core.sched.output import CachedRequestData, SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.outputs import LogprobsLists, ModelRunnerOutput
 
+from magistral_core.generation.arguments import STEPS_KEY
+
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
     from vllm.v1.engine import EngineCoreOutputs
     from vllm.v1.worker.gpu_input_batch import CachedRequestState
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
-#: Key of vLLM's `additional_config`.
-STEPS = "decoding_steps"
-
 
 def decoding_steps(config: VllmConfig) -> int:
     """Steps for each look at the queues, as `engine_args` has set them; 1 where it has not."""
     settings = config.additional_config
-    return int(settings.get(STEPS, 1)) if isinstance(settings, dict) else 1
+    return int(settings.get(STEPS_KEY, 1)) if isinstance(settings, dict) else 1
 
 
 class MultiStepScheduler(Scheduler):
