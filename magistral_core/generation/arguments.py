@@ -23,6 +23,13 @@ _CPU_BLOCK_SIZE = 32
 #: Tokens that one step of the engine reads at most, raised to the longest sequence.
 _CPU_BATCHED_TOKENS = 8192
 
+#: Key of vLLM's `additional_config` under which `multistep` finds the decoding steps between two looks at the queues.
+STEPS_KEY = "decoding_steps"
+#: Those steps, times the bytes of weights: a large model has one, for its own computation
+#: outweighs all else, and an update would have to wait.
+_CPU_STEP_BYTES = 128 << 20
+_CPU_STEPS = 8
+
 _ENVIRONMENT = {
     **THREAD_ENVIRONMENT,
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -99,9 +106,18 @@ def engine_args(
         arguments["enable_chunked_prefill"] = False
         arguments["max_num_batched_tokens"] = max(max_model_len, _CPU_BATCHED_TOKENS)
         arguments["kv_cache_memory_bytes"] = int(generation.kv_cache_gib * _GIB)
+        if generation.tensor_parallel == 1 and (steps := _decoding_steps(model_path)) > 1:
+            arguments["scheduler_cls"] = "magistral_core.generation.multistep.MultiStepScheduler"
+            arguments["additional_config"] = {STEPS_KEY: steps}
     else:
         arguments["gpu_memory_utilization"] = generation.gpu_memory_utilization
     return AsyncEngineArgs(**arguments)
+
+
+def _decoding_steps(model_path: str | Path) -> int:
+    """Decoding steps between two looks at the queues. One for a model that is not here yet."""
+    weights = sum(path.stat().st_size for path in Path(model_path).glob("*.safetensors"))
+    return min(_CPU_STEPS, max(1, _CPU_STEP_BYTES // weights)) if weights else 1
 
 
 def _read_config(model_path: str | Path) -> dict[str, Any]:

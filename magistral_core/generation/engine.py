@@ -51,7 +51,7 @@ class WeightUpdate:
     Attributes:
         version: the weights now in use.
         seconds: how long generation stood still.
-        load_seconds: of these, how long reading and loading took; the rest is waiting for the token under way, and vLLM's own.
+        load_seconds: of these, how long reading and loading took; the rest is waiting for the decoding steps under way, and vLLM's own.
         in_flight: sequences that were being generated and went on with the new weights.
     """
 
@@ -386,7 +386,7 @@ class LocalEngine:
         return identifier
 
     def step(self) -> list[Completion]:
-        """Decode one token of every running sequence; the completions that finished with it."""
+        """Decode a token of every running sequence, or a few (`multistep`); the completions that finished with them."""
         return [completion for _, completion in self._step()]
 
     def update_weights(self, path: str | Path, version: int, checksum: str) -> WeightUpdate:

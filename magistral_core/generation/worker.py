@@ -5,10 +5,11 @@ Imported by name (`worker_extension_cls`, `distributed_executor_backend`) in the
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import vllm._custom_ops
 import vllm.model_executor.layers.utils as linear_dispatch
@@ -20,11 +21,18 @@ from vllm.platforms import current_platform
 from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
+from magistral_core.generation.multistep import decode_on, decoding_steps
+from magistral_core.generation.noise import seed_sampling
 from magistral_core.generation.weights import file_checksum
 from magistral_core.processes import die_with_parent
 
 if TYPE_CHECKING:
+    from vllm.v1.core.sched.output import GrammarOutput
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
+
+#: Of malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def end_with_parent() -> None:
@@ -50,6 +58,14 @@ def adapt_to_cpu() -> None:
         sampler.batched_count_greater_than = innermost_fn(sampler.batched_count_greater_than)
 
 
+def keep_freed_memory() -> None:
+    """Have the C library keep memory that is freed: intermediate results of every layer came from new pages, faulted in one by one."""
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt"):  # of glibc
+        library.mallopt(_M_MMAP_THRESHOLD, 32 << 20)
+        library.mallopt(_M_TRIM_THRESHOLD, 512 << 20)
+
+
 end_with_parent()  # in a tensor-parallel worker; the engine process imports this too early to know that it has a parent
 adapt_to_cpu()
 # Its own lock is between processes: a named semaphore in shared memory, which a killed engine would leave behind.
@@ -62,6 +78,15 @@ class SingleExecutor(UniProcExecutor):
     def _init_executor(self) -> None:
         end_with_parent()
         super()._init_executor()
+        self._steps = decoding_steps(self.vllm_config)
+        if current_platform.is_cpu():
+            keep_freed_memory()
+            seed_sampling(self.driver_worker.worker.model_runner)
+
+    def sample_tokens(self, grammar_output: GrammarOutput | None, non_block: bool = False) -> Any:
+        """Sample the tokens of the step that was executed, and decode on where `engine_args` has set several steps."""
+        output = super().sample_tokens(grammar_output, non_block)
+        return output if self._steps == 1 else decode_on(self.driver_worker.worker.model_runner, output, self._steps)
 
 
 class ParallelExecutor(MultiprocExecutor):

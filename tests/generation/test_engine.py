@@ -68,6 +68,14 @@ class TestLocalEngine:
             assert a.token_ids.tolist() == b.token_ids.tolist() and a.logprobs.tolist() == b.logprobs.tolist()
             assert a.token_ids.tolist() != c.token_ids.tolist()
 
+    def test_a_request_gets_its_tokens_in_any_company(self, local_engine: LocalEngine) -> None:
+        requests, others = make_requests(6, 40, seed=4), make_requests(50, 30, group=3)
+        alone = [local_engine.generate([request])[0] for request in requests]
+        crowded = local_engine.generate([*others, *requests])[len(others) :]
+        for a, b in zip(alone, crowded, strict=True):
+            assert a.token_ids.tolist() == b.token_ids.tolist()
+            np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-5)
+
     def test_finish_reasons_and_text(self, local_engine: LocalEngine) -> None:
         completions = local_engine.generate(make_requests(64, 120, seed=2))
         eos = 2
