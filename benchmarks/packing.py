@@ -165,9 +165,9 @@ def _pad(sequence: Microbatch, width: int) -> Microbatch:
     from magistral_core.records import Microbatch
 
     missing = width - len(sequence.token_ids)
-    values = {name: np.pad(getattr(sequence, name), (0, missing)) for name in Microbatch.__slots__ if name != "seq_lens"}
+    values = {name: np.pad(getattr(sequence, name), (0, missing)) for name in Microbatch.__slots__ if name not in {"seq_lens", "prefixes"}}
     values["position_ids"] = np.arange(width, dtype=np.int32)
-    return Microbatch(seq_lens=np.array([width], dtype=np.int32), **values)
+    return Microbatch(seq_lens=np.array([width], dtype=np.int32), prefixes=sequence.prefixes, **values)
 
 
 def logprobs(rows: int, hidden: int, vocabulary: int, chunk: int) -> dict[str, Any]:

@@ -3,6 +3,9 @@
 The sequences of a row are sorted into buckets of similar length. A bucket is padded on the right to its longest sequence and
 goes through one call of PyTorch's scaled-dot-product attention with `is_causal=True`: causality alone keeps real tokens from
 seeing the padding. Registered with transformers as `varlen`; on GPUs `flash_attention_2` does the same with its own kernel.
+
+Where completions share a prompt, its queries, keys and values were made once and are gathered once for each completion: attention sees
+whole sequences. What comes out for the prompt is taken from the first of them, for no prompt sees what follows it.
 """
 
 from __future__ import annotations
@@ -26,34 +29,43 @@ class RowLayout:
 
     Attributes:
         gather: per bucket, int64 [S, L]: the row's token at each place; padding points at the row's token 0.
-        scatter: per bucket, (int64 [tokens] places in the flattened [S * L], int64 [tokens] places in the row).
-        longest: tokens of the longest sequence.
+        source: int64 [T], where each token of the row lies in the buckets, flattened one after the other.
+        longest: tokens of the longest sequence, prompt included.
     """
 
     gather: tuple[torch.Tensor, ...]
-    scatter: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+    source: torch.Tensor
     longest: int
 
     @classmethod
-    def of(cls, seq_lens: np.ndarray, device: torch.device | str) -> RowLayout:
-        """Lay out a row of sequences with the given lengths, int [S]."""
-        starts = np.concatenate([[0], np.cumsum(seq_lens)[:-1]])
-        order = np.argsort(-seq_lens, kind="stable")
+    def of(cls, seq_lens: np.ndarray, prefixes: np.ndarray, device: torch.device | str) -> RowLayout:
+        """Lay out a row of segments, int [S] each (see `Microbatch`)."""
+        starts = np.cumsum(seq_lens) - seq_lens
+        continuing = prefixes >= 0
+        heads = np.where(continuing, seq_lens[prefixes], 0)
+        head_starts = np.where(continuing, starts[prefixes], 0)
+        lengths = heads + seq_lens
+        shared, first = np.unique(prefixes[continuing], return_index=True)
+        from_prompt = ~continuing  # those that give what attention makes of their first tokens
+        from_prompt[np.flatnonzero(continuing)[first]] = True
+        sequences = np.setdiff1d(np.arange(len(seq_lens)), shared)
+        order = sequences[np.argsort(-lengths[sequences], kind="stable")]
         buckets: list[list[int]] = []
         for i in order.tolist():
-            if not buckets or seq_lens[buckets[-1][0]] > _BUCKET_RATIO * seq_lens[i]:
+            if not buckets or lengths[buckets[-1][0]] > _BUCKET_RATIO * lengths[i]:
                 buckets.append([])
             buckets[-1].append(i)
-        gather, scatter = [], []
+        gather, source, before = [], np.empty(int(seq_lens.sum()), dtype=np.int64), 0
         for bucket in buckets:
-            width = int(seq_lens[bucket[0]])
-            places = np.zeros((len(bucket), width), dtype=np.int64)
-            valid = np.arange(width)[None, :] < seq_lens[bucket][:, None]
-            places[valid] = (starts[bucket][:, None] + np.arange(width)[None, :])[valid]
-            flat = np.flatnonzero(valid)
+            column = np.arange(lengths[bucket[0]])[None, :]
+            head = heads[bucket][:, None]
+            places = np.where(column < head, head_starts[bucket][:, None] + column, starts[bucket][:, None] + column - head)
+            places[column >= lengths[bucket][:, None]] = 0
+            wanted = (column < lengths[bucket][:, None]) & ((column >= head) | from_prompt[bucket][:, None])
+            source[places[wanted]] = before + np.flatnonzero(wanted)
             gather.append(torch.from_numpy(places).to(device))
-            scatter.append((torch.from_numpy(flat).to(device), torch.from_numpy(places.reshape(-1)[flat]).to(device)))
-        return cls(tuple(gather), tuple(scatter), int(seq_lens.max()))
+            before += places.size
+        return cls(tuple(gather), torch.from_numpy(source).to(device), int(lengths[order].max()))
 
 
 def varlen_attention(
@@ -76,15 +88,14 @@ def varlen_attention(
         )
     grouped = key.shape[1] != query.shape[1]
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # [T, H, D]
-    out = torch.zeros_like(q)
-    for places, (source, target) in zip(layout.gather, layout.scatter, strict=True):
+    rows = []
+    for places in layout.gather:
         queries, keys, values = (tensor[places].transpose(1, 2) for tensor in (q, k, v))  # [S, H, L, D]
         attended = F.scaled_dot_product_attention(
             queries, keys, values, is_causal=True, scale=scaling, dropout_p=dropout, enable_gqa=grouped
         )
-        rows = attended.transpose(1, 2).flatten(0, 1)  # [S * L, H, D]
-        out = out.index_copy(0, target, rows[source])
-    return out.unsqueeze(0), None
+        rows.append(attended.transpose(1, 2).flatten(0, 1))  # [S * L, H, D]
+    return torch.cat(rows)[layout.source].unsqueeze(0), None
 
 
 def register() -> None:
