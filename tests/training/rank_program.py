@@ -123,9 +123,9 @@ def sharing_case(folder: Path) -> dict[str, Any]:
     rng = np.random.default_rng(2)
     lengths = [(5, [20, 1, 17, 31]), (3, [9]), (1, [4, 30])]
     prompts = [rng.integers(0, 64, p) for p, _ in lengths]
-    parts, changed = (
-        [[_completion(rng, prompt, t) for t in mine] for prompt, (_, mine) in zip(prompts, lengths, strict=True)] for _ in "ab"
-    )
+
+    def draw() -> list[list[Microbatch]]:
+        return [[_completion(rng, prompt, t) for t in mine] for prompt, (_, mine) in zip(prompts, lengths, strict=True)]
 
     def shared(groups: list[list[Microbatch]]) -> Microbatch:
         return build_row([share_prompt(group, len(prompt)) for group, prompt in zip(groups, prompts, strict=True)])
@@ -133,6 +133,7 @@ def sharing_case(folder: Path) -> dict[str, Any]:
     def only(g: int, i: int) -> list[list[Microbatch]]:
         return [[part if (g, i) == (h, j) else changed[h][j] for j, part in enumerate(group)] for h, group in enumerate(parts)]
 
+    parts, changed = draw(), draw()
     alone = [part for group in parts for part in group]
     result: dict[str, Any] = {"lengths": [t for _, mine in lengths for t in mine], "tokens": len(shared(parts).token_ids)}
     with trainer(folder / "tied") as policy:
@@ -153,7 +154,7 @@ def _completion(rng: np.random.Generator, prompt: np.ndarray, response: int) -> 
 
 
 def _random_row(rng: np.random.Generator, prompt: int, response: int) -> Microbatch:
-    return _completion(rng, rng.integers(0, 64, prompt), response)
+    return sequence_row(rng.integers(0, 64, prompt), rng.integers(0, 64, response), weight=0.1, advantage=1.0)
 
 
 def refusal(folder: Path) -> str:

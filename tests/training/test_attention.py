@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from magistral_core.training import attention
 from magistral_core.training.attention import RowLayout, varlen_attention
 
 HEADS, DIM = 4, 8
@@ -40,9 +41,15 @@ def segments(draw: st.DrawFn, longest: int = 20) -> tuple[np.ndarray, np.ndarray
     return np.array(lens), np.array(prefixes)
 
 
-@given(segments(), st.sampled_from([1, 2, 4]), st.sampled_from([0.2, DIM**-0.5]))
-def test_a_row_is_its_sequences_one_by_one(row: tuple[np.ndarray, np.ndarray], kv_heads: int, scaling: float) -> None:
-    seq_lens, prefixes = row
+@given(segments(), st.sampled_from([1, 2, 4]), st.sampled_from([0.2, DIM**-0.5]), st.sampled_from([0, 5, 256]))
+def test_a_row_is_its_sequences_one_by_one(row: tuple[np.ndarray, np.ndarray], kv_heads: int, scaling: float, masked: int) -> None:
+    """With all completions of shared prompts by a mask, with some and with none."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "_MASKED", masked)
+        check_row(*row, kv_heads, scaling)
+
+
+def check_row(seq_lens: np.ndarray, prefixes: np.ndarray, kv_heads: int, scaling: float) -> None:
     inputs = qkv(int(seq_lens.sum()), kv_heads)
     out, weights = varlen_attention(torch.nn.Identity(), *inputs, None, layout=RowLayout.of(seq_lens, prefixes, "cpu"), scaling=scaling)
     assert weights is None
@@ -58,17 +65,17 @@ def test_a_row_is_its_sequences_one_by_one(row: tuple[np.ndarray, np.ndarray], k
     torch.testing.assert_close(found, torch.autograd.grad((joined * upstream).sum(), inputs))
 
 
-@given(segments(longest=200))
-def test_every_token_comes_from_one_place_and_padding_is_bounded(row: tuple[np.ndarray, np.ndarray]) -> None:
+@given(segments(longest=400))
+def test_every_token_is_one_query_and_padding_is_bounded(row: tuple[np.ndarray, np.ndarray]) -> None:
     seq_lens, prefixes = row
     layout = RowLayout.of(seq_lens, prefixes, "cpu")
-    places = torch.cat([gather.flatten() for gather in layout.gather])
+    places = torch.cat([bucket.queries.flatten() for bucket in layout.buckets])
     assert places[layout.source].tolist() == list(range(seq_lens.sum()))
-    whole = [
-        length + (seq_lens[prefix] if prefix >= 0 else 0) for i, (length, prefix) in enumerate(zip(*row, strict=True)) if i not in prefixes
-    ]
-    assert layout.longest == max(whole)
-    assert sum(gather.numel() for gather in layout.gather) <= 1.25 * sum(whole)
+    heads = np.where(prefixes >= 0, seq_lens[prefixes], 0)
+    whole = heads + seq_lens
+    assert layout.longest == whole.max()
+    for kind in ("queries", "keys"):
+        assert sum(getattr(bucket, kind).numel() for bucket in layout.buckets) <= 1.25 * whole.sum()
 
 
 def test_a_window_shorter_than_a_sequence_is_refused() -> None:

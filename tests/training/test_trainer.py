@@ -71,7 +71,7 @@ def assert_no_influence(case: dict[str, Any], name: str) -> None:
 
 
 def test_the_batch_is_a_hard_case(world: Any, reference: Reference) -> None:
-    """Two ranks with different numbers of microbatches, rows of several sequences, shared prompts, clipped tokens, an active gradient clip."""
+    """Ranks with different numbers of microbatches, rows of several sequences, shared prompts, clipped tokens, an active gradient clip."""
     rows = collate(world.batch, ranks=2, budget=BUDGET, seed=SEED, share_prompts=True)
     assert len({sum(row.mask.any() for row in mine) for mine in rows}) == 2
     assert max(len(row.seq_lens) for mine in rows for row in mine) >= 3
@@ -203,9 +203,8 @@ def test_temperature(world: Any) -> None:
         tuple(np.concatenate([c.prompt_ids, c.token_ids]).tolist()): token_logprobs(model, c.prompt_ids, c.token_ids, 0.6).detach().numpy()
         for c, _, _ in counted_completions(world.batch)
     }
-    for row, logprobs in zip(
-        collate(world.batch, ranks=1, budget=BUDGET, seed=SEED, share_prompts=True)[0], single["cool_logprobs"], strict=True
-    ):
+    rows = collate(world.batch, ranks=1, budget=BUDGET, seed=SEED, share_prompts=True)[0]
+    for row, logprobs in zip(rows, single["cool_logprobs"], strict=True):
         expected = np.concatenate([by_tokens[tuple(tokens.tolist())] for tokens in sequences(row)])
         np.testing.assert_allclose(logprobs, expected, rtol=0, atol=1e-5)
 
