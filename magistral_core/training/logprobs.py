@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-
-#: Bytes of distributions that are kept for the backward pass: far below a step's other activations wherever it matters.
+#: Bytes of distributions that may be kept for the backward pass: those of a small vocabulary, beside which other activations are large.
 _KEPT = 64 * 2**20
 
 
