@@ -6,7 +6,8 @@ seeing the padding. Registered with transformers as `varlen`; on GPUs `flash_att
 
 Where completions share a prompt, it is a sequence itself, and its keys and values are gathered once for each completion. Short completions
 attend to them and to their own by a small mask, equal for all of a bucket. For long ones it is cheaper to let causality skip half of
-the square: they go with the prompt's queries before their own, and what comes out for those is dropped.
+the square: they go with the prompt's queries before their own, and what comes out for those is dropped. So do all on a GPU, whose flash
+kernel takes no mask.
 """
 
 from __future__ import annotations
@@ -62,8 +63,9 @@ class RowLayout:
         continuing = prefixes >= 0
         heads = np.where(continuing, seq_lens[prefixes], 0)
         head_starts = np.where(continuing, starts[prefixes], 0)
+        masked = _MASKED if torch.device(device).type == "cpu" else 0
         # A masked bucket has one length of prompts; its queries are those of the completions alone.
-        hidden = np.where(continuing & (seq_lens <= _MASKED), heads, 0)
+        hidden = np.where(continuing & (seq_lens <= masked), heads, 0)
         widths = heads + seq_lens - hidden
         buckets, source, before = [], np.empty(int(seq_lens.sum()), dtype=np.int64), 0
         for mine in _bucketed(hidden, widths):

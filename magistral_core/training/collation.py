@@ -169,8 +169,8 @@ def _pack_share(share: np.ndarray, loads: Loads, budget: int) -> list[np.ndarray
     """A rank's microbatches: as few as those of single completions, with as large parts of the groups as that permits."""
     best: list[np.ndarray] | None = None
     for together in loads.blocks:
-        parts = [part for mine in loads.by_prompt(share) for part in _parts(mine, together, loads, budget)]
-        bins = pack([loads.tokens(part) for part in parts], budget)
+        parts, tokens = _parts(share, together, loads, budget)
+        bins = pack(tokens, budget)
         if best is None or len(bins) < len(best):
             best = [np.sort(np.concatenate([parts[i] for i in chosen])) for chosen in bins]
         if len(best) * budget < loads.tokens(share) + budget:
@@ -178,15 +178,17 @@ def _pack_share(share: np.ndarray, loads: Loads, budget: int) -> list[np.ndarray
     return best or []
 
 
-def _parts(mine: np.ndarray, together: int, loads: Loads, budget: int) -> list[np.ndarray]:
-    """Completions of one prompt in parts of so many neighbours, or of fewer where these do not fit into a microbatch."""
-    parts = []
-    for part in np.split(mine, range(together, len(mine), together)):
-        if loads.tokens(part) <= budget:
-            parts.append(part)
-        else:
-            parts += [part[chosen] for chosen in pack(loads.lengths[part].tolist(), budget, taken=int(loads.prompts[part[0]]))]
-    return parts
+def _parts(share: np.ndarray, together: int, loads: Loads, budget: int) -> tuple[list[np.ndarray], list[int]]:
+    """Completions in parts of one prompt and of so many neighbours, or of fewer where these do not fit into a microbatch; their tokens."""
+    parts, tokens = [], []
+    for mine in loads.by_prompt(share):
+        prompt = int(loads.prompts[mine[0]])
+        for part in np.split(mine, range(together, len(mine), together)):
+            total = prompt + int(loads.lengths[part].sum())
+            bins = [part] if total <= budget else [part[chosen] for chosen in pack(loads.lengths[part].tolist(), budget, taken=prompt)]
+            parts += bins
+            tokens += [total] if len(bins) == 1 else [prompt + int(loads.lengths[bin_].sum()) for bin_ in bins]
+    return parts, tokens
 
 
 def collate(batch: Batch, *, ranks: int, budget: int, seed: int, share_prompts: bool) -> list[list[Microbatch]]:
