@@ -117,7 +117,7 @@ def varlen_attention(
     rows = []
     for bucket in layout.buckets:
         queries, keys, values = (
-            tensor[places].transpose(1, 2) for tensor, places in ((q, bucket.queries), (k, bucket.keys), (v, bucket.keys))
+            take(tensor, places).transpose(1, 2) for tensor, places in ((q, bucket.queries), (k, bucket.keys), (v, bucket.keys))
         )  # [S, H, L, D]
         attended = F.scaled_dot_product_attention(
             queries,
@@ -130,7 +130,17 @@ def varlen_attention(
             enable_gqa=grouped,
         )
         rows.append(attended.transpose(1, 2).flatten(0, 1))  # [S * L, H, D]
-    return torch.cat(rows)[layout.source].unsqueeze(0), None
+    return take(torch.cat(rows), layout.source).unsqueeze(0), None
+
+
+def take(rows: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Rows [T, ...] at int64 places [...], some of them several times, whose gradients then add up in a fixed order.
+
+    Indexing adds from several threads in any order on a CPU; `index_select` does so on a GPU.
+    """
+    if rows.device.type == "cpu":
+        return rows.index_select(0, places.flatten()).unflatten(0, places.shape)
+    return rows[places]
 
 
 def register() -> None:

@@ -95,7 +95,7 @@ class _Policy(torch.nn.Module):
         extra = {} if layout is None else {"layout": layout}
         backbone = getattr(self.lm, self.lm.base_model_prefix)
         hidden = backbone(input_ids=token_ids[None], position_ids=position_ids[None], use_cache=False, **extra)[0][0]
-        return self.lm.lm_head(hidden[predictors], token_ids[counted], self._temperature, self._chunk)  # type: ignore[no-any-return]
+        return self.lm.lm_head(attention.take(hidden, predictors), token_ids[counted], self._temperature, self._chunk)  # type: ignore[no-any-return]
 
 
 class Trainer:
