@@ -1,8 +1,11 @@
-"""Packed against padded training, and the memory of log-probabilities in chunks against plain ones.
+"""Packed against padded training, shared against repeated prompts, and the memory of log-probabilities in chunks against plain ones.
 
 Speed: one trainer makes the same optimiser step from the same sequences, once packed by the product's collation, once as padded batches:
 in arrival order, as many sequences as fit when each is as long as the longest of them. Padding is computed like any token and carries no
 weight, which is what a padded batch costs. Counted are real tokens a second.
+
+Sharing: one trainer makes the same optimiser step from the same groups, once with each group's prompt once in a microbatch, once with it in
+every sequence. Counted are completions a second of processor time.
 
 Memory: a process of its own for each side takes log-probabilities and their gradient from hidden states, an output layer and targets. Plain
 is `log_softmax` over all logits; its peak is stated over what the process held before.
@@ -12,8 +15,9 @@ from __future__ import annotations
 
 import statistics
 import tempfile
+import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,20 +25,21 @@ import numpy as np
 
 from benchmarks.collation import DISTRIBUTIONS
 from benchmarks.common import Headline, Options, Pairs, Result, cores, in_child, in_turn, pinned
-from benchmarks.random_model import SHAPES, random_sequences, write_random_model
+from benchmarks.random_model import SHAPES, random_batch, random_sequences, write_random_model
 
 if TYPE_CHECKING:
     from magistral_core.records import Microbatch
 
-SUMMARY = "trainer tokens/s packed against padded; memory of chunked log-probabilities against plain"
+SUMMARY = "trainer tokens/s packed against padded; prompts shared against repeated; memory of chunked log-probabilities against plain"
 
 _MIB = 2**20
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Speed: millions of parameters, sequences of a step, tokens of the longest, token budget in longest sequences. Memory: rows of logits,
-    size of a hidden state, vocabularies, chunk.
+    """Speed: millions of parameters, sequences of a step, tokens of the longest, token budget in longest sequences. Sharing: models
+    (`benchmarks.synthetic`), groups of a step, their completions, tokens of a prompt and of each completion. Memory: rows of logits, size
+    of a hidden state, vocabularies, chunk.
     """
 
     millions: int = 10
@@ -42,6 +47,11 @@ class Settings:
     longest: int = 256
     budget: int = 4
     repetitions: int = 3
+    sizes: tuple[str, ...] = ("1M", "10M")
+    groups: int = 4
+    group_size: int = 8
+    prompt: int = 60
+    completions: tuple[int, ...] = (32, 256)
     rows: int = 2048
     hidden: int = 512
     vocabularies: tuple[int, ...] = (32_768,)
@@ -55,6 +65,11 @@ def run(options: Options) -> Result:
     with tempfile.TemporaryDirectory(prefix="packing-") as folder, pinned(cores()[:1]):
         model = write_random_model(Path(folder) / "model", SHAPES[settings.millions])
         speeds = in_child("benchmarks.packing:speeds", model=str(model), settings=asdict(settings))["distributions"]
+        shared = [
+            in_child("benchmarks.packing:sharing", size=size, tokens=tokens, settings=asdict(settings))
+            for size in settings.sizes
+            for tokens in settings.completions
+        ]
         memory = [_memory(vocabulary, settings) for vocabulary in settings.vocabularies]
     table, repetitions = [], []
     for item in speeds:
@@ -66,6 +81,19 @@ def run(options: Options) -> Result:
                 "plain": pairs.median_b,
                 "ratio": pairs.ratio,
                 "note": f"packed {item['packed_rows']} rows, padded {item['padded_rows']}; {100 * item['padding']:.0f}% padding",
+            }
+        )
+        repetitions.append(item)
+    for item in shared:
+        pairs = Pairs(tuple(item["shared"]), tuple(item["repeated"]))
+        table.append(
+            {
+                "measured": f"completions/CPU s, {item['size']} parameters, {item['tokens']} tokens",
+                "ours": pairs.median_a,
+                "plain": pairs.median_b,
+                "ratio": pairs.ratio,
+                "note": f"groups of {settings.group_size}, prompts of {settings.prompt} tokens; {item['shared_tokens']:,} tokens shared, "
+                f"{item['repeated_tokens']:,} repeated",
             }
         )
         repetitions.append(item)
@@ -145,6 +173,38 @@ def speeds(model: str, settings: dict[str, Any]) -> dict[str, Any]:
     return {"distributions": found}
 
 
+def sharing(size: str, tokens: int, settings: dict[str, Any]) -> dict[str, Any]:
+    """In a process of its own: completions a second of processor time, each prompt once in a microbatch and in each sequence."""
+    from benchmarks import synthetic
+    from magistral_core.config.schema import LossSettings, TrainingSettings
+    from magistral_core.processes import free_port
+    from magistral_core.training.collation import collate
+    from magistral_core.training.trainer import Trainer, join_group
+
+    join_group(0, 1, "127.0.0.1", free_port())
+    budget = max(4096, settings["prompt"] + tokens)
+    trainer = Trainer(synthetic.model_folder(size), TrainingSettings(dtype="float32", token_budget=budget, zero_stage=1))
+    shape = replace(synthetic.SHAPES[size], vocabulary=trainer.layout()["lm_head.weight"][1][0])
+    batch = random_batch(settings["groups"], settings["group_size"], settings["prompt"], tokens, shape)
+    rows = {share: collate(batch, ranks=1, budget=budget, seed=0, share_prompts=share)[0] for share in (True, False)}
+
+    def speed(share: bool) -> float:
+        began = time.process_time()
+        trainer.step_rl(rows[share], LossSettings(), step=0)
+        return len(batch.weights) / (time.process_time() - began)
+
+    pairs = in_turn(lambda: speed(True), lambda: speed(False), settings["repetitions"], warm_ups=1)
+    shared, repeated = (sum(len(row.token_ids) for row in rows[share]) for share in (True, False))
+    return {
+        "size": size,
+        "tokens": tokens,
+        "shared": pairs.a,
+        "repeated": pairs.b,
+        "shared_tokens": shared,
+        "repeated_tokens": repeated,
+    }
+
+
 def _padded_batches(sequences: Sequence[Microbatch], budget: int) -> list[tuple[list[Microbatch], int]]:
     """In arrival order, as many sequences as the budget holds at the length of the longest; with that length."""
     batches: list[tuple[list[Microbatch], int]] = []
@@ -165,9 +225,9 @@ def _pad(sequence: Microbatch, width: int) -> Microbatch:
     from magistral_core.records import Microbatch
 
     missing = width - len(sequence.token_ids)
-    values = {name: np.pad(getattr(sequence, name), (0, missing)) for name in Microbatch.__slots__ if name != "seq_lens"}
+    values = {name: np.pad(getattr(sequence, name), (0, missing)) for name in Microbatch.__slots__ if name not in {"seq_lens", "prefixes"}}
     values["position_ids"] = np.arange(width, dtype=np.int32)
-    return Microbatch(seq_lens=np.array([width], dtype=np.int32), **values)
+    return Microbatch(seq_lens=np.array([width], dtype=np.int32), prefixes=sequence.prefixes, **values)
 
 
 def logprobs(rows: int, hidden: int, vocabulary: int, chunk: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from magistral_core.records import Microbatch
+    from magistral_core.records import Batch, Microbatch
 
 
 @dataclass(frozen=True)
@@ -89,3 +89,23 @@ def random_sequences(lengths: Sequence[int], shape: Shape, *, seed: int = 0) -> 
             )
         )
     return rows
+
+
+def random_batch(groups: int, group_size: int, prompt: int, tokens: int, shape: Shape, *, seed: int = 0) -> Batch:
+    """Groups of random tokens, all completions of one length."""
+    from magistral_core.records import Batch, Completion, FinishReason, Group, Problem
+
+    rng = np.random.default_rng(seed)
+    n = groups * group_size
+    logprobs, versions = np.full(tokens, -np.log(shape.vocabulary), dtype=np.float32), np.zeros(tokens, dtype=np.int32)
+
+    def draw(count: int) -> np.ndarray:
+        return rng.integers(10, shape.vocabulary, count).astype(np.int32)
+
+    def group(number: int) -> Group:
+        prompt_ids = draw(prompt)
+        made = (Completion(number, i, prompt_ids, draw(tokens), logprobs, versions, "", FinishReason.STOP) for i in range(group_size))
+        return Group(number, Problem(str(number), "random tokens"), tuple(made))
+
+    weights = np.full(n, 1.0 / (n * tokens), dtype=np.float32)
+    return Batch(0, tuple(map(group, range(groups))), rng.normal(size=n).astype(np.float32), weights)

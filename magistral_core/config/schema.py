@@ -259,12 +259,18 @@ class TrainingSettings(Section):
     logprob_chunk: PositiveInt = Field(1024, description="tokens whose logits exist at the same time")
     gradient_checkpointing: bool = False
     attention: Literal["varlen", "sdpa", "flash_attention_2"] = Field("varlen", description="attention over packed rows")
+    share_prompts: bool = Field(True, description="a group's prompt goes through the model once a microbatch; attention: varlen only")
 
     @model_validator(mode="after")
     def _bf16_needs_zero(self) -> Self:
         if self.dtype == "bfloat16" and self.zero_stage == 0:
             raise ValueError("zero_stage: 0 with dtype: bfloat16 is wrong on its first step in DeepSpeed; use zero_stage >= 1")
         return self
+
+    @property
+    def shares_prompts(self) -> bool:
+        """Whether microbatches hold the prompt of completions side by side once: the other attentions cannot."""
+        return self.share_prompts and self.attention == "varlen"
 
 
 class CheckpointSettings(Section):

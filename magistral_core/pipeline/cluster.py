@@ -46,7 +46,7 @@ class Cluster:
         prompt_tokens, prefill_tokens_per_s: a prompt is computed once for the completions of its group; decoding stands still meanwhile.
         verify_s: from a complete group to its scores; the pool grows with its backlog, so nothing queues.
         trainers: ranks.
-        trainer_tokens_per_s: of one rank, prompts included.
+        trainer_tokens_per_s: of one rank, prompts included, each once a microbatch.
         step_s: what an optimiser step takes beside its tokens.
         token_budget: of a packed microbatch (`training.token_budget`).
         publish_s: trainers gather and write their weights, and do nothing else.

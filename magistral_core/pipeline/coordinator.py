@@ -335,7 +335,10 @@ class Coordinator:
     async def _step(self, groups: Sequence[Group]) -> None:
         recipe, state = self._recipe, self._state
         batch = build_batch(groups, state.step, recipe.loss, shuffle_seed=recipe.seed if recipe.rewards.shuffle else None)
-        rows = collate(batch, ranks=self._settings.trainers, budget=recipe.training.token_budget, seed=recipe.seed)
+        training = recipe.training
+        rows = collate(
+            batch, ranks=self._settings.trainers, budget=training.token_budget, seed=recipe.seed, share_prompts=training.shares_prompts
+        )
         self._trainer_clock.busy(1, self._clock())
         report = await self._runtime.train(rows, state.step)
         now = self._progress = self._clock()
@@ -348,7 +351,7 @@ class Coordinator:
         state.counters.trained_tokens += report.tokens
         state.counters.seconds += now - self._last_step
         self._lost_in_a_row = 0
-        metrics = self._metrics(batch, report, unused_share(rows, recipe.training.token_budget), now)
+        metrics = self._metrics(batch, report, unused_share(rows, training.token_budget), now)
         self._last_step, self._last_metrics, self._window = now, metrics, Window()
         self._observer.on_step(state.step, metrics, batch)
 

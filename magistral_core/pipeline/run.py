@@ -67,7 +67,7 @@ _NOT_WHAT_IS_LEARNT: dict[str, Any] = {
         *("runtime", "ray_address", "weights_folder", "handover", "placement", "generators", "trainers", "verifiers"),
         *("stall_timeout_s", "update_timeout_s", "max_restarts"),
     },
-    "training": {"zero_stage", "token_budget", "logprob_chunk", "gradient_checkpointing", "attention"},
+    "training": {"zero_stage", "token_budget", "logprob_chunk", "gradient_checkpointing", "attention", "share_prompts"},
 }
 
 

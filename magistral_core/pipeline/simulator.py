@@ -35,7 +35,7 @@ from magistral_core.pipeline.batches import build_batch, failure, without_signal
 from magistral_core.pipeline.cluster import Cluster, Draws
 from magistral_core.pipeline.ledger import GroupState, Ledger
 from magistral_core.records import Batch, Completion, FinishReason, Group, Problem, Score, ScoreStatus
-from magistral_core.training.collation import arrange
+from magistral_core.training.collation import Loads, arrange
 
 Schedule = Literal["sync", "one-step-off", "async"]
 SCHEDULES: tuple[Schedule, ...] = ("sync", "one-step-off", "async")
@@ -327,9 +327,9 @@ class Simulator:
         if self._schedule != "one-step-off":
             self._admission.dequeued(settings.n_minibatch)
         batch = build_batch(groups, self._step, self._loss)
-        layout = arrange(batch, ranks=settings.trainers, budget=cluster.token_budget, seed=cluster.seed)
-        lengths = [cluster.prompt_tokens + completion.length for group in groups for completion in group.completions]
-        ranks = [sum(lengths[i] for bins in rank for i in bins) for rank in layout]
+        loads = Loads.of(batch, share_prompts=True)
+        layout = arrange(batch, loads, ranks=settings.trainers, budget=cluster.token_budget, seed=cluster.seed)
+        ranks = [sum(loads.tokens(indices) for indices in rank) for rank in layout]
         self._unused.append(1 - sum(ranks) / (cluster.token_budget * max(1, sum(map(len, layout)))))
         seconds = cluster.step_s + max(ranks) / cluster.trainer_tokens_per_s
         self._at(seconds, self._trained, batch, left - 1, seconds)

@@ -31,13 +31,20 @@ class Batch:
 class Microbatch:
     """Sequences packed into one row of `T` tokens, for one forward and backward pass.
 
+    The row is made of `S` segments, one after the other. A segment is a whole sequence, prompt and completion; or a prompt that several
+    completions share; or a completion that goes on from such a prompt, which lies before it in the row:
+
+        segments    [prompt completion]  [prompt]  [completion]  [completion]
+        prefixes            -1              -1          1             1
+
     Position `t` predicts token `t`: every array is aligned to the token that is *predicted*, so the first token of each
     sequence (which nothing predicts) has `weights == 0`, as have prompt tokens.
 
     Attributes:
-        token_ids: int32 [T], prompt and completion of each sequence one after the other.
-        position_ids: int32 [T], restarting at 0 with each sequence.
-        seq_lens: int32 [S], tokens of each sequence; their sum is `T`.
+        token_ids: int32 [T].
+        position_ids: int32 [T], the token's place in its sequence, from 0; a completion's first token has that after its prompt's last.
+        seq_lens: int32 [S], tokens of each segment; their sum is `T`.
+        prefixes: int32 [S], the segment that each goes on from, or -1.
         logprobs: float32 [T], the generator's log-probability of each generated token, 0 elsewhere.
         advantages: float32 [T], the completion's advantage on its generated tokens, 0 elsewhere.
         weights: float32 [T], the token's weight in the loss, 0 where it does not count.
@@ -48,6 +55,7 @@ class Microbatch:
     token_ids: np.ndarray
     position_ids: np.ndarray
     seq_lens: np.ndarray
+    prefixes: np.ndarray
     logprobs: np.ndarray
     advantages: np.ndarray
     weights: np.ndarray

@@ -3,6 +3,11 @@
 The sequences of a row are sorted into buckets of similar length. A bucket is padded on the right to its longest sequence and
 goes through one call of PyTorch's scaled-dot-product attention with `is_causal=True`: causality alone keeps real tokens from
 seeing the padding. Registered with transformers as `varlen`; on GPUs `flash_attention_2` does the same with its own kernel.
+
+Where completions share a prompt, it is a sequence itself, and its keys and values are gathered once for each completion. Short completions
+attend to them and to their own by a small mask, equal for all of a bucket. For long ones it is cheaper to let causality skip half of
+the square: they go with the prompt's queries before their own, and what comes out for those is dropped. So do all on a GPU, whose flash
+kernel takes no mask.
 """
 
 from __future__ import annotations
@@ -18,6 +23,23 @@ from transformers import AttentionInterface, AttentionMaskInterface
 NAME = "varlen"
 #: Within a bucket the longest sequence is at most this much longer than the shortest: bounds the work spent on padding.
 _BUCKET_RATIO = 1.25
+#: Tokens of the longest completion that attends to a shared prompt by a mask. Bounds the mask; measured on a CPU with prompts of 60 tokens.
+_MASKED = 256
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Sequences of one call of attention.
+
+    Attributes:
+        queries: int64 [S, L], the row's token at each place; padding points at the row's token 0.
+        keys: int64 [S, K], the same; `queries` itself where attention is plainly causal.
+        mask: bool [L, K], which keys each query sees; None: causal.
+    """
+
+    queries: torch.Tensor
+    keys: torch.Tensor
+    mask: torch.Tensor | None
 
 
 @dataclass(frozen=True)
@@ -25,35 +47,51 @@ class RowLayout:
     """Where the sequences of a packed row lie.
 
     Attributes:
-        gather: per bucket, int64 [S, L]: the row's token at each place; padding points at the row's token 0.
-        scatter: per bucket, (int64 [tokens] places in the flattened [S * L], int64 [tokens] places in the row).
-        longest: tokens of the longest sequence.
+        buckets: every token of the row is a query of one of them, a completion's prompt perhaps of several.
+        source: int64 [T], where the query of each token of the row lies in the buckets, flattened one after the other.
+        longest: tokens of the longest sequence, prompt included.
     """
 
-    gather: tuple[torch.Tensor, ...]
-    scatter: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+    buckets: tuple[Bucket, ...]
+    source: torch.Tensor
     longest: int
 
     @classmethod
-    def of(cls, seq_lens: np.ndarray, device: torch.device | str) -> RowLayout:
-        """Lay out a row of sequences with the given lengths, int [S]."""
-        starts = np.concatenate([[0], np.cumsum(seq_lens)[:-1]])
-        order = np.argsort(-seq_lens, kind="stable")
-        buckets: list[list[int]] = []
-        for i in order.tolist():
-            if not buckets or seq_lens[buckets[-1][0]] > _BUCKET_RATIO * seq_lens[i]:
-                buckets.append([])
-            buckets[-1].append(i)
-        gather, scatter = [], []
-        for bucket in buckets:
-            width = int(seq_lens[bucket[0]])
-            places = np.zeros((len(bucket), width), dtype=np.int64)
-            valid = np.arange(width)[None, :] < seq_lens[bucket][:, None]
-            places[valid] = (starts[bucket][:, None] + np.arange(width)[None, :])[valid]
-            flat = np.flatnonzero(valid)
-            gather.append(torch.from_numpy(places).to(device))
-            scatter.append((torch.from_numpy(flat).to(device), torch.from_numpy(places.reshape(-1)[flat]).to(device)))
-        return cls(tuple(gather), tuple(scatter), int(seq_lens.max()))
+    def of(cls, seq_lens: np.ndarray, prefixes: np.ndarray, device: torch.device | str) -> RowLayout:
+        """Lay out a row of segments, int [S] each (see `Microbatch`)."""
+        starts = np.cumsum(seq_lens) - seq_lens
+        continuing = prefixes >= 0
+        heads = np.where(continuing, seq_lens[prefixes], 0)
+        head_starts = np.where(continuing, starts[prefixes], 0)
+        masked = _MASKED if torch.device(device).type == "cpu" else 0
+        # A masked bucket has one length of prompts; its queries are those of the completions alone.
+        hidden = np.where(continuing & (seq_lens <= masked), heads, 0)
+        widths = heads + seq_lens - hidden
+        buckets, source, before = [], np.empty(int(seq_lens.sum()), dtype=np.int64), 0
+        for mine in _bucketed(hidden, widths):
+            head, first = heads[mine, None], int(hidden[mine[0]])
+            column = np.arange(first + widths[mine[0]])[None, :]
+            keys = np.where(column < head, head_starts[mine, None] + column, starts[mine, None] + column - head)
+            valid = column < head + seq_lens[mine, None]
+            keys[~valid] = 0
+            queries, own = keys[:, first:], (valid & (column >= head))[:, first:]
+            source[queries[own]] = before + np.flatnonzero(own)
+            before += queries.size
+            mask = torch.ones(queries.shape[1], keys.shape[1], dtype=torch.bool, device=device).tril(first) if first else None
+            gathered = torch.from_numpy(keys).to(device)
+            buckets.append(Bucket(gathered[:, first:].contiguous(), gathered, mask))
+        return cls(tuple(buckets), torch.from_numpy(source).to(device), int((heads + seq_lens).max()))
+
+
+def _bucketed(kinds: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
+    """Indices of one kind and of similar length, the longest of each bucket first."""
+    order = np.lexsort((-lengths, kinds))
+    edges, longest = [], order[0]
+    for place, i in enumerate(order):
+        if kinds[i] != kinds[longest] or lengths[longest] > _BUCKET_RATIO * lengths[i]:
+            edges.append(place)
+            longest = i
+    return np.split(order, edges)
 
 
 def varlen_attention(
@@ -76,15 +114,33 @@ def varlen_attention(
         )
     grouped = key.shape[1] != query.shape[1]
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # [T, H, D]
-    out = torch.zeros_like(q)
-    for places, (source, target) in zip(layout.gather, layout.scatter, strict=True):
-        queries, keys, values = (tensor[places].transpose(1, 2) for tensor in (q, k, v))  # [S, H, L, D]
+    rows = []
+    for bucket in layout.buckets:
+        queries, keys, values = (
+            take(tensor, places).transpose(1, 2) for tensor, places in ((q, bucket.queries), (k, bucket.keys), (v, bucket.keys))
+        )  # [S, H, L, D]
         attended = F.scaled_dot_product_attention(
-            queries, keys, values, is_causal=True, scale=scaling, dropout_p=dropout, enable_gqa=grouped
+            queries,
+            keys,
+            values,
+            attn_mask=bucket.mask,
+            is_causal=bucket.mask is None,
+            scale=scaling,
+            dropout_p=dropout,
+            enable_gqa=grouped,
         )
-        rows = attended.transpose(1, 2).flatten(0, 1)  # [S * L, H, D]
-        out = out.index_copy(0, target, rows[source])
-    return out.unsqueeze(0), None
+        rows.append(attended.transpose(1, 2).flatten(0, 1))  # [S * L, H, D]
+    return take(torch.cat(rows), layout.source).unsqueeze(0), None
+
+
+def take(rows: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Rows [T, ...] at int64 places [...], some of them several times, whose gradients then add up in a fixed order.
+
+    Indexing adds from several threads in any order on a CPU; `index_select` does so on a GPU.
+    """
+    if rows.device.type == "cpu":
+        return rows.index_select(0, places.flatten()).unflatten(0, places.shape)
+    return rows[places]
 
 
 def register() -> None:

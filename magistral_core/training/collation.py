@@ -3,6 +3,9 @@
 A minibatch is a number of completions. Each rank's share, drawn by a permutation fixed in advance, is sorted by length and
 packed, longest first, into microbatches where they fit. Every rank gets the same number of microbatches (ZeRO
 stages 2 and 3 hang otherwise): a rank with fewer gets empty ones that add nothing to the gradient.
+
+Completions of one group within a microbatch may share its prompt, which is then there once. Groups stay together as far as that costs
+neither tokens of the slowest rank nor a microbatch more than its completions need one by one.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import random
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,7 +26,7 @@ _EMPTY_TOKENS = 2
 _FILLINGS = ((0, 0.0), (50, 0.001), (50, 0.003), (100, 0.01))
 
 
-def pack(lengths: Sequence[int], budget: int) -> list[list[int]]:
+def pack(lengths: Sequence[int], budget: int, *, taken: int = 0) -> list[list[int]]:
     """Greedy collation: indices of the sequences in each microbatch.
 
     A microbatch is opened by the longest sequence left, then filled. First-fit decreasing takes the longest that still fits each time;
@@ -33,18 +37,20 @@ def pack(lengths: Sequence[int], budget: int) -> list[list[int]]:
     Args:
         lengths: tokens of each sequence.
         budget: tokens of a microbatch.
+        taken: tokens of each microbatch that are something else's, such as a prompt that its sequences share.
 
     Raises:
         ValueError: a sequence is longer than the budget.
     """
-    if lengths and max(lengths) > budget:
-        raise ValueError(f"a sequence of {max(lengths)} tokens does not fit into training.token_budget = {budget}")
+    if lengths and max(lengths) + taken > budget:
+        raise ValueError(f"a sequence of {max(lengths) + taken} tokens does not fit into training.token_budget = {budget}")
+    room = budget - taken
     best: list[list[int]] | None = None
     for draws, slack in _FILLINGS:
-        bins = _pack_once(lengths, budget, draws, int(slack * budget))
+        bins = _pack_once(lengths, room, draws, int(slack * room))
         if best is None or len(bins) < len(best):
             best = bins
-        if len(best) * budget < sum(lengths) + budget:
+        if len(best) * room < sum(lengths) + room:
             break  # all tokens together need as many
     return best or []
 
@@ -97,27 +103,106 @@ def _longest_left(values: Sequence[int], free: int, taken: Sequence[int]) -> int
     return place if place >= 0 else None
 
 
-def rank_shares(n: int, ranks: int, seed: int, step: int) -> list[np.ndarray]:
-    """The pre-set permutation of a minibatch's completions to ranks: which indices each rank gets, in ascending order."""
-    order = np.random.default_rng((seed, step)).permutation(n)
-    return [np.sort(share) for share in np.array_split(order, ranks)]
+def rank_shares(n: int, ranks: int, seed: int, step: int, together: int = 1) -> list[np.ndarray]:
+    """The pre-set permutation of a minibatch's completions to ranks: which indices each rank gets, in ascending order.
+
+    Blocks of `together` neighbours stay on one rank, but for those that the edge of a share cuts: shares are equally many completions.
+    """
+    starts = together * np.random.default_rng((seed, step)).permutation(-(-n // together))
+    order = (starts[:, None] + np.arange(together)).ravel()
+    return [np.sort(share) for share in np.array_split(order[order < n], ranks)]
 
 
-def arrange(batch: Batch, *, ranks: int, budget: int, seed: int) -> list[list[list[int]]]:
-    """Which completions of a batch go into which microbatch: a list of microbatches a rank. Masked completions go nowhere."""
-    lengths = [len(completion.prompt_ids) + completion.length for group in batch.groups for completion in group.completions]
-    layout = []
-    for share in rank_shares(len(lengths), ranks, seed, batch.step):
-        mine = [i for i in share.tolist() if batch.weights[i] > 0]
-        layout.append([[mine[i] for i in indices] for indices in pack([lengths[i] for i in mine], budget)])
-    return layout
+@dataclass(frozen=True)
+class Loads:
+    """Tokens that the completions of a batch bring to a row, int [n] each.
+
+    Attributes:
+        sharing: completions with the same number share a prompt; neighbours in the batch.
+        prompts, lengths: tokens of the prompt, and of the completion.
+    """
+
+    sharing: np.ndarray
+    prompts: np.ndarray
+    lengths: np.ndarray
+
+    @classmethod
+    def of(cls, batch: Batch, *, share_prompts: bool) -> Loads:
+        """Those of a batch; a prompt is there once for each group, or else for each completion."""
+        completions = [(i, completion) for i, group in enumerate(batch.groups) for completion in group.completions]
+        groups = np.array([i for i, _ in completions])
+        return cls(
+            sharing=groups if share_prompts else np.arange(len(groups)),
+            prompts=np.array([len(completion.prompt_ids) for _, completion in completions]),
+            lengths=np.array([completion.length for _, completion in completions]),
+        )
+
+    def tokens(self, indices: np.ndarray) -> int:
+        """Of a row that holds these completions."""
+        _, first = np.unique(self.sharing[indices], return_index=True)
+        return int(self.lengths[indices].sum() + self.prompts[indices][first].sum())
+
+    def by_prompt(self, indices: np.ndarray) -> list[np.ndarray]:
+        """These completions, given in ascending order, cut where the prompt changes."""
+        return np.split(indices, np.flatnonzero(np.diff(self.sharing[indices])) + 1) if len(indices) else []
+
+    @property
+    def blocks(self) -> list[int]:
+        """How many neighbours may stay together: the largest group, half of it, and so on to one."""
+        largest = int(np.bincount(self.sharing).max(initial=1))
+        return [-(-largest // 2**i) for i in range((largest - 1).bit_length() + 1)]
 
 
-def collate(batch: Batch, *, ranks: int, budget: int, seed: int) -> list[list[Microbatch]]:
+def arrange(batch: Batch, loads: Loads, *, ranks: int, budget: int, seed: int) -> list[list[np.ndarray]]:
+    """Which completions of a batch go into which microbatch: a list of microbatches a rank, the completions of a group side by side.
+
+    Masked completions go nowhere. Of the pre-set permutations, from whole groups to single completions, the one counts whose slowest
+    rank has the fewest tokens.
+    """
+    options = [rank_shares(len(loads.lengths), ranks, seed, batch.step, together) for together in loads.blocks]
+    counted = [[share[batch.weights[share] > 0] for share in shares] for shares in options]
+    best = min(counted, key=lambda shares: max(loads.tokens(share) for share in shares))
+    return [_pack_share(share, loads, budget) for share in best]
+
+
+def _pack_share(share: np.ndarray, loads: Loads, budget: int) -> list[np.ndarray]:
+    """A rank's microbatches: as few as those of single completions, with as large parts of the groups as that permits."""
+    best: list[np.ndarray] | None = None
+    for together in loads.blocks:
+        parts, tokens = _parts(share, together, loads, budget)
+        bins = pack(tokens, budget)
+        if best is None or len(bins) < len(best):
+            best = [np.sort(np.concatenate([parts[i] for i in chosen])) for chosen in bins]
+        if len(best) * budget < loads.tokens(share) + budget:
+            break  # all tokens together need as many
+    return best or []
+
+
+def _parts(share: np.ndarray, together: int, loads: Loads, budget: int) -> tuple[list[np.ndarray], list[int]]:
+    """Completions in parts of one prompt and of so many neighbours, or of fewer where these do not fit into a microbatch; their tokens."""
+    parts, tokens = [], []
+    for mine in loads.by_prompt(share):
+        prompt = int(loads.prompts[mine[0]])
+        for part in np.split(mine, range(together, len(mine), together)):
+            total = prompt + int(loads.lengths[part].sum())
+            bins = [part] if total <= budget else [part[chosen] for chosen in pack(loads.lengths[part].tolist(), budget, taken=prompt)]
+            parts += bins
+            tokens += [total] if len(bins) == 1 else [prompt + int(loads.lengths[bin_].sum()) for bin_ in bins]
+    return parts, tokens
+
+
+def collate(batch: Batch, *, ranks: int, budget: int, seed: int, share_prompts: bool) -> list[list[Microbatch]]:
     """Cut a batch into microbatches, a list a rank, all lists equally long."""
     completions = [completion for group in batch.groups for completion in group.completions]
-    layout = arrange(batch, ranks=ranks, budget=budget, seed=seed)
-    rows = [[build_row([_sequence(completions[i], batch, i) for i in indices]) for indices in bins] for bins in layout]
+    loads = Loads.of(batch, share_prompts=share_prompts)
+    layout = arrange(batch, loads, ranks=ranks, budget=budget, seed=seed)
+
+    def row(indices: np.ndarray) -> Microbatch:
+        return build_row(
+            [share_prompt([_sequence(completions[i], batch, i) for i in mine], loads.prompts[mine[0]]) for mine in loads.by_prompt(indices)]
+        )
+
+    rows = [[row(indices) for indices in bins] for bins in layout]
     most = max(1, max(len(row) for row in rows))
     return [row + [empty_row()] * (most - len(row)) for row in rows]
 
@@ -129,12 +214,40 @@ def unused_share(rows: Iterable[Sequence[Microbatch]], budget: int) -> float:
 
 
 def build_row(sequences: Sequence[Microbatch]) -> Microbatch:
-    """Put sequences one after the other into one row."""
+    """Put rows one after the other into one."""
 
     def join(name: str) -> np.ndarray:
         return np.concatenate([getattr(sequence, name) for sequence in sequences])
 
-    return Microbatch(**{name: join(name) for name in Microbatch.__slots__})
+    firsts = np.cumsum([0, *(len(sequence.seq_lens) for sequence in sequences[:-1])])
+    prefixes = [np.where(s.prefixes < 0, -1, s.prefixes + first) for s, first in zip(sequences, firsts, strict=True)]
+    return replace(Microbatch(**{name: join(name) for name in Microbatch.__slots__}), prefixes=np.concatenate(prefixes).astype(np.int32))
+
+
+def share_prompt(sequences: Sequence[Microbatch], prompt_tokens: int) -> Microbatch:
+    """One row of sequences that begin with the same prompt, which it holds once. A single one stays whole."""
+    if len(sequences) == 1:
+        return sequences[0]
+    cuts = [(sequences[0], slice(prompt_tokens)), *((sequence, slice(prompt_tokens, None)) for sequence in sequences)]
+
+    def join(name: str) -> np.ndarray:
+        return np.concatenate([getattr(sequence, name)[cut] for sequence, cut in cuts])
+
+    own = [int(sequence.seq_lens[0]) - prompt_tokens for sequence in sequences]
+    return Microbatch(
+        seq_lens=np.array([prompt_tokens, *own], dtype=np.int32),
+        prefixes=np.array([-1, *[0] * len(own)], dtype=np.int32),
+        **{name: join(name) for name in Microbatch.__slots__ if name not in {"seq_lens", "prefixes"}},
+    )
+
+
+def predictors(row: Microbatch) -> np.ndarray:
+    """The place whose state predicts each token, int64 [T]; meaningless where nothing predicts it."""
+    places = np.arange(len(row.token_ids)) - 1
+    ends = np.cumsum(row.seq_lens)
+    continuing = row.prefixes >= 0
+    places[(ends - row.seq_lens)[continuing]] = ends[row.prefixes[continuing]] - 1
+    return places
 
 
 def sequence_row(
@@ -158,6 +271,7 @@ def sequence_row(
         token_ids=np.concatenate([prompt_ids, response_ids]).astype(np.int32),
         position_ids=np.arange(p + t, dtype=np.int32),
         seq_lens=np.array([p + t], dtype=np.int32),
+        prefixes=np.array([-1], dtype=np.int32),
         logprobs=padded(0.0 if logprobs is None else logprobs, 0.0, np.float32),
         advantages=padded(advantage, 0.0, np.float32),
         weights=padded(weight, 0.0, np.float32),

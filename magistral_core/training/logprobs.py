@@ -1,7 +1,8 @@
 """Log-probabilities of given tokens without ever holding `[T, V]` logits.
 
 The hidden states are cut into chunks; each chunk's logits live only while its log-sum-exp is taken, and are computed again in
-the backward pass. Memory is O(chunk x V) instead of O(T x V), time about twice that of the output layer alone.
+the backward pass. Memory is O(chunk x V) instead of O(T x V), time about twice that of the output layer alone. Where all distributions
+are small, with a small vocabulary, they are kept instead.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
+#: Bytes of distributions that may be kept for the backward pass: those of a small vocabulary, beside which other activations are large.
+_KEPT = 64 * 2**20
+
 
 class _ChunkedLogprobs(torch.autograd.Function):
     @staticmethod
@@ -19,25 +23,31 @@ class _ChunkedLogprobs(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         logprobs = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
         entropies = torch.empty_like(logprobs)
+        kept = []
+        keep = logprobs.element_size() * hidden.shape[0] * weight.shape[0] <= _KEPT
         for start in range(0, hidden.shape[0], chunk):
             part = slice(start, start + chunk)
             log_p = torch.log_softmax((hidden[part] @ weight.T).float() / temperature, dim=-1)
             logprobs[part] = log_p.gather(-1, targets[part, None]).squeeze(-1)
-            entropies[part] = -(log_p.exp() * log_p).sum(-1)
-        ctx.save_for_backward(hidden, weight, targets)
+            p = log_p.exp()
+            entropies[part] = -(p * log_p).sum(-1)
+            if keep:
+                kept.append(p)
+        ctx.save_for_backward(hidden, weight, targets, *kept)
         ctx.temperature, ctx.chunk = temperature, chunk
         ctx.mark_non_differentiable(entropies)
         return logprobs, entropies
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
-        hidden, weight, targets = ctx.saved_tensors
+        hidden, weight, targets, *kept = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
         for start in range(0, hidden.shape[0], ctx.chunk):
             part = slice(start, start + ctx.chunk)
             # d logp[target] / d logits = onehot(target) - softmax
-            slope = torch.softmax((hidden[part] @ weight.T).float() / ctx.temperature, dim=-1).neg_()
+            p = kept[start // ctx.chunk] if kept else torch.softmax((hidden[part] @ weight.T).float() / ctx.temperature, dim=-1)
+            slope = p.neg()
             slope.scatter_add_(-1, targets[part, None], torch.ones_like(slope[:, :1]))
             slope *= grad[part, None] / ctx.temperature
             slope = slope.to(hidden.dtype)

@@ -30,6 +30,7 @@ from magistral_core.errors import InputError
 from magistral_core.records import Microbatch
 from magistral_core.training import attention
 from magistral_core.training.attention import RowLayout
+from magistral_core.training.collation import predictors
 from magistral_core.training.logprobs import ChunkedHead
 from magistral_core.training.loss import cross_entropy, policy_loss
 from magistral_core.training.report import StepReport
@@ -76,14 +77,25 @@ class _Policy(torch.nn.Module):
         self._chunk = chunk
 
     def forward(
-        self, token_ids: torch.Tensor, position_ids: torch.Tensor, layout: RowLayout | None, counted: torch.Tensor
+        self,
+        token_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        layout: RowLayout | None,
+        counted: torch.Tensor,
+        predictors: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """token_ids, position_ids: int64 [T]; counted: int64 [N] places of the tokens to score. Returns two float32 [N]."""
+        """Of each counted token: log-probability and entropy, float32 [N].
+
+        Args:
+            token_ids, position_ids: int64 [T].
+            layout: of the row, for attention `varlen`.
+            counted, predictors: int64 [N], places of the tokens to score, and of the states that predict them.
+        """
         # No attention mask and no cache: with either, transformers would let packed sequences see each other.
         extra = {} if layout is None else {"layout": layout}
         backbone = getattr(self.lm, self.lm.base_model_prefix)
         hidden = backbone(input_ids=token_ids[None], position_ids=position_ids[None], use_cache=False, **extra)[0][0]
-        return self.lm.lm_head(hidden[counted - 1], token_ids[counted], self._temperature, self._chunk)  # type: ignore[no-any-return]
+        return self.lm.lm_head(attention.take(hidden, predictors), token_ids[counted], self._temperature, self._chunk)  # type: ignore[no-any-return]
 
 
 class Trainer:
@@ -287,9 +299,15 @@ class Trainer:
         return total
 
     def _forward(self, row: Microbatch, counted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        layout = RowLayout.of(row.seq_lens, self.device) if self.settings.attention == attention.NAME else None
-        tokens, positions = (torch.from_numpy(values.astype(np.int64)).to(self.device) for values in (row.token_ids, row.position_ids))
-        return self._engine(tokens, positions, layout, counted)  # type: ignore[no-any-return]
+        layout = None
+        if self.settings.attention == attention.NAME:
+            layout = RowLayout.of(row.seq_lens, row.prefixes, self.device)
+        elif (row.prefixes >= 0).any():
+            raise ValueError(f"training.attention: {self.settings.attention} takes no shared prompts; set training.share_prompts: false")
+        tokens, positions, sources = (
+            torch.from_numpy(values.astype(np.int64)).to(self.device) for values in (row.token_ids, row.position_ids, predictors(row))
+        )
+        return self._engine(tokens, positions, layout, counted, sources[counted])  # type: ignore[no-any-return]
 
     def _counted(self, row: Microbatch) -> torch.Tensor:
         # An empty microbatch scores one token of weight 0, so that every rank runs the same backward pass.

@@ -7,8 +7,8 @@ import pytest
 
 from benchmarks.gpu.run import flops_per_token
 from benchmarks.packing import _pad, _padded_batches
-from benchmarks.random_model import Shape, random_sequences
-from magistral_core.training.collation import build_row
+from benchmarks.random_model import Shape, random_batch, random_sequences
+from magistral_core.training.collation import build_row, collate
 
 SHAPE = Shape(layers=2, hidden=8, intermediate=16, heads=2, vocabulary=100)
 
@@ -33,6 +33,15 @@ def test_padding_carries_no_weight() -> None:
     assert not padded.mask[12:].any() and not padded.weights[12:].any()
     assert padded.weights.sum() == pytest.approx(sequence.weights.sum())
     assert len(build_row([padded, padded]).token_ids) == 40
+
+
+def test_shared_and_repeated_prompts_train_the_same_tokens() -> None:
+    batch = random_batch(3, 4, 10, 7, SHAPE)
+    shared, repeated = (collate(batch, ranks=1, budget=1000, seed=0, share_prompts=share)[0] for share in (True, False))
+    assert [len(row.token_ids) for row in shared] == [3 * (10 + 4 * 7)]
+    assert [len(row.token_ids) for row in repeated] == [3 * 4 * (10 + 7)]
+    for name in ("token_ids", "logprobs", "advantages", "weights"):
+        np.testing.assert_array_equal(*(getattr(row, name)[row.mask] for row in (*shared, *repeated)))
 
 
 def test_flops_of_a_known_case() -> None:

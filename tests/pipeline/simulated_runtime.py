@@ -311,13 +311,10 @@ def completion(key: Key, prompt_ids: np.ndarray, versions: np.ndarray) -> Comple
 
 def trained_keys(row: Microbatch) -> list[Key]:
     """Which completions a packed row holds, read from its tokens."""
-    keys, start = [], 0
-    for length in row.seq_lens:
-        tokens = row.token_ids[start : start + length]
-        if row.mask[start : start + length].any():
-            keys.append((int(tokens[PROMPT_TOKENS]), int(tokens[PROMPT_TOKENS + 1])))
-        start += length
-    return keys
+    edges = np.cumsum(row.seq_lens)[:-1]
+    segments = zip(np.split(row.token_ids, edges), np.split(row.mask, edges), strict=True)
+    made = [tokens[mask] for tokens, mask in segments if mask.any()]
+    return [(int(tokens[0]), int(tokens[1])) for tokens in made]
 
 
 def _loss(rows: Iterable[Iterable[Microbatch]]) -> float:

@@ -26,7 +26,7 @@ from training_world import BUDGET, LOSS, OFF_POLICY, SEED, SETTINGS, STAGE_CHANG
 from magistral_core.errors import InputError
 from magistral_core.processes import die_with_parent
 from magistral_core.records import Microbatch
-from magistral_core.training.collation import build_row, collate, sequence_row
+from magistral_core.training.collation import build_row, collate, sequence_row, share_prompt
 from magistral_core.training.trainer import Trainer, join_group, leave_group
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -118,6 +118,41 @@ def packing_case(folder: Path, attention: str) -> dict[str, Any]:
         }
 
 
+def sharing_case(folder: Path) -> dict[str, Any]:
+    """Completions with their prompts shared and each alone; and with each of the other completions changed."""
+    rng = np.random.default_rng(2)
+    lengths = [(5, [20, 1, 17, 31]), (3, [9]), (1, [4, 30])]
+    prompts = [rng.integers(0, 64, p) for p, _ in lengths]
+
+    def draw() -> list[list[Microbatch]]:
+        return [[_completion(rng, prompt, t) for t in mine] for prompt, (_, mine) in zip(prompts, lengths, strict=True)]
+
+    def shared(groups: list[list[Microbatch]]) -> Microbatch:
+        return build_row([share_prompt(group, len(prompt)) for group, prompt in zip(groups, prompts, strict=True)])
+
+    def only(g: int, i: int) -> list[list[Microbatch]]:
+        return [[part if (g, i) == (h, j) else changed[h][j] for j, part in enumerate(group)] for h, group in enumerate(parts)]
+
+    parts, changed = draw(), draw()
+    alone = [part for group in parts for part in group]
+    result: dict[str, Any] = {"lengths": [t for _, mine in lengths for t in mine], "tokens": len(shared(parts).token_ids)}
+    with trainer(folder / "tied") as policy:
+        result["shared"], result["alone"] = policy.logprobs(shared(parts)), [policy.logprobs(part) for part in alone]
+        result["changed"] = policy.logprobs(shared(changed))
+        result["among_others"] = [policy.logprobs(shared(only(g, i))) for g, group in enumerate(parts) for i in range(len(group))]
+        result["gradient"], result["gradient_alone"] = policy.gradients([shared(parts)], LOSS), policy.gradients(alone, LOSS)
+    with trainer(folder / "tied", attention="sdpa") as policy:
+        try:
+            policy.logprobs(shared(parts))
+        except ValueError as error:
+            result["refused"] = str(error)
+    return result
+
+
+def _completion(rng: np.random.Generator, prompt: np.ndarray, response: int) -> Microbatch:
+    return sequence_row(prompt, rng.integers(0, 64, response), weight=0.1, advantage=float(rng.normal()))
+
+
 def _random_row(rng: np.random.Generator, prompt: int, response: int) -> Microbatch:
     return sequence_row(rng.integers(0, 64, prompt), rng.integers(0, 64, response), weight=0.1, advantage=1.0)
 
@@ -134,6 +169,7 @@ def single_rank_cases(folder: Path, rows: list[Microbatch]) -> dict[str, Any]:
     result: dict[str, Any] = {"refused": {path.name: refusal(path) for path in sorted((folder / "refused").iterdir())}}
     result["refused"]["missing"] = refusal(folder / "refused" / "missing")
     result["packing"] = {attention: packing_case(folder, attention) for attention in ("varlen", "sdpa")}
+    result["sharing"] = sharing_case(folder)
     with trainer(folder / "tied", temperature=0.6) as policy:
         result["cool_logprobs"] = [policy.logprobs(row) for row in rows]
         result["cool_gradient"] = policy.gradients(rows, LOSS)
@@ -157,7 +193,7 @@ def main(rank: int, world: int, port: int, folder: Path, saved: int | None) -> N
     die_with_parent()
     gc.freeze()  # what the imports made need not be looked through at every collection
     join_group(rank, world, "127.0.0.1", port, local_rank=rank)
-    rows = collate(read_batch(folder), ranks=world, budget=BUDGET, seed=SEED)[rank]
+    rows = collate(read_batch(folder), ranks=world, budget=BUDGET, seed=SEED, share_prompts=True)[rank]
     if saved is not None:
         cases = {(before, after): resharded_case(folder, saved, before, after, rows) for before, after in STAGE_CHANGES}
         torch.save(cases, folder / f"rank{rank}of{world}from{saved}.pt")

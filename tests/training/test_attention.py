@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from magistral_core.training import attention
 from magistral_core.training.attention import RowLayout, varlen_attention
 
 HEADS, DIM = 4, 8
@@ -29,30 +30,57 @@ def dense(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float) -> 
     return (scores.masked_fill(future, -torch.inf).softmax(-1) @ v).transpose(1, 2)
 
 
-@given(st.lists(st.integers(1, 20), min_size=1, max_size=7), st.sampled_from([1, 2, 4]), st.sampled_from([0.2, DIM**-0.5]))
-def test_a_row_is_its_sequences_one_by_one(seq_lens: list[int], kv_heads: int, scaling: float) -> None:
-    row = qkv(sum(seq_lens), kv_heads)
-    layout = RowLayout.of(np.array(seq_lens), "cpu")
-    out, weights = varlen_attention(torch.nn.Identity(), *row, None, layout=layout, scaling=scaling)
+@st.composite
+def segments(draw: st.DrawFn, longest: int = 20) -> tuple[np.ndarray, np.ndarray]:
+    """Lengths and prefixes of a row: whole sequences, and prompts with the completions that share them."""
+    lens, prefixes = [], []
+    for completions in draw(st.lists(st.integers(0, 4), min_size=1, max_size=5)):
+        prompt = len(lens)
+        lens += draw(st.lists(st.integers(1, longest), min_size=1 + completions, max_size=1 + completions))
+        prefixes += [-1] + [prompt] * completions
+    return np.array(lens), np.array(prefixes)
+
+
+@given(segments(), st.sampled_from([1, 2, 4]), st.sampled_from([0.2, DIM**-0.5]), st.sampled_from([0, 5, 256]))
+def test_a_row_is_its_sequences_one_by_one(row: tuple[np.ndarray, np.ndarray], kv_heads: int, scaling: float, masked: int) -> None:
+    """With all completions of shared prompts by a mask, with some and with none."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "_MASKED", masked)
+        check_row(*row, kv_heads, scaling)
+
+
+def check_row(seq_lens: np.ndarray, prefixes: np.ndarray, kv_heads: int, scaling: float) -> None:
+    inputs = qkv(int(seq_lens.sum()), kv_heads)
+    out, weights = varlen_attention(torch.nn.Identity(), *inputs, None, layout=RowLayout.of(seq_lens, prefixes, "cpu"), scaling=scaling)
     assert weights is None
-    expected = torch.cat([dense(*parts, scaling) for parts in zip(*(t.split(seq_lens, dim=2) for t in row), strict=True)], dim=1)
-    torch.testing.assert_close(out, expected)
+    parts = list(zip(*(tensor.split(seq_lens.tolist(), dim=2) for tensor in inputs), strict=True))
+    expected = []
+    for part, length, prefix in zip(parts, seq_lens.tolist(), prefixes.tolist(), strict=True):
+        whole = part if prefix < 0 else tuple(torch.cat(both, dim=2) for both in zip(parts[prefix], part, strict=True))
+        expected.append(dense(*whole, scaling)[:, -length:])
+    joined = torch.cat(expected, dim=1)
+    torch.testing.assert_close(out, joined)
     upstream = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    found = torch.autograd.grad((out * upstream).sum(), row)
-    torch.testing.assert_close(found, torch.autograd.grad((expected * upstream).sum(), row))
+    found = torch.autograd.grad((out * upstream).sum(), inputs)
+    torch.testing.assert_close(found, torch.autograd.grad((joined * upstream).sum(), inputs))
 
 
-@given(st.lists(st.integers(1, 200), min_size=1, max_size=12))
-def test_every_token_lies_in_one_bucket_and_padding_is_bounded(seq_lens: list[int]) -> None:
-    layout = RowLayout.of(np.array(seq_lens), "cpu")
-    places = torch.cat([target for _, target in layout.scatter])
-    assert sorted(places.tolist()) == list(range(sum(seq_lens)))
-    assert layout.longest == max(seq_lens)
-    assert sum(gather.numel() for gather in layout.gather) <= 1.25 * sum(seq_lens)
+@given(segments(longest=400))
+def test_every_token_is_one_query_and_padding_is_bounded(row: tuple[np.ndarray, np.ndarray]) -> None:
+    seq_lens, prefixes = row
+    layout = RowLayout.of(seq_lens, prefixes, "cpu")
+    places = torch.cat([bucket.queries.flatten() for bucket in layout.buckets])
+    assert places[layout.source].tolist() == list(range(seq_lens.sum()))
+    heads = np.where(prefixes >= 0, seq_lens[prefixes], 0)
+    whole = heads + seq_lens
+    assert layout.longest == whole.max()
+    for kind in ("queries", "keys"):
+        assert sum(getattr(bucket, kind).numel() for bucket in layout.buckets) <= 1.25 * whole.sum()
 
 
 def test_a_window_shorter_than_a_sequence_is_refused() -> None:
-    layout = RowLayout.of(np.array([9, 3]), "cpu")
+    """A sequence is as long as its prompt and completion together, wherever the prompt lies."""
+    layout = RowLayout.of(np.array([5, 4, 3]), np.array([-1, 0, 0]), "cpu")
     row = qkv(12, HEADS)
     varlen_attention(torch.nn.Identity(), *row, None, layout=layout, sliding_window=9)
     with pytest.raises(ValueError, match=r"sliding window \(8\).*9 tokens; use sdpa"):

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import magistral_core.training.logprobs as logprobs_module
 from magistral_core.training.logprobs import ChunkedHead, chunked_logprobs
 
 
@@ -36,11 +37,15 @@ def whole(
     temperature=st.sampled_from([0.3, 0.7, 1.0, 1.6]),
     dtype=st.sampled_from([torch.float32, torch.float64]),
     seed=st.integers(0, 1000),
+    kept=st.booleans(),
 )
-def test_any_chunk_equals_the_whole(n: int, chunk: int, temperature: float, dtype: torch.dtype, seed: int) -> None:
+def test_any_chunk_equals_the_whole(n: int, chunk: int, temperature: float, dtype: torch.dtype, seed: int, kept: bool) -> None:
+    """Whether its distribution is kept for the backward pass or made again."""
     hidden, weight, targets, upstream = case(n, dtype, seed)
     expected = whole(hidden, weight, targets, upstream, temperature)
-    logprobs, entropies = chunked_logprobs(hidden, weight, targets, temperature=temperature, chunk=chunk)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logprobs_module, "_KEPT", 4 * n * len(weight) - (not kept))
+        logprobs, entropies = chunked_logprobs(hidden, weight, targets, temperature=temperature, chunk=chunk)
     (logprobs * upstream).sum().backward()
     assert logprobs.dtype == entropies.dtype == torch.float32
     assert not entropies.requires_grad

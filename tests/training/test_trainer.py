@@ -60,11 +60,22 @@ def assert_same_bits(found: dict[str, torch.Tensor], expected: dict[str, torch.T
     assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
 
 
+def assert_no_influence(case: dict[str, Any], name: str) -> None:
+    """`among_others[i]` has the i-th sequence of the row `name`, and `changed` ones around it."""
+    edges = np.cumsum(case["lengths"])[:-1]
+    row, changed = np.split(case[name], edges), np.split(case["changed"], edges)
+    for i, mixed in enumerate(case["among_others"]):
+        for j, part in enumerate(np.split(mixed, edges)):
+            np.testing.assert_allclose(part, row[j] if i == j else changed[j], rtol=0, atol=1e-6)
+    assert all(abs(a - b).max() > 0.1 for a, b in zip(row, changed, strict=True)), "the tokens were changed in earnest"
+
+
 def test_the_batch_is_a_hard_case(world: Any, reference: Reference) -> None:
-    """Two ranks with different numbers of microbatches, rows of several sequences, clipped tokens, an active gradient clip."""
-    rows = collate(world.batch, ranks=2, budget=BUDGET, seed=SEED)
+    """Ranks with different numbers of microbatches, rows of several sequences, shared prompts, clipped tokens, an active gradient clip."""
+    rows = collate(world.batch, ranks=2, budget=BUDGET, seed=SEED, share_prompts=True)
     assert len({sum(row.mask.any() for row in mine) for mine in rows}) == 2
     assert max(len(row.seq_lens) for mine in rows for row in mine) >= 3
+    assert all(sum((row.prefixes >= 0).any() for row in mine) >= 2 for mine in rows)
     assert len(rows[0]) == len(rows[1])
     assert min(reference.norms) > 2 * SETTINGS.grad_clip
 
@@ -166,14 +177,22 @@ class TestPacking:
         assert_same_gradient(case["gradient"], {name: torch.as_tensor(grad) for name, grad in case["gradient_alone"].items()})
 
     def test_neighbours_have_no_influence(self, world: Any, attention: str) -> None:
-        case = world.results(1)[0]["single"]["packing"][attention]
-        edges = np.cumsum(case["lengths"])[:-1]
-        packed, changed = np.split(case["packed"], edges), np.split(case["changed"], edges)
-        for i, row in enumerate(case["among_others"]):
-            parts = np.split(row, edges)
-            for j, part in enumerate(parts):
-                np.testing.assert_allclose(part, packed[j] if i == j else changed[j], rtol=0, atol=1e-6)
-        assert all(abs(a - b).max() > 0.1 for a, b in zip(packed, changed, strict=True)), "the tokens were changed in earnest"
+        assert_no_influence(world.results(1)[0]["single"]["packing"][attention], "packed")
+
+
+class TestSharedPrompts:
+    def test_a_row_equals_its_sequences_one_by_one(self, world: Any) -> None:
+        case = world.results(1)[0]["single"]["sharing"]
+        assert case["tokens"] == sum(case["lengths"]) + 5 + 3 + 1
+        np.testing.assert_allclose(case["shared"], np.concatenate(case["alone"]), rtol=0, atol=1e-5)
+        assert_same_gradient(case["gradient"], {name: torch.as_tensor(grad) for name, grad in case["gradient_alone"].items()})
+
+    def test_completions_of_a_group_do_not_see_each_other(self, world: Any) -> None:
+        assert_no_influence(world.results(1)[0]["single"]["sharing"], "shared")
+
+    def test_other_attentions_refuse_them(self, world: Any) -> None:
+        message = world.results(1)[0]["single"]["sharing"]["refused"]
+        assert message == "training.attention: sdpa takes no shared prompts; set training.share_prompts: false"
 
 
 def test_temperature(world: Any) -> None:
@@ -184,8 +203,9 @@ def test_temperature(world: Any) -> None:
         tuple(np.concatenate([c.prompt_ids, c.token_ids]).tolist()): token_logprobs(model, c.prompt_ids, c.token_ids, 0.6).detach().numpy()
         for c, _, _ in counted_completions(world.batch)
     }
-    for row, logprobs in zip(collate(world.batch, ranks=1, budget=BUDGET, seed=SEED)[0], single["cool_logprobs"], strict=True):
-        expected = np.concatenate([by_tokens[tuple(tokens.tolist())] for tokens in split(row)])
+    rows = collate(world.batch, ranks=1, budget=BUDGET, seed=SEED, share_prompts=True)[0]
+    for row, logprobs in zip(rows, single["cool_logprobs"], strict=True):
+        expected = np.concatenate([by_tokens[tuple(tokens.tolist())] for tokens in sequences(row)])
         np.testing.assert_allclose(logprobs, expected, rtol=0, atol=1e-5)
 
 
@@ -226,5 +246,8 @@ def test_a_folder_without_state_is_refused(world: Any) -> None:
     assert message.startswith(f"{world.folder / 'empty'}: no trainer state here") and "\n" not in message
 
 
-def split(row: Microbatch) -> list[np.ndarray]:
-    return np.split(row.token_ids, np.cumsum(row.seq_lens)[:-1])
+def sequences(row: Microbatch) -> list[np.ndarray]:
+    """Prompt and completion of each sequence of a row."""
+    segments = np.split(row.token_ids, np.cumsum(row.seq_lens)[:-1])
+    prompts = [segments[prefix] if prefix >= 0 else segments[0][:0] for prefix in row.prefixes]
+    return [np.concatenate(both) for i, both in enumerate(zip(prompts, segments, strict=True)) if i not in row.prefixes]

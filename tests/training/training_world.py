@@ -16,7 +16,7 @@ from magistral_core.records import Batch, Completion, FinishReason, Group, Probl
 
 VOCABULARY = 64
 #: Holds the longest sequence and not much more, so that there are many microbatches.
-BUDGET = 40
+BUDGET = 48
 SEED = 5
 LOSS = LossSettings(eps_low=0.2, eps_high=0.28)
 #: Options for data that is far off-policy, each such that some of the batch is cut and some is not.
