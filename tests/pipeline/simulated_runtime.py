@@ -357,6 +357,7 @@ class Watcher:
     checkpoints: list[tuple[int, Path]] = field(default_factory=list)
     after_step: Callable[[int], None] = lambda step: None
     restarts: list[tuple[str, str]] = field(default_factory=list)
+    stages: list[tuple[int, list[dict[str, Any]]]] = field(default_factory=list)
 
     def on_step(self, step: int, metrics: dict[str, float], batch: Batch) -> None:
         self.batches.append(batch)
@@ -373,6 +374,9 @@ class Watcher:
 
     def on_restart(self, role: str, cause: str) -> None:
         self.restarts.append((role, cause))
+
+    def on_stage(self, step: int, stages: list[dict[str, Any]]) -> None:
+        self.stages.append((step, stages))
 
 
 @dataclass

@@ -81,6 +81,9 @@ class Observer:
     def on_restart(self, role: str, cause: str) -> None:
         tell("restart", role=role, cause=cause)
 
+    def on_stage(self, step: int, stages: list[dict[str, Any]]) -> None:
+        tell("stage", step=step, stages=stages)
+
 
 async def run(prepared: Prepared, folder: Path, kill_at: int | None) -> None:
     """From the newest checkpoint in the folder, or from the beginning, to the last step."""
