@@ -125,6 +125,11 @@ def _print_summary(summary: dict[str, Any]) -> None:
     rows: Sequence[tuple[str, Any]] = [
         ("run", summary["run_id"]),
         ("steps", summary["steps"]),
+        *(
+            (f"stage {row['stage']}", f"steps {row['begun']} to {row['ended'] or summary['steps']}, {row['ended_by'] or row['state']}")
+            for row in summary.get("stages", ())
+            if row["begun"] is not None
+        ),
         ("pass rate", f"{summary['pass_rate']:.1%} of {summary['graded']:,} graded completions"),
         ("weight updates", f"{summary['weight_updates']}, {summary['weight_updates_in_flight']} with sequences in flight"),
         ("groups", ", ".join(f"{value} {name}" for name, value in summary["ledger"].items() if isinstance(value, int))),
