@@ -1,6 +1,7 @@
 """The curriculum: which problems are drawn, in which stage, and when the next stage begins (Magistral, section 5). Pure.
 
-Stages follow one another. The rules of the recipe's `curriculum` section end each; the last one's end is the run's:
+Stages follow one another. The rules of the recipe's `curriculum` section end each; the last one's end is the run's, if
+`training.max_steps` has not ended it before:
 
     stage 0 ──steps, reward or length plateau, exhausted──> stage 1 ──> ... ──> last stage ──steps, plateau──> over
 
@@ -33,6 +34,8 @@ from magistral_core.errors import InputError
 from magistral_core.problems import ProblemStream
 from magistral_core.records import Group, Problem
 
+#: Ends the run, whatever the stage.
+_MAX_STEPS = "max_steps"
 #: Of a problem within its stage.
 _PLACES = ("active", "retired", "deferred", "waiting")
 
@@ -53,7 +56,7 @@ class Course(Protocol):
 
     @property
     def over(self) -> bool:
-        """Whether the last stage has ended."""
+        """Whether the last stage has ended, or the run within an earlier one."""
 
     def draw(self, group_id: int) -> None:
         """Choose the problem of a new group."""
@@ -214,9 +217,8 @@ class Curriculum:
         reason = self._ended_by(step) or ("exhausted" if any(held) and not self._last else "")
         if reason and not self._over:
             self._spans[-1] = replace(self._spans[-1], ended=step, by=reason, places=self._places())
-            if self._last:
-                self._over = True
-            else:
+            self._over = self._last or reason == _MAX_STEPS
+            if not self._over:
                 self._enter(step)
         return bool(reason)
 
@@ -340,6 +342,8 @@ class Curriculum:
     def _ended_by(self, step: int) -> str:
         """The rule that ends the stage now; empty if none does."""
         rules = self._rules
+        if step >= self._recipe.training.max_steps:
+            return _MAX_STEPS
         if rules.steps is not None and step - self._spans[-1].begun >= rules.steps:
             return "steps"
         if rules.reward_plateau is not None and _flat([reward for reward, _ in self._curve], rules.reward_plateau):

@@ -337,8 +337,7 @@ class _Run:
     def _stages(self, state: LoopState) -> dict[str, Any]:
         if state.curriculum is None:
             return {}
-        over = state.curriculum.over or state.step >= self._recipe.training.max_steps
-        return {"finished": over, "stages": state.curriculum.table()}
+        return {"finished": state.curriculum.over, "stages": state.curriculum.table()}
 
 
 def _sample_rows(batch: Batch, count: int) -> list[dict[str, Any]]:

@@ -61,5 +61,6 @@ def test_each_stage_has_its_own_lengths_and_sizes(runs: dict[str, list[dict[str,
     assert [len(steps[step]["groups"]) for step in sorted(steps)] == [8] * 3 + [4] * 3
     assert all(steps[step]["length/max"] <= 32 for step in (1, 2, 3))
     assert max(steps[step]["length/max"] for step in (4, 5, 6)) == 48
-    [switch] = [event for event in runs["undisturbed"] if event["event"] == "stage"]
+    switch, end = [event for event in runs["undisturbed"] if event["event"] == "stage"]
     assert (switch["step"], [row["state"] for row in switch["stages"]]) == (3, ["ended", "now"])
+    assert [row["ended_by"] for row in end["stages"]] == ["steps", "max_steps"]

@@ -41,8 +41,8 @@ def test_stages_follow_one_another_and_nothing_is_lost(schedule: str, tmp_path: 
     assert all(group.problem.level in levels[group.stage] for group in groups)
     assert [len(batch.groups) for batch in run.watcher.batches] == [4] * 4 + [2] * 4 + [1] * 6
     assert all(request.max_tokens == 40 for (group, _), request in run.runtime.requests.items() if group < groups[0].id + 1)
-    assert [row["ended"] for row in run.state.curriculum.table()] == [4, 8, None]
-    assert [step for step, _ in run.watcher.stages] == [4, 8]
+    assert [row["ended"] for row in run.state.curriculum.table()] == [4, 8, 14]
+    assert [step for step, _ in run.watcher.stages] == [4, 8, 14]
     assert {4, 8} <= {step for step, _ in run.watcher.checkpoints}, "a stage ends with a checkpoint"
     ages = [metrics["age/max"] for metrics in run.watcher.metrics]
     assert max(ages) <= largest_age(*(stage.pipeline for stage in run.recipe.stages()))
