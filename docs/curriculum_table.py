@@ -36,12 +36,11 @@ SETTINGS = {
     "problems.count": 400,
     "training.max_steps": STEPS,
 }
-#: Chosen on another seed than those reported.
+#: Chosen on another seed than those reported. Level 4 is half of the last 30 steps, as a quarter of the 60 of a single stage.
 STAGES = [
-    {"levels": [1, 2], "l_max": 64, "l_cache": 32, "steps": 10},
+    {"levels": [1, 2], "l_max": 64, "l_cache": 32, "steps": 15},
     {"levels": [2, 3], "l_max": 96, "l_cache": 32, "steps": 15},
-    {"levels": [3, 4], "l_max": 128, "l_cache": 32, "steps": 15},
-    {"levels": [4, 4], "l_max": 128, "l_cache": 32},
+    {"levels": [3, 4], "l_max": 128, "l_cache": 32},
 ]
 ARMS: dict[str, dict[str, Any]] = {
     "single stage": {},
@@ -49,7 +48,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "hardest level only": {"curriculum.stages": [{"levels": [4, 4]}]},
 }
 #: Held-out problems of the evaluation, as many of each level, and completions of each.
-PROBLEMS, SAMPLES = 800, 4
+PROBLEMS, SAMPLES = 800, 2
 
 
 def run(work: Path, seeds: Iterable[int], arms: Iterable[str], results: Path) -> None:

@@ -165,6 +165,7 @@ class Curriculum:
         self._retired: set[str] = set()
         self._deferred: set[str] = set()
         self._spans: list[_Span] = []
+        self._curve: list[tuple[float, float]] = []  # mean reward and length of the stage's latest batches
         self._enter(0)
 
     @property
@@ -311,8 +312,7 @@ class Curriculum:
         seed = int(np.random.SeedSequence([self._recipe.seed, self.stage]).generate_state(1)[0])
         self._stream = ProblemStream(eligible, seed, self._recipe.problems.shuffle)
         self._ranked = [problem.id for problem in _easiest_first(eligible, self._settings, seed)]
-        self._curve: list[tuple[float, float]] = []
-        self._cursor, self._entered = 0, entered
+        self._curve, self._cursor, self._entered = [], 0, entered
         self._active = set(self._ranked[:entered]) - self._retired - self._deferred
 
     def _let_in(self, count: int) -> None:
@@ -391,8 +391,9 @@ def _eligible(settings: CurriculumSettings, number: int, problems: Sequence[Prob
 def _pass_rate(problem: Problem, field: str) -> float | None:
     """The graded pass rate that the problem's file gives; None without one."""
     value = problem.extra.get(field)
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if number and 0.0 <= value <= 1.0 else None
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0.0 <= value <= 1.0:
+        return None
+    return float(value)
 
 
 def _easiest_first(problems: Sequence[Problem], settings: CurriculumSettings, seed: int) -> list[Problem]:
