@@ -20,6 +20,7 @@ from magistral_core.cli.common import (
 )
 from magistral_core.cli.progress import EventWriter, RunView
 from magistral_core.config import Recipe, load_recipe, recipe_names
+from magistral_core.errors import InputError
 
 
 def add(commands: Any) -> None:
@@ -43,6 +44,8 @@ def _run(options: argparse.Namespace) -> int:
         return _plan(recipe, options.json)
     if options.stages:
         return _stages(recipe, options)
+    if options.until == "stage" and not options.direct:
+        raise InputError("--until stage goes with --direct; through Prefect every stage is a subflow anyhow")
     summary = _direct(recipe, options) if options.direct else _deployed(recipe, options)
     if options.json:
         print_json(summary)
