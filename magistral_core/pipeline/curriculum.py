@@ -146,17 +146,21 @@ class Curriculum:
 
     Args:
         recipe: with a `curriculum` section.
-        problems: of the run; their ids differ.
+        problems: of the run.
 
     Raises:
-        InputError: a stage has no problem, or asks for pass rates and a problem has none.
+        InputError: a stage has no problem, or asks for pass rates and a problem has none; two problems have one id.
     """
 
     def __init__(self, recipe: Recipe, problems: Sequence[Problem]) -> None:
         assert recipe.curriculum is not None
         self._settings: CurriculumSettings = recipe.curriculum
         self._recipe, self._recipes = recipe, recipe.stages()
-        self._problems = {problem.id: problem for problem in problems}
+        self._problems: dict[str, Problem] = {}
+        for problem in problems:
+            other = self._problems.setdefault(problem.id, problem)
+            if other is not problem:
+                raise InputError(f"{problem.source}: id {problem.id!r} is also that of {other.source}; give each its own")
         self._eligible = [_eligible(self._settings, number, problems) for number in range(len(self._settings.stages))]
         self._rates: dict[str, PassRate] = {}
         self._over = False

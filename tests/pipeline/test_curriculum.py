@@ -219,6 +219,8 @@ def test_what_a_stage_needs_of_its_problems() -> None:
         Curriculum(recipe({"pass_rates": [0, 1]}), items)
     with pytest.raises(InputError, match=r"f\.jsonl:4 has no pass_rate"):
         Curriculum(recipe({"pass_rates": [0, 1]}), items[3:])
+    with pytest.raises(InputError, match=r"g\.jsonl:1: id 'odd' is also that of f\.jsonl:4"):
+        Curriculum(recipe({}), [*items, Problem("odd", "", "2", source="g.jsonl:1")])
 
 
 PLATEAUS = st.none() | st.fixed_dictionaries({"window": st.integers(1, 3), "rise": st.sampled_from([0.0, 0.1, 1.0])})
