@@ -15,7 +15,7 @@ from flows.train import train
 from magistral_core.config import load_recipe
 
 PIPELINE_TESTS = Path(__file__).parents[1] / "pipeline"
-STAGES = [{"levels": [1, 1], "steps": 2}, {"levels": [1, 2], "steps": 1, "l_max": 32}, {"levels": [2, 2]}]
+STAGES = [{"levels": [1, 1], "steps": 2}, {"levels": [1, 2], "steps": 1, "l_max": 40, "l_cache": 38}, {"levels": [2, 2], "l_cache": 46}]
 
 
 @pytest.mark.slow

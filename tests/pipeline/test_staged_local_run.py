@@ -10,16 +10,17 @@ import pytest
 from marked_processes import program
 from test_local_run import steps_of
 
-#: The second stage's completions are cut later, penalised later, and trained in smaller steps.
+#: The second stage's completions are cut earlier, penalised earlier (so that rewards still differ where they have become short), and
+#: trained in smaller steps.
 STAGES = [
-    {"levels": [1, 1], "steps": 3, "max_tokens": 32, "l_max": 24, "l_cache": 16},
-    {"levels": [2, 2], "n_batch": 16, "n_minibatch": 16, "n_async": 16},
+    {"levels": [1, 1], "steps": 3},
+    {"levels": [2, 2], "max_tokens": 40, "l_max": 40, "l_cache": 38, "n_batch": 16, "n_minibatch": 16, "n_async": 16},
 ]
 SETTINGS = {
     "pipeline.runtime": "local",
     "pipeline.schedule": "sync",
     "problems.levels": [1, 2],
-    "training.max_steps": 6,
+    "training.max_steps": 5,
     "curriculum.stages": STAGES,
     "curriculum.retire_after": 1,
 }
@@ -48,8 +49,8 @@ def runs(writer_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 def test_killed_in_one_stage_and_resumed_into_the_next_is_undisturbed_to_the_bit(runs: dict[str, list[dict[str, Any]]]) -> None:
     attempts = [steps_of(runs[name]) for name in ("killed", "resumed")]
     undisturbed = steps_of(runs["undisturbed"])
-    assert [sorted(attempt) for attempt in attempts] == [[1, 2, 3], [3, 4, 5, 6]], "killed before the checkpoint of the stage's end"
-    assert sorted(undisturbed) == [1, 2, 3, 4, 5, 6]
+    assert [sorted(attempt) for attempt in attempts] == [[1, 2, 3], [3, 4, 5]], "killed before the checkpoint of the stage's end"
+    assert sorted(undisturbed) == [1, 2, 3, 4, 5]
     for attempt in attempts:
         assert all(metrics == undisturbed[step] for step, metrics in attempt.items())
     assert runs["resumed"][-1]["ledger"] == runs["undisturbed"][-1]["ledger"]
@@ -57,10 +58,10 @@ def test_killed_in_one_stage_and_resumed_into_the_next_is_undisturbed_to_the_bit
 
 def test_each_stage_has_its_own_lengths_and_sizes(runs: dict[str, list[dict[str, Any]]]) -> None:
     steps = steps_of(runs["undisturbed"])
-    assert [steps[step]["curriculum/stage"] for step in sorted(steps)] == [1.0] * 3 + [2.0] * 3
-    assert [len(steps[step]["groups"]) for step in sorted(steps)] == [8] * 3 + [4] * 3
-    assert all(steps[step]["length/max"] <= 32 for step in (1, 2, 3))
-    assert max(steps[step]["length/max"] for step in (4, 5, 6)) == 48
+    assert [steps[step]["curriculum/stage"] for step in sorted(steps)] == [1.0] * 3 + [2.0] * 2
+    assert [len(steps[step]["groups"]) for step in sorted(steps)] == [8] * 3 + [4] * 2
+    assert max(steps[step]["length/max"] for step in (1, 2, 3)) == 48
+    assert all(steps[step]["length/max"] <= 40 for step in (4, 5))
     switch, end = [event for event in runs["undisturbed"] if event["event"] == "stage"]
     assert (switch["step"], [row["state"] for row in switch["stages"]]) == (3, ["ended", "now"])
     assert [row["ended_by"] for row in end["stages"]] == ["steps", "max_steps"]
