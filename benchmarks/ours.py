@@ -53,6 +53,9 @@ class _Observer:
     def on_restart(self, role: str, cause: str) -> None:
         raise RuntimeError(f"{role} died within a benchmark: {cause}")
 
+    def on_stage(self, step: int, stages: list[dict[str, Any]]) -> None:
+        raise NotImplementedError("a benchmark has no curriculum")
+
 
 def train(*, emit: Callable[..., None], recipe: Mapping[str, Any], lengths: Mapping[str, Any] | None, roles_pinned: bool = False) -> None:
     """Run a recipe until this process is ended (see `sides.Side`).

@@ -201,6 +201,9 @@ def bare(recipe: dict[str, Any]) -> dict[str, Any]:
         def on_restart(self, role: str, cause: str) -> None:
             raise InfrastructureError(f"{role}: {cause}")
 
+        def on_stage(self, step: int, stages: list[dict[str, Any]]) -> None:
+            raise NotImplementedError("a benchmark has no curriculum")
+
     async def loop() -> None:
         runtime = _plain_runtime(prepared.recipe)
         try:

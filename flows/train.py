@@ -8,6 +8,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from flows.parameters import TrainForm
+from flows.train_stage import train_stage
 from tasks.model import prepare_model
 from tasks.training import train_recipe
 
@@ -19,10 +20,16 @@ def _name() -> str:
 
 @flow(name="train", flow_run_name=_name, persist_result=True, result_serializer="json")
 def train(training: TrainForm = TrainForm()) -> dict[str, Any]:  # noqa: B008  (the form's defaults; never changed)
-    """Train a recipe to its last step; an unfinished run of the same recipe goes on where it stopped."""
+    """Train a recipe to its end; an unfinished run of the same recipe goes on where it stopped. Each stage of a curriculum is a subflow."""
     recipe = training.load()
     run_id = str(flow_run.id)
     settings = recipe.model_dump(mode="json")
     model = prepare_model(settings, run_id)
-    summary = train_recipe(settings, run_id, training.fresh)
-    return {**summary, "base_model": model}
+    if recipe.curriculum is None:
+        return {**train_recipe(settings, run_id, training.fresh), "base_model": model}
+    found = train_stage(settings, training.fresh)
+    evaluations = [found["evaluation"]]
+    while not found["training"]["finished"]:  # the core says when
+        found = train_stage(settings)
+        evaluations.append(found["evaluation"])
+    return {**found["training"], "base_model": model, "stage_evaluations": evaluations}

@@ -20,6 +20,7 @@ from magistral_core.records import Problem
 if TYPE_CHECKING:
     from magistral_core.evaluation import EvaluationReport
     from magistral_core.pipeline.prepare import Plan, Prepared
+    from magistral_core.pipeline.run import Until
 
 __all__ = [
     "CurationRecipe",
@@ -33,6 +34,7 @@ __all__ = [
     "prepare",
     "problems",
     "run",
+    "stages",
 ]
 
 OnEvent = Callable[[dict[str, Any]], None]
@@ -80,7 +82,14 @@ def plan(recipe: Recipe) -> Plan:
     return make_plan(prepare(recipe), _device())
 
 
-def run(recipe: Recipe, *, fresh: bool = False, on_event: OnEvent | None = None) -> dict[str, Any]:
+def stages(recipe: Recipe, *, fresh: bool = False) -> list[dict[str, Any]]:
+    """The stages of a recipe's curriculum, as far as its unfinished run has come; see `pipeline.run.stages`."""
+    from magistral_core.pipeline.run import stages as rows
+
+    return rows(prepare(recipe), fresh=fresh)
+
+
+def run(recipe: Recipe, *, fresh: bool = False, until: Until = "end", on_event: OnEvent | None = None) -> dict[str, Any]:
     """Run a recipe on this machine, or on the Ray cluster that it names; see `pipeline.run.run_prepared`."""
     from magistral_core.pipeline.prepare import storage_uri, tracking_uri
     from magistral_core.pipeline.run import run_prepared
@@ -90,7 +99,7 @@ def run(recipe: Recipe, *, fresh: bool = False, on_event: OnEvent | None = None)
     # Before minutes go into a base model that could not be used.
     open_store(storage_uri(recipe)).check()
     Tracker.check(tracking_uri(recipe))
-    return run_prepared(prepare(recipe, on_event), fresh=fresh, on_event=on_event)
+    return run_prepared(prepare(recipe, on_event), fresh=fresh, until=until, on_event=on_event)
 
 
 def evaluate(

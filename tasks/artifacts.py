@@ -29,6 +29,11 @@ def _figures(measures: dict[str, Any]) -> dict[str, Any]:
     return {name: round(value, 4) for name, value in measures.items() if isinstance(value, int | float) and name not in _ASIDE}
 
 
+def publish_stages(rows: list[dict[str, Any]]) -> None:
+    """The stages of a curriculum, and how far the run has come, as a table."""
+    create_table_artifact(rows, key="stages", description="Stages of the curriculum")
+
+
 @task(name="compare")
 def publish_comparison(before: dict[str, Any], after: dict[str, Any]) -> list[dict[str, Any]]:
     """A table of both evaluations side by side, by difficulty; also as an artifact."""

@@ -15,7 +15,7 @@ from prefect.runtime import task_run
 
 from magistral_core.config import Recipe
 from magistral_core.errors import InfrastructureError
-from tasks.artifacts import checkpoints_table
+from tasks.artifacts import checkpoints_table, publish_stages
 from tasks.child import run_command, work_folder
 from tasks.events import EventFile
 
@@ -37,13 +37,14 @@ def broken_not_wrong(_task: Any, _run: TaskRun, state: State) -> bool:
 
 
 @task(name="train", retries=2, retry_delay_seconds=10, retry_condition_fn=broken_not_wrong, persist_result=True, result_serializer="json")
-def train_recipe(recipe: dict[str, Any], flow_run_id: str, fresh: bool = False) -> dict[str, Any]:
-    """Run a recipe to its last step. A second attempt resumes from the last checkpoint.
+def train_recipe(recipe: dict[str, Any], flow_run_id: str, fresh: bool = False, until: str = "end") -> dict[str, Any]:
+    """Run a recipe to its end. A second attempt resumes from the last checkpoint.
 
     Args:
         recipe: all settings, as `Recipe.model_dump(mode="json")` gives them.
         flow_run_id: names the folder of logs.
         fresh: begin anew where an unfinished run of the recipe exists (first attempt only).
+        until: "stage" ends with the stage of the curriculum that the run is in.
 
     Returns:
         The core's summary of the run.
@@ -56,7 +57,7 @@ def train_recipe(recipe: dict[str, Any], flow_run_id: str, fresh: bool = False) 
     log, events = folder / f"{name}.log", folder / f"{name}.jsonl"
     get_run_logger().info("attempt %d; the run's own log: %s", attempt, log)
     follower = _Follower(events, Recipe.model_validate(recipe).training.max_steps)
-    arguments = ["run", str(settings), "--direct", "--events", str(events)]
+    arguments = ["run", str(settings), "--direct", "--events", str(events), "--until", until]
     run_command([*arguments, "--fresh"] if fresh and attempt == 1 else arguments, log, on_poll=follower.poll)
     return follower.finish()
 
@@ -80,7 +81,7 @@ class _Follower:
             handler = getattr(self, f"_on_{event['event']}", None)
             if handler is not None:  # other events are for terminals
                 handler(event)
-        percent = 100.0 * self._step / self._max_steps
+        percent = self._percent
         if percent != self._shown and time.monotonic() - self._last_update > _UPDATE_S:
             self._show(percent)
 
@@ -88,8 +89,8 @@ class _Follower:
         """The summary of the ended run, with its table and links."""
         if self._summary is None:
             raise InfrastructureError("training ended without saying how")
-        self._show(100.0)
         summary = self._summary
+        self._show(100.0 if summary.get("finished", True) else self._percent)
         ledger = summary["ledger"]
         rows = [("optimiser steps", summary["steps"]), ("weight updates", summary["weight_updates"])]
         rows += [("of these with sequences in flight", summary["weight_updates_in_flight"]), ("seconds", summary["seconds"])]
@@ -99,6 +100,10 @@ class _Follower:
         )
         create_table_artifact(checkpoints_table(summary["checkpoints"]), key="checkpoints", description="Checkpoints in storage")
         return summary
+
+    @property
+    def _percent(self) -> float:
+        return 100.0 * self._step / self._max_steps
 
     def _show(self, percent: float) -> None:
         update_progress_artifact(self._progress, progress=percent)
@@ -121,6 +126,9 @@ class _Follower:
             self._log.info(
                 "step %d of %d %s", self._step, self._max_steps, " ".join(f"{name} {value:.3f}" for name, value in figures.items())
             )
+
+    def _on_stage(self, event: dict[str, Any]) -> None:
+        publish_stages(event["stages"])
 
     def _on_wait(self, event: dict[str, Any]) -> None:
         self._log.info("waiting: %s", event["message"])

@@ -107,6 +107,13 @@ class RunView:
             self._last = time.monotonic()
             note(f"tiny base model: step {event['step']}/{event['max_steps']}  loss {event['metrics']['loss']:.3f}")
 
+    def _on_stage(self, event: Mapping[str, Any]) -> None:
+        for row in event["stages"]:
+            if row["state"] == "now":
+                note(f"stage {row['stage']} of {len(event['stages'])}: {row['active']} of {row['problems']} problems, until {row['until']}")
+            elif row["ended"] == event["step"]:
+                note(f"stage {row['stage']} ended after step {row['ended']}: {row['ended_by']}")
+
     def _on_wait(self, event: Mapping[str, Any]) -> None:
         note(f"waiting: {event['message']}")
 

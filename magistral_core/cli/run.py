@@ -13,12 +13,14 @@ from magistral_core.cli.common import (
     local_stack,
     note,
     print_json,
+    print_table,
     quiet_engines,
     results_only,
     use_stack,
 )
 from magistral_core.cli.progress import EventWriter, RunView
 from magistral_core.config import Recipe, load_recipe, recipe_names
+from magistral_core.errors import InputError
 
 
 def add(commands: Any) -> None:
@@ -28,6 +30,8 @@ def add(commands: Any) -> None:
     add_set(parser)
     parser.add_argument("--direct", action="store_true", help="in this process, without Prefect")
     parser.add_argument("--dry-run", action="store_true", help="read and check everything, print the plan, train nothing")
+    parser.add_argument("--stages", action="store_true", help="print the curriculum's stages and how far an unfinished run has come")
+    parser.add_argument("--until", choices=("end", "stage"), default="end", help="with --direct: where to end; default: end")
     parser.add_argument("--fresh", action="store_true", help="begin anew where an unfinished run of this recipe exists")
     parser.add_argument("--events", metavar="FILE", help="with --direct: append progress to FILE, one JSON object a line")
     add_json(parser)
@@ -38,6 +42,10 @@ def _run(options: argparse.Namespace) -> int:
     recipe = load_recipe(options.recipe, options.overrides)
     if options.dry_run:
         return _plan(recipe, options.json)
+    if options.stages:
+        return _stages(recipe, options)
+    if options.until == "stage" and not options.direct:
+        raise InputError("--until stage goes with --direct; through Prefect every stage is a subflow anyhow")
     summary = _direct(recipe, options) if options.direct else _deployed(recipe, options)
     if options.json:
         print_json(summary)
@@ -60,6 +68,20 @@ def _plan(recipe: Recipe, as_json: bool) -> int:
     return 0
 
 
+def _stages(recipe: Recipe, options: argparse.Namespace) -> int:
+    use_stack()
+    quiet_engines()
+    from magistral_core import api
+
+    with results_only():
+        rows = api.stages(recipe, fresh=options.fresh)
+    if options.json:
+        print_json({"stages": rows})
+    else:
+        print_table([list(rows[0]), *([("" if value is None else value) for value in row.values()] for row in rows)])
+    return 0
+
+
 def _direct(recipe: Recipe, options: argparse.Namespace) -> dict[str, Any]:
     use_stack()
     quiet_engines()
@@ -71,7 +93,7 @@ def _direct(recipe: Recipe, options: argparse.Namespace) -> dict[str, Any]:
             events(event)
             view(event)
 
-        return api.run(recipe, fresh=options.fresh, on_event=on_event)
+        return api.run(recipe, fresh=options.fresh, until=options.until, on_event=on_event)
 
 
 def _deployed(recipe: Recipe, options: argparse.Namespace) -> dict[str, Any]:
@@ -106,6 +128,11 @@ def _print_summary(summary: dict[str, Any]) -> None:
     rows: Sequence[tuple[str, Any]] = [
         ("run", summary["run_id"]),
         ("steps", summary["steps"]),
+        *(
+            (f"stage {row['stage']}", f"steps {row['begun']} to {row['ended'] or summary['steps']}, {row['ended_by'] or row['state']}")
+            for row in summary.get("stages", ())
+            if row["begun"] is not None
+        ),
         ("pass rate", f"{summary['pass_rate']:.1%} of {summary['graded']:,} graded completions"),
         ("weight updates", f"{summary['weight_updates']}, {summary['weight_updates_in_flight']} with sequences in flight"),
         ("groups", ", ".join(f"{value} {name}" for name, value in summary["ledger"].items() if isinstance(value, int))),

@@ -123,6 +123,8 @@ def _biased(location: Sequence[str]) -> str:
 def _suggest(schema: type[BaseModel], location: Sequence[str]) -> str:
     model = schema
     for part in location[:-1]:
+        if part.isdigit():  # an item of a list: the annotation's own
+            continue
         annotation = model.model_fields[part].annotation if part in model.model_fields else None
         candidates = [annotation, *getattr(annotation, "__args__", ())]
         found = next((item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel)), None)

@@ -17,6 +17,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -306,6 +307,71 @@ class EvaluationSettings(Section):
     engines: PositiveInt = Field(1, description="vLLM engines that sample at the same time")
 
 
+class Plateau(Section):
+    """When a measure has stopped rising: the mean over its last `window` batches is less than `rise` above that of the `window` before."""
+
+    window: PositiveInt = Field(10, description="batches (weight updates) of each of the two means")
+    rise: NonNegativeFloat = Field(0.02, description="as a share of the earlier mean")
+
+
+class StageSettings(Section):
+    """One stage of a curriculum (section 5). What is null is as in the recipe's own sections. See docs/curriculum.md."""
+
+    levels: tuple[NonNegativeInt, NonNegativeInt] | None = Field(None, description="problems from one level to another; null: all")
+    pass_rates: tuple[Fraction, Fraction] | None = Field(None, description="problems whose graded pass rate lies between these; null: all")
+    share: Fraction = Field(1.0, gt=0.0, description="of these problems to begin with, easiest first; each that retires lets one in")
+    l_max: PositiveInt | None = Field(None, description="rewards.length.l_max")
+    l_cache: PositiveInt | None = Field(None, description="rewards.length.l_cache")
+    max_tokens: PositiveInt | None = Field(None, description="generation.max_tokens; at most that, for which the engines are made")
+    n_async: PositiveInt | None = Field(None, description="pipeline.n_async")
+    n_batch: PositiveInt | None = Field(None, description="pipeline.n_batch")
+    n_minibatch: PositiveInt | None = Field(None, description="pipeline.n_minibatch")
+    queue: PositiveInt | None = Field(None, description="pipeline.queue")
+    max_open: PositiveInt | None = Field(None, description="pipeline.max_open")
+    steps: PositiveInt | None = Field(None, description="optimiser steps after which the stage ends")
+    reward_plateau: Plateau | None = Field(None, description="the stage ends when the mean reward of its rollouts stops rising")
+    length_plateau: Plateau | None = Field(None, description="the stage ends when the mean length of its rollouts stops rising")
+
+    @model_validator(mode="after")
+    def _ranges(self) -> Self:
+        for name in ("levels", "pass_rates"):
+            if (found := getattr(self, name)) is not None and found[0] > found[1]:
+                raise ValueError(f"{name} ({list(found)}): the lower end comes first")
+        return self
+
+    def settings(self) -> dict[str, dict[str, int]]:
+        """The recipe's settings that the stage replaces, by section."""
+        sections = {
+            "pipeline": ("n_async", "n_batch", "n_minibatch", "queue", "max_open"),
+            "length": ("l_max", "l_cache"),
+            "generation": ("max_tokens",),
+        }
+        found = {section: {name: getattr(self, name) for name in names} for section, names in sections.items()}
+        return {section: {k: v for k, v in values.items() if v is not None} for section, values in found.items()}
+
+
+class CurriculumSettings(Section):
+    """Training in stages (section 5, Medium). The paper prints no thresholds of its rules; these are ours."""
+
+    stages: tuple[StageSettings, ...] = Field(description="in their order; each but the last needs a rule that ends it")
+    pass_rate_field: str = Field("pass_rate", min_length=1, description="field of the problem file with a graded pass rate in [0, 1]")
+    retire_after: PositiveInt | None = Field(
+        1, description="a problem leaves after so many groups in a row that were all right; null: never"
+    )
+    defer_after: PositiveInt | None = Field(
+        None, description="a problem waits for the next stage after so many groups in a row that were all wrong; null: never"
+    )
+
+    @model_validator(mode="after")
+    def _stages_end(self) -> Self:
+        if not self.stages:
+            raise ValueError("stages is empty; list at least one, or leave the section out")
+        for number, stage in enumerate(self.stages[:-1]):
+            if stage.steps is None and stage.reward_plateau is None and stage.length_plateau is None:
+                raise ValueError(f"stages.{number} never ends; give it steps, reward_plateau or length_plateau")
+        return self
+
+
 class Recipe(Section):
     """One run, whole."""
 
@@ -323,6 +389,24 @@ class Recipe(Section):
     storage: StorageSettings = StorageSettings()
     tracking: TrackingSettings = TrackingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    curriculum: CurriculumSettings | None = Field(None, description="training in stages; null: one stage, the recipe as it is")
+
+    def stages(self) -> tuple[Recipe, ...]:
+        """The recipe as it holds in each stage of its curriculum; itself if it has none. Raises ValueError that names the stage."""
+        if self.curriculum is None:
+            return (self,)
+        found = []
+        for number, stage in enumerate(self.curriculum.stages):
+            data, changes = self.model_dump(mode="json", exclude={"curriculum"}), stage.settings()
+            data["pipeline"] |= changes["pipeline"]
+            data["generation"] |= changes["generation"]
+            if changes["length"]:
+                data["rewards"]["length"] = (data["rewards"]["length"] or {}) | changes["length"]
+            try:
+                found.append(Recipe.model_validate(data))
+            except ValidationError as error:
+                raise ValueError(f"curriculum.stages.{number}: {_reason(error)}") from error
+        return tuple(found)
 
     @property
     def max_model_len(self) -> int:
@@ -351,3 +435,19 @@ class Recipe(Section):
                 f"rewards.length.l_max ({length.l_max}) is never reached: generation.max_tokens is {self.generation.max_tokens}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _stages_hold(self) -> Self:
+        for number, stage in enumerate(self.stages() if self.curriculum is not None else ()):
+            if stage.generation.max_tokens > self.generation.max_tokens:
+                raise ValueError(
+                    f"curriculum.stages.{number}: max_tokens ({stage.generation.max_tokens}) is above generation.max_tokens "
+                    f"({self.generation.max_tokens}), for which the engines are made; raise that"
+                )
+        return self
+
+
+def _reason(error: ValidationError) -> str:
+    """What pydantic says is wrong first, with the field where it is no rule of several."""
+    item = error.errors(include_url=False)[0]
+    return str(item["ctx"]["error"]) if item["type"] == "value_error" else f"{'.'.join(map(str, item['loc']))}: {item['msg'].lower()}"

@@ -36,15 +36,16 @@ class Slot:
     index: int
 
 
-def largest_age(settings: PipelineSettings) -> int:
-    """No trained token is older than so many optimiser steps.
+def largest_age(*stages: PipelineSettings) -> int:
+    """No trained token is older than so many optimiser steps, whichever of the stages it was admitted and trained in.
 
     The steps of the overtaking groups, and those of two weight updates: a generator may still lack one when the next is due.
     """
-    if settings.schedule == "sync":
-        return settings.n_batch // settings.n_minibatch - 1
-    overtaking = (2 * settings.max_open - settings.group_size) // settings.n_minibatch
-    return overtaking + 2 * (settings.n_batch // settings.n_minibatch)
+    steps = max(settings.n_batch // settings.n_minibatch for settings in stages)
+    if stages[0].schedule == "sync":
+        return steps - 1
+    overtaking = 2 * max(settings.max_open for settings in stages) - stages[0].group_size
+    return overtaking // min(settings.n_minibatch for settings in stages) + 2 * steps
 
 
 class Admission:
@@ -69,6 +70,10 @@ class Admission:
         self.queued = queued
         self.open = queued
         self.training = False
+
+    def change(self, settings: PipelineSettings) -> None:
+        """Go by other bounds. What is beyond them stays; nothing starts until they hold."""
+        self._settings = settings
 
     @property
     def overtaken(self) -> int:

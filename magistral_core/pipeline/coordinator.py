@@ -26,6 +26,7 @@ from magistral_core.config.schema import Recipe
 from magistral_core.errors import MagistralError
 from magistral_core.pipeline.admission import Admission, Slot
 from magistral_core.pipeline.batches import build_batch, failure, without_signal
+from magistral_core.pipeline.curriculum import Course, WholeStream
 from magistral_core.pipeline.handover import WeightFile
 from magistral_core.pipeline.ledger import GroupState
 from magistral_core.pipeline.metrics import Clock, Window, policy_metrics, resample_metrics, rollout_metrics
@@ -61,17 +62,21 @@ class Observer(Protocol):
     def on_restart(self, role: str, cause: str) -> None:
         """A role died and is being started again."""
 
+    def on_stage(self, step: int, stages: list[dict[str, Any]]) -> None:
+        """A stage of the curriculum ended after `step` optimiser steps; a row for each (`Curriculum.table`)."""
+
 
 class Coordinator:
-    """Runs a recipe's loop from a state to `training.max_steps`.
+    """Runs a recipe's loop from a state to `training.max_steps`, or to the end of its curriculum.
 
     Args:
         recipe: the run.
         runtime: started generators, verifiers and trainers, all at `state.step`.
-        stream: problem of each group.
+        stream: problem of each group, where the state has no curriculum.
         render: a problem's prompt.
         observer: told of steps and checkpoints.
         state: where to begin; changed in place.
+        one_stage: end with the stage of the curriculum that the state is in.
 
     Made and run within one event loop, whose clock it goes by.
     """
@@ -84,13 +89,17 @@ class Coordinator:
         render: Callable[[Problem], Prompt],
         observer: Observer,
         state: LoopState,
+        *,
+        one_stage: bool = False,
     ) -> None:
-        self._recipe, self._runtime, self._stream, self._render = recipe, runtime, stream, render
+        self._recipe, self._runtime, self._render = recipe, runtime, render
+        self._course: Course = state.curriculum or WholeStream(stream)
+        self._stages, self._one_stage = recipe.stages(), one_stage
         self._observer, self._state, self._clock = observer, state, asyncio.get_running_loop().time
-        self._ledger, self._settings = state.ledger, recipe.pipeline
+        self._ledger, self._settings = state.ledger, self._stages[self._course.stage].pipeline
         queued = sum(len(group.completions) for group in state.queue)
         again = self._ledger.ids(GroupState.GENERATING)
-        self._admission = Admission(recipe.pipeline, self._ledger.open, resume=again, queued=queued)
+        self._admission = Admission(self._settings, self._open_group, resume=again, queued=queued)
         self._again = frozenset(again)
         self._partial: dict[int, list[Completion]] = {}
         self._place: dict[int, int] = {}
@@ -198,11 +207,17 @@ class Coordinator:
             self._generator_clocks[generator].busy(len(self._held[generator]), self._clock())
             await self._ask(generator, self._runtime.submit(generator, batch))
 
+    def _open_group(self) -> int:
+        group_id = self._ledger.open()
+        self._course.draw(group_id)
+        return group_id
+
     def _request(self, slot: Slot) -> Request:
-        prompt = self._render(self._stream[slot.group_id])
+        problem, stage = self._course.drawn(slot.group_id)
+        prompt = self._render(problem)
         seed = int(np.random.SeedSequence([self._recipe.seed, slot.group_id, slot.index]).generate_state(1)[0]) & 0x7FFFFFFF
         room = self._recipe.max_model_len - len(prompt.token_ids)
-        return Request(slot.group_id, slot.index, prompt, seed, min(self._recipe.generation.max_tokens, room))
+        return Request(slot.group_id, slot.index, prompt, seed, min(self._stages[stage].generation.max_tokens, room))
 
     async def _ask(self, generator: int, call: Awaitable[T]) -> T | None:
         """A generator's answer; None if it died meanwhile, which is then seen to."""
@@ -277,13 +292,15 @@ class Coordinator:
         completions = sorted(self._partial.pop(group_id), key=lambda completion: completion.index)
         del self._place[group_id]
         self._ledger.advance(group_id, GroupState.VERIFYING)
-        return Group(group_id, self._stream[group_id], tuple(completions))
+        problem, stage = self._course.drawn(group_id)
+        return Group(group_id, problem, tuple(completions), stage=stage)
 
     async def _verify(self, groups: Sequence[Group]) -> None:
         scored = await self._runtime.score(groups)
         self._progress = self._clock()
         for group in scored:
             self._window.verified.append(group)
+            self._course.observe(group)
             self._state.counters.graded += sum(score.graded for score in group.scores)
             self._state.counters.correct += sum(score.correct for score in group.scores)
             if reason := failure(group):
@@ -308,8 +325,9 @@ class Coordinator:
         await self._pump()
 
     async def _train(self) -> None:
-        settings, state = self._settings, self._state
-        while state.step < self._recipe.training.max_steps:
+        state, last = self._state, self._finished
+        while not last:
+            settings = self._settings
             while self._admission.queued < settings.n_batch:
                 self._queue_grew.clear()
                 await self._queue_grew.wait()
@@ -324,13 +342,27 @@ class Coordinator:
                 self._spawn(self._pump())  # room in the queue: generators that it held back need not wait for the step
                 await self._step(state.queue[:count])
                 await self._pump()
-            await self._hand_over()
+            ended = self._end_batch()
+            last = self._finished or (ended and self._one_stage)
+            await self._hand_over(wait=last)
             self._admission.training = False
-            last = state.step >= self._recipe.training.max_steps
-            if last or state.step // self._recipe.checkpoints.every > self._checkpointed // self._recipe.checkpoints.every:
+            if last or ended or state.step // self._recipe.checkpoints.every > self._checkpointed // self._recipe.checkpoints.every:
                 await self._checkpoint()
             if not last:
                 await self._pump()
+
+    @property
+    def _finished(self) -> bool:
+        return self._state.step >= self._recipe.training.max_steps or self._course.over
+
+    def _end_batch(self) -> bool:
+        """Let the curriculum learn from the batch; whether a stage ended. What is admitted from now on goes by the next one's settings."""
+        ended = self._course.end_batch(self._state.step, self._ledger.open_ids)
+        self._settings = self._stages[self._course.stage].pipeline
+        self._admission.change(self._settings)
+        if ended and self._state.curriculum is not None:
+            self._observer.on_stage(self._state.step, self._state.curriculum.table())
+        return ended
 
     async def _step(self, groups: Sequence[Group]) -> None:
         recipe, state = self._recipe, self._state
@@ -385,9 +417,10 @@ class Coordinator:
             "updates/in_flight": float(counters.weight_updates_in_flight),
             "generators/healthy": float(len(self._fleet.healthy)),
             "generators/restarts": float(self._fleet.restarts),
+            **self._course.metrics(),
         }
 
-    async def _hand_over(self) -> None:
+    async def _hand_over(self, *, wait: bool) -> None:
         """Publish the weights and bring them to every generator; when asynchronous, training goes on meanwhile."""
         if self._delivery is not None:
             await self._delivery
@@ -395,7 +428,7 @@ class Coordinator:
         self._newest = weights
         self._files.append(weights)
         self._delivery = self._spawn(self._deliver(weights, self._fleet.serving))
-        if self._settings.schedule == "sync" or self._state.step >= self._recipe.training.max_steps:
+        if wait or self._settings.schedule == "sync":
             await self._delivery
 
     async def _deliver(self, weights: WeightFile, generators: Sequence[int]) -> None:

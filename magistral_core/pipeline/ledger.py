@@ -13,7 +13,7 @@ open is settled. Conservation holds at every moment:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from enum import StrEnum
 from typing import Any
 
@@ -77,6 +77,11 @@ class Ledger:
     def ids(self, state: GroupState) -> list[int]:
         """Groups in flight in a state, in ascending order."""
         return sorted(group_id for group_id, found in self._open.items() if found is state)
+
+    @property
+    def open_ids(self) -> Collection[int]:
+        """Groups in flight."""
+        return self._open.keys()
 
     @property
     def in_flight(self) -> int:

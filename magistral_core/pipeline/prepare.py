@@ -14,6 +14,7 @@ from magistral_core.config.schema import Recipe
 from magistral_core.errors import InputError
 from magistral_core.generation.chat import ChatRenderer
 from magistral_core.pipeline.admission import largest_age
+from magistral_core.pipeline.curriculum import Curriculum, chosen_by
 from magistral_core.problems import ProblemStream
 from magistral_core.records import Problem, Prompt
 from magistral_core.rewards import Verifier
@@ -39,16 +40,21 @@ class Prepared:
         """The problems in the order of the run."""
         return ProblemStream(self.problems, self.recipe.seed, self.recipe.problems.shuffle)
 
+    def curriculum(self) -> Curriculum | None:
+        """The recipe's curriculum at its beginning; None for a recipe without. Raises InputError where a stage has no problems."""
+        return None if self.recipe.curriculum is None else Curriculum(self.recipe, self.problems)
+
     def prompt(self, problem: Problem) -> Prompt:
         """The rendered prompt of one of the problems."""
         return self.prompts[problem.id]
 
     @property
     def problems_digest(self) -> str:
-        """Changes when any question or answer does: a run may not go on with other problems."""
-        digest = hashlib.sha256()
+        """Changes when any question or answer does, or what a curriculum goes by: a run may not go on with other problems."""
+        digest, curriculum = hashlib.sha256(), self.recipe.curriculum
         for problem in self.problems:
-            digest.update(json.dumps([problem.id, problem.question, problem.answer]).encode())
+            chosen = [] if curriculum is None else chosen_by(problem, curriculum)
+            digest.update(json.dumps([problem.id, problem.question, problem.answer, *chosen]).encode())
         return digest.hexdigest()[:16]
 
 
@@ -62,19 +68,21 @@ def prepare(recipe: Recipe, model_dir: Path, problems: Sequence[Problem]) -> Pre
 
     Raises:
         InputError: a prompt too long, a template that strips thoughts, a reward function that cannot be imported, a problem
-            that no verifier judges.
+            that no verifier judges, a stage without problems.
     """
     renderer = ChatRenderer(model_dir, recipe.prompt)
     verifier = Verifier(recipe.rewards, recipe.prompt)
     verifier.check_supported(problems)
     rendered = renderer.render_all(problems)
-    return Prepared(
+    prepared = Prepared(
         recipe,
         model_dir,
         tuple(problem for problem, _ in rendered),
         {problem.id: prompt for problem, prompt in rendered},
         skipped=len(problems) - len(rendered),
     )
+    prepared.curriculum()
+    return prepared
 
 
 @dataclass(frozen=True)
@@ -102,6 +110,7 @@ class Plan:
     storage: str
     tracking: str
     checkpoints: int
+    stages: list[dict[str, Any]]
 
     def to_json(self) -> dict[str, Any]:
         """The plan as one JSON object."""
@@ -121,6 +130,7 @@ class Plan:
             "devices": f"{self.device}; {self.generators} generator(s), {self.trainers} trainer rank(s), runtime {self.runtime}",
             "storage": f"{self.storage}, {self.checkpoints} checkpoints",
             "tracking": self.tracking,
+            **{f"stage {row['stage']}": _stage_text(row) for row in self.stages},
         }
         width = max(map(len, rows))
         return "\n".join(f"{name:<{width}}  {text}" for name, text in rows.items())
@@ -128,9 +138,10 @@ class Plan:
 
 def make_plan(prepared: Prepared, device: str) -> Plan:
     """Figures of a prepared run. `device` describes what the machine has."""
-    recipe, settings = prepared.recipe, prepared.recipe.pipeline
+    recipe, settings, curriculum = prepared.recipe, prepared.recipe.pipeline, prepared.curriculum()
+    stages = [stage.pipeline for stage in recipe.stages()]
     parameters = count_parameters(prepared.model_dir)
-    completions = recipe.training.max_steps * settings.n_minibatch
+    completions = sum(steps * stage.n_minibatch for steps, stage in zip(_planned_steps(recipe), stages, strict=True))
     shards = settings.trainers if recipe.training.zero_stage else 1
     storage, tracking = storage_uri(recipe), tracking_uri(recipe)
     return Plan(
@@ -144,8 +155,8 @@ def make_plan(prepared: Prepared, device: str) -> Plan:
         max_steps=recipe.training.max_steps,
         completions=completions,
         epochs=completions / settings.group_size / len(prepared.problems),
-        policies_per_sequence=0.0 if settings.schedule == "sync" else settings.n_async / settings.n_batch,
-        largest_age_steps=largest_age(settings),
+        policies_per_sequence=0.0 if settings.schedule == "sync" else max(stage.n_async / stage.n_batch for stage in stages),
+        largest_age_steps=largest_age(*stages),
         generator_gib=parameters * _BYTES[recipe.generation.dtype] / _GIB + recipe.generation.kv_cache_gib,
         trainer_gib=parameters * _TRAINER_BYTES[recipe.training.dtype] / shards / _GIB,
         device=device,
@@ -155,6 +166,25 @@ def make_plan(prepared: Prepared, device: str) -> Plan:
         storage=storage,
         tracking=tracking,
         checkpoints=-(-recipe.training.max_steps // recipe.checkpoints.every),
+        stages=curriculum.table() if curriculum else [],
+    )
+
+
+def _planned_steps(recipe: Recipe) -> list[int]:
+    """Optimiser steps of each stage, if no plateau ends it."""
+    found, left = [], recipe.training.max_steps
+    for stage in recipe.curriculum.stages if recipe.curriculum else ():
+        found.append(min(left, stage.steps or left))
+        left -= found[-1]
+    return found or [left]
+
+
+def _stage_text(row: dict[str, Any]) -> str:
+    share = f", the easiest {row['share']:.0%} to begin with" if row["share"] < 1 else ""
+    lengths = f"length penalty from {row['l_max'] - row['l_cache']} to {row['l_max']} tokens" if row["l_max"] else "no length penalty"
+    return (
+        f"{row['problems']:,} problems (levels {row['levels']}, pass rates {row['pass_rates']}{share}), {lengths}, "
+        f"n_async {row['n_async']}, n_batch {row['n_batch']}, n_minibatch {row['n_minibatch']}, until {row['until']}"
     )
 
 

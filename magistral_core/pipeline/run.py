@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import shutil
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from magistral_core import __version__
 from magistral_core.config.schema import Recipe
@@ -17,10 +19,19 @@ from magistral_core.paths import cache_folder
 from magistral_core.pipeline.coordinator import Coordinator
 from magistral_core.pipeline.prepare import Prepared, storage_uri, tracking_uri
 from magistral_core.pipeline.runtime import LocalRuntime, Runtime
-from magistral_core.pipeline.state import MODEL_FOLDER, LoopState
+from magistral_core.pipeline.state import LOOP_FILE, MODEL_FOLDER, LoopState
 from magistral_core.pipeline.supervision import TrainerError
 from magistral_core.records import Batch
-from magistral_core.storage import CheckpointStore, CheckpointWriter, Manifest, RunHandle, RunIndex, open_store, recipe_digest
+from magistral_core.storage import (
+    CheckpointStore,
+    CheckpointWriter,
+    Manifest,
+    ObjectStore,
+    RunHandle,
+    RunIndex,
+    open_store,
+    recipe_digest,
+)
 from magistral_core.tracking import RUN_TAG, Tracker
 
 log = logging.getLogger(__name__)
@@ -28,31 +39,70 @@ log = logging.getLogger(__name__)
 #: How often storage is asked for another number of generators.
 _SCALE_SECONDS = 5.0
 OnEvent = Callable[[dict[str, Any]], None]
+#: How far a call runs.
+Until = Literal["end", "stage"]
 _SAMPLE_CHARACTERS = 2000
 
 
-def run_prepared(prepared: Prepared, *, fresh: bool = False, on_event: OnEvent | None = None) -> dict[str, Any]:
-    """Run a prepared recipe to its last step; an unfinished run of the same recipe is resumed.
+def run_prepared(prepared: Prepared, *, fresh: bool = False, until: Until = "end", on_event: OnEvent | None = None) -> dict[str, Any]:
+    """Run a prepared recipe to its end; an unfinished run of the same recipe is resumed.
 
     Args:
         prepared: the recipe with its problems.
         fresh: begin anew even where an unfinished run of this recipe exists.
+        until: "stage" ends with the stage of the curriculum that the run is in; the same call then runs the next one.
         on_event: called with `start`, `step`, `checkpoint` and `end` events (dicts with a key `event`).
 
     Returns:
-        A summary: run id, steps, weight updates, ledger, checkpoints, MLflow run.
+        A summary: run id, steps, weight updates, ledger, checkpoints, MLflow run; of a curriculum also its stages, and whether it is over.
 
     Raises:
-        InputError: storage or tracking cannot be reached, or the run is being written by another process.
+        InputError: storage or tracking cannot be reached, the run is being written by another process, or `until` asks for the stage
+            of a recipe without.
         MagistralError: the run stopped, with the cause; the same call resumes it.
     """
     recipe = prepared.recipe
+    if until == "stage" and recipe.curriculum is None:
+        raise InputError(f"recipe {recipe.name} has no curriculum.stages, so no stage to run; leave --until out")
     store = open_store(storage_uri(recipe))
     store.check()
     Tracker.check(tracking_uri(recipe))
-    handle = RunIndex(store).resolve(recipe.name, recipe_digest(what_is_learnt(recipe)), fresh=fresh)
+    handle = _handle(store, recipe, fresh)
     with handle.lease() as lease, _staging_folder(handle.run_id) as work:
-        return _Run(prepared, handle, handle.checkpoints(lease), work, on_event).execute()
+        return _Run(prepared, handle, handle.checkpoints(lease), work, on_event, one_stage=until == "stage").execute()
+
+
+def stages(prepared: Prepared, *, fresh: bool = False) -> list[dict[str, Any]]:
+    """A row for each stage of the recipe's curriculum, as far as its unfinished run has come (`Curriculum.table`). Changes nothing.
+
+    Raises:
+        InputError: the recipe has no curriculum, storage cannot be reached, or the problems are others than the run's.
+    """
+    recipe, curriculum = prepared.recipe, prepared.curriculum()
+    if curriculum is None:
+        raise InputError(f"recipe {recipe.name} has no curriculum.stages")
+    store = open_store(storage_uri(recipe))
+    store.check()
+    handle = _handle(store, recipe, fresh)
+    manifest = handle.checkpoints().latest()
+    if manifest is not None:
+        _check_problems(prepared, handle, manifest)
+        with tempfile.TemporaryDirectory(prefix="magistral-stages-") as folder:
+            handle.checkpoints().download(manifest.step, Path(folder), LOOP_FILE)
+            curriculum.restore(json.loads(Path(folder, LOOP_FILE).read_text(encoding="utf-8"))["curriculum"])
+    return curriculum.table()
+
+
+def _handle(store: ObjectStore, recipe: Recipe, fresh: bool) -> RunHandle:
+    return RunIndex(store).resolve(recipe.name, recipe_digest(what_is_learnt(recipe)), fresh=fresh)
+
+
+def _check_problems(prepared: Prepared, handle: RunHandle, manifest: Manifest) -> None:
+    if manifest.metadata["problems_digest"] != prepared.problems_digest:
+        raise InputError(
+            f"run {handle.run_id} was begun with other problems than {prepared.recipe.problems.path} holds now; "
+            "give back the old file, or begin anew with --fresh"
+        )
 
 
 #: Settings that say where and on how much a run runs. With others it is the same run: any split gives the same gradient.
@@ -73,7 +123,10 @@ _NOT_WHAT_IS_LEARNT: dict[str, Any] = {
 
 def what_is_learnt(recipe: Recipe) -> dict[str, Any]:
     """The settings that make a run the same run. Where it is stored and watched does not matter, nor how many ranks train it."""
-    return recipe.model_dump(mode="json", exclude=_NOT_WHAT_IS_LEARNT)
+    found = recipe.model_dump(mode="json", exclude=_NOT_WHAT_IS_LEARNT)
+    if recipe.curriculum is None:  # so that runs from before there were curricula go on
+        del found["curriculum"]
+    return found
 
 
 @contextlib.contextmanager
@@ -94,16 +147,19 @@ def _staging_folder(run_id: str) -> Iterator[Path]:
 class _Run:
     """One attempt at a run; the coordinator's observer."""
 
-    def __init__(self, prepared: Prepared, handle: RunHandle, checkpoints: CheckpointStore, work: Path, on_event: OnEvent | None) -> None:
+    def __init__(
+        self, prepared: Prepared, handle: RunHandle, checkpoints: CheckpointStore, work: Path, on_event: OnEvent | None, *, one_stage: bool
+    ) -> None:
         self._prepared, self._recipe, self._handle, self._work, self._on_event = prepared, prepared.recipe, handle, work, on_event
-        self._checkpoints = checkpoints
+        self._checkpoints, self._one_stage = checkpoints, one_stage
 
     def execute(self) -> dict[str, Any]:
         """Resume or begin, loop, commit."""
         self._handle.begin(self._recipe.model_dump(mode="json"))
         state = asyncio.run(self._attempts())
         summary = self._summary(state)
-        self._handle.finish(summary)
+        if summary.get("finished", True):
+            self._handle.finish(summary)
         self._emit("end", **summary)
         return summary
 
@@ -119,10 +175,13 @@ class _Run:
                 try:
                     with self._observed(manifest):
                         self._emit("start", **self._identity(), **self._extent(state))
+                        if state.curriculum is not None:
+                            self.on_stage(state.step, state.curriculum.table())
                         await (runtime.rewind if started else runtime.start)(model_dir, state.step, folder)
                         started = True
                         self._emit("ready")
-                        coordinator = Coordinator(self._recipe, runtime, self._prepared.stream, self._prepared.prompt, self, state)
+                        stream, prompt = self._prepared.stream, self._prepared.prompt
+                        coordinator = Coordinator(self._recipe, runtime, stream, prompt, self, state, one_stage=self._one_stage)
                         async with self._scaled(coordinator):
                             await coordinator.run()
                     return state
@@ -175,17 +234,14 @@ class _Run:
 
     def _restore(self, manifest: Manifest | None) -> tuple[LoopState, Path, Path | None]:
         """State, model folder and trainer folder to begin with."""
+        curriculum = self._prepared.curriculum()
         if manifest is None:
-            return LoopState(), self._prepared.model_dir, None
-        if manifest.metadata["problems_digest"] != self._prepared.problems_digest:
-            raise InputError(
-                f"run {self._handle.run_id} was begun with other problems than {self._recipe.problems.path} holds now; "
-                "give back the old file, or begin anew with --fresh"
-            )
+            return LoopState(curriculum=curriculum), self._prepared.model_dir, None
+        _check_problems(self._prepared, self._handle, manifest)
         folder = self._work / "resume"
         self._checkpoints.download(manifest.step, folder)
         stream = self._prepared.stream
-        return LoopState.load(folder, lambda group_id: stream[group_id]), folder / MODEL_FOLDER, folder
+        return LoopState.load(folder, lambda group_id: stream[group_id], curriculum), folder / MODEL_FOLDER, folder
 
     def _track(self, manifest: Manifest | None) -> Tracker:
         recipe, run_id, uri = self._recipe, self._handle.run_id, tracking_uri(self._recipe)
@@ -242,6 +298,11 @@ class _Run:
         """Tell of a role that died and is started again (coordinator's observer)."""
         self._emit("restart", role=role, cause=cause)
 
+    def on_stage(self, step: int, stages: list[dict[str, Any]]) -> None:
+        """Tell of the stages' beginnings and ends (coordinator's observer)."""
+        self._tracker.log_dict("curriculum/stages.json", {"columns": list(stages[0]), "data": [list(row.values()) for row in stages]})
+        self._emit("stage", step=step, stages=stages)
+
     def _emit(self, event: str, **fields: Any) -> None:
         if self._on_event is not None:
             self._on_event({"event": event, **fields})
@@ -270,7 +331,13 @@ class _Run:
             "seconds": round(state.counters.seconds, 1),
             "ledger": state.ledger.summary(),
             "checkpoints": [manifest.uri for manifest in self._checkpoints.manifests()],
+            **self._stages(state),
         }
+
+    def _stages(self, state: LoopState) -> dict[str, Any]:
+        if state.curriculum is None:
+            return {}
+        return {"finished": state.curriculum.over, "stages": state.curriculum.table()}
 
 
 def _sample_rows(batch: Batch, count: int) -> list[dict[str, Any]]:

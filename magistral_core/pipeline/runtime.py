@@ -83,7 +83,7 @@ class LocalRuntime:
 
         recipe = self._recipe
         self._folder = HandoverFolder()
-        self._verifier = Verifier(recipe.rewards, recipe.prompt)
+        self._verifier = Verifier(recipe.rewards, recipe.prompt, [stage.rewards.length for stage in recipe.stages()])
         self._verifier.start()
         # vLLM joins a process group of its own for one worker, the trainer then finds it made: the trainer goes first.
         self._trainer = TrainerRole(recipe, str(model_dir), str(checkpoint) if checkpoint else None, port=free_port())

@@ -125,7 +125,7 @@ class VerifierActor:
     def __init__(self, recipe: Recipe) -> None:
         from magistral_core.rewards import Verifier
 
-        self._verifier = Verifier(recipe.rewards, recipe.prompt)
+        self._verifier = Verifier(recipe.rewards, recipe.prompt, [stage.rewards.length for stage in recipe.stages()])
         self._verifier.start()
 
     def score(self, groups: Sequence[Group]) -> list[Group]:

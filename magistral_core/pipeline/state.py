@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from magistral_core.pipeline.curriculum import Curriculum
 from magistral_core.pipeline.ledger import Ledger
 from magistral_core.records import Completion, FinishReason, Group, Problem, Score, ScoreStatus
 
 #: Parts of a checkpoint: the trainer's state, the model as a folder that vLLM loads, and the loop's own files.
 TRAINER_FOLDER, MODEL_FOLDER = "trainer", "hf"
-_JSON, _ARRAYS = "loop.json", "queue.npz"
+LOOP_FILE, _ARRAYS = "loop.json", "queue.npz"
 
 
 @dataclass
@@ -44,12 +45,14 @@ class LoopState:
         ledger: states of all groups.
         queue: verified groups that wait for the trainers, in order.
         counters: totals.
+        curriculum: stages and what they know of the problems; None for a recipe without.
     """
 
     step: int = 0
     ledger: Ledger = field(default_factory=Ledger)
     queue: list[Group] = field(default_factory=list)
     counters: Counters = field(default_factory=Counters)
+    curriculum: Curriculum | None = None
 
     def save(self, folder: Path) -> None:
         """Write the state into a checkpoint's folder."""
@@ -70,7 +73,9 @@ class LoopState:
                 for group in self.queue
             ],
         }
-        (folder / _JSON).write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
+        if self.curriculum is not None:
+            document["curriculum"] = self.curriculum.to_json()
+        (folder / LOOP_FILE).write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
         np.savez(
             folder / _ARRAYS,
             prompt_lens=np.array([len(completion.prompt_ids) for completion in completions], dtype=np.int64),
@@ -82,9 +87,17 @@ class LoopState:
         )
 
     @classmethod
-    def load(cls, folder: Path, problem_of: Callable[[int], Problem]) -> LoopState:
-        """Read what `save` wrote; `problem_of(group_id)` gives back the problems, which are not stored again."""
-        document = json.loads((folder / _JSON).read_text(encoding="utf-8"))
+    def load(cls, folder: Path, problem_of: Callable[[int], Problem], curriculum: Curriculum | None = None) -> LoopState:
+        """Read what `save` wrote.
+
+        Args:
+            folder: of the checkpoint.
+            problem_of: gives back the problem of a group, which is not stored again.
+            curriculum: a new one of the same recipe and problems, to be brought to where it was; it then knows the groups' problems.
+        """
+        document = json.loads((folder / LOOP_FILE).read_text(encoding="utf-8"))
+        if curriculum is not None:
+            curriculum.restore(document["curriculum"])
         with np.load(folder / _ARRAYS) as arrays:
             prompts = np.split(arrays["prompt_ids"], np.cumsum(arrays["prompt_lens"])[:-1])
             ends = np.cumsum(arrays["lens"])[:-1]
@@ -98,8 +111,9 @@ class LoopState:
                 )
                 i += 1
             scores = tuple(_score(data) for data in item["scores"])
-            queue.append(Group(item["id"], problem_of(item["id"]), tuple(completions), scores, item["stage"]))
-        return cls(document["step"], Ledger.from_json(document["ledger"]), queue, Counters(**document["counters"]))
+            problem = problem_of(item["id"]) if curriculum is None else curriculum.drawn(item["id"]).problem
+            queue.append(Group(item["id"], problem, tuple(completions), scores, item["stage"]))
+        return cls(document["step"], Ledger.from_json(document["ledger"]), queue, Counters(**document["counters"]), curriculum)
 
 
 def _join(arrays: Sequence[np.ndarray], dtype: type) -> np.ndarray:

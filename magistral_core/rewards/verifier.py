@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Self
 
 from magistral_core.boxed import extract_boxed
-from magistral_core.config.schema import PromptSettings, RewardSettings
+from magistral_core.config.schema import LengthReward, PromptSettings, RewardSettings
 from magistral_core.records import Completion, Group, Problem, ProblemKind, Score, ScoreStatus
 from magistral_core.rewards import language
 from magistral_core.rewards.code import CodeJudge, CodeVerdict, check_problem, usable_workers
@@ -68,10 +68,16 @@ class _Pending:
 
 
 class Verifier:
-    """Scores groups; thread-safe, so that several groups may be in flight. Use as a context manager, or `start` and `close`."""
+    """Scores groups; thread-safe, so that several groups may be in flight. Use as a context manager, or `start` and `close`.
 
-    def __init__(self, rewards: RewardSettings, prompt: PromptSettings) -> None:
+    Args:
+        rewards, prompt: of the recipe.
+        lengths: the length penalty of each stage of a curriculum, by which a group of that stage is scored; empty: `rewards.length`.
+    """
+
+    def __init__(self, rewards: RewardSettings, prompt: PromptSettings, lengths: Sequence[LengthReward | None] = ()) -> None:
         self._rewards = rewards
+        self._lengths = tuple(lengths) or (rewards.length,)
         self._prompt = prompt
         self._extra = part_names(rewards.extra)
         self._pool = WorkerPool(PoolSize.of(rewards), rewards.timeout_s, rewards.memory_mb, rewards.retries, rewards.extra)
@@ -85,7 +91,7 @@ class Verifier:
     def part_names(self) -> tuple[str, ...]:
         """Names of every part that the scores have."""
         built_in = ["format", "correct"]
-        if self._rewards.length is not None:
+        if any(self._lengths):
             built_in.append("length")
         if self._rewards.language:
             built_in.append("language")
@@ -137,7 +143,7 @@ class Verifier:
         if any(group.problem.kind is ProblemKind.CODE for group in groups):
             self._code.prepare()
         jobs: list[tuple[_Pending, str, Job]] = []
-        pending = [[self._begin(group.problem, completion, jobs) for completion in group.completions] for group in groups]
+        pending = [[self._begin(group, completion, jobs) for completion in group.completions] for group in groups]
         if jobs:
             for (waiting, part, _), future in zip(jobs, self._pool.submit([job for _, _, job in jobs]), strict=True):
                 if part:
@@ -187,16 +193,17 @@ class Verifier:
             seconds_max=recent[-1] if recent else 0.0,
         )
 
-    def _begin(self, problem: Problem, completion: Completion, jobs: list[tuple[_Pending, str, Job]]) -> _Pending:
+    def _begin(self, group: Group, completion: Completion, jobs: list[tuple[_Pending, str, Job]]) -> _Pending:
         """Compute what can be computed here, and note the jobs for the pool."""
+        problem, length = group.problem, self._lengths[group.stage]
         waiting = _Pending(time.perf_counter(), dict.fromkeys(self.part_names, 0.0))
         response = check_format(completion.text, problem.kind, self._prompt, completion.finish_reason)
         if not response.valid:
             waiting.verdict = Verdict(ScoreStatus.BAD_FORMAT, response.fault, time.perf_counter() - waiting.started)
             return waiting
         waiting.parts["format"] = self._rewards.format
-        if self._rewards.length is not None:
-            waiting.parts["length"] = length_penalty(completion.length, self._rewards.length)
+        if length is not None:
+            waiting.parts["length"] = length_penalty(completion.length, length)
         if self._rewards.language and language.same_language(problem.question, response.thoughts, response.answer, problem.language):
             waiting.parts["language"] = self._rewards.language
         if problem.kind is ProblemKind.CODE:

@@ -45,6 +45,8 @@ def refused(result: subprocess.CompletedProcess[str], *words: str) -> None:
         (["run", "tiny", "--set", "pipeline.group_size=7"], ["group_size (7) must divide"]),
         (["run", "tiny", "--set", "pipeline.n_async=1024", "--set", "pipeline.max_open=2048"], ["allow_stale"]),
         (["run", "tiny", "--direct", "--dry-run", "--set", "problems.path=missing.jsonl"], ["missing.jsonl"]),
+        (["run", "tiny-staged", "--until", "stage"], ["--until stage goes with --direct"]),
+        (["run", "tiny", "--set", "curriculum.stages=[{steps: 1, n_batch: 24}, {}]"], ["curriculum.stages.0: group_size (16) must divide"]),
         (["checkpoints", "list"], ["no storage", "--storage"]),
         (["checkpoints", "list", "--storage", "ftp://host/x"], ["ftp://host/x", "s3://bucket/prefix"]),
         (["bench"], ["bench --list"]),

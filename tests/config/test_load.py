@@ -121,6 +121,19 @@ def test_a_flag_is_no_number(override: str) -> None:
         (["training.token_budget=255"], "recipe: training.token_budget (255) must hold the longest sequence (256 tokens)"),
         (["generation.max_model_len=128"], "recipe: generation.max_model_len (128) leaves no room for a prompt"),
         (["prompt.think_open=T", "prompt.think_close=T"], "prompt: think_open and think_close must differ"),
+        (["curriculum.stages=[]"], "curriculum: stages is empty"),
+        (["curriculum.stages=[{}, {}]"], "curriculum: stages.0 never ends; give it steps, reward_plateau or length_plateau"),
+        (["curriculum.stages=[{levels: [3, 1]}]"], "curriculum.stages.0: levels ([3, 1]): the lower end comes first"),
+        (["curriculum.stages=[{step: 3}]"], "unknown key curriculum.stages.0.step (did you mean curriculum.stages.0.steps?)"),
+        (
+            ["curriculum.stages=[{steps: 1}, {n_async: 257}]"],
+            "curriculum.stages.1: max_open (512) must be at least n_async + n_batch",
+        ),
+        (["curriculum.stages=[{n_batch: 512, n_minibatch: 256, max_open: 768, queue: 511}]"], "curriculum.stages.0: queue (511) must be"),
+        (["curriculum.stages=[{n_minibatch: 24}]"], "curriculum.stages.0: group_size (16) must divide n_minibatch (24)"),
+        (["curriculum.stages=[{max_tokens: 200}]"], "curriculum.stages.0: max_tokens (200) is above generation.max_tokens (128)"),
+        (["curriculum.stages=[{max_tokens: 64}]"], "curriculum.stages.0: rewards.length.l_max (128) is never reached"),
+        (["rewards.length=null", "curriculum.stages=[{l_max: 64}]"], "curriculum.stages.0: rewards.length.l_cache: field required"),
     ],
 )
 def test_combinations_that_would_go_wrong_are_refused(overrides: list[str], message: str) -> None:
@@ -300,3 +313,16 @@ def test_every_section_forbids_unknown_keys() -> None:
     assert len(sections(Recipe)) > 12
     for section in sections(Recipe):
         assert (section.model_config.get("extra"), section.model_config.get("frozen")) == ("forbid", True), section
+
+
+def test_a_stage_replaces_what_it_names_and_nothing_else() -> None:
+    plain = load_recipe("tiny")
+    stages = [{"steps": 5, "l_max": 64, "n_async": 128, "n_batch": 128, "n_minibatch": 64, "max_tokens": 96}, {}]
+    first, last = load_recipe("tiny", {"curriculum.stages": stages}).stages()
+    assert last == plain
+    assert plain.stages() == (plain,)
+    assert (first.pipeline.n_async, first.pipeline.n_batch, first.pipeline.n_minibatch, first.generation.max_tokens) == (128, 128, 64, 96)
+    assert first.rewards.length is not None
+    assert (first.rewards.length.l_max, first.rewards.length.l_cache) == (64, 32)
+    assert first.pipeline.queue == plain.pipeline.queue
+    assert first.training == plain.training

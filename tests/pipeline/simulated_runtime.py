@@ -18,6 +18,7 @@ import numpy as np
 
 from magistral_core.config.schema import Recipe
 from magistral_core.pipeline.coordinator import Coordinator
+from magistral_core.pipeline.curriculum import Curriculum
 from magistral_core.pipeline.handover import WeightFile
 from magistral_core.pipeline.state import LoopState
 from magistral_core.pipeline.supervision import GeneratorError, RoleError, TrainerError
@@ -27,7 +28,7 @@ from magistral_core.training.report import StepReport
 
 Key = tuple[int, int]
 PROMPT_TOKENS = 3
-PROBLEMS = tuple(Problem(id=f"p{i}", question=f"question {i}", answer=str(i)) for i in range(97))
+PROBLEMS = tuple(Problem(id=f"p{i}", question=f"question {i}", answer=str(i), level=1 + i % 4) for i in range(97))
 
 
 def uniform(group_id: int, index: int) -> float:
@@ -354,6 +355,7 @@ class Watcher:
     checkpoints: list[tuple[int, Path]] = field(default_factory=list)
     after_step: Callable[[int], None] = lambda step: None
     restarts: list[tuple[str, str]] = field(default_factory=list)
+    stages: list[tuple[int, list[dict[str, Any]]]] = field(default_factory=list)
 
     def on_step(self, step: int, metrics: dict[str, float], batch: Batch) -> None:
         self.batches.append(batch)
@@ -371,6 +373,9 @@ class Watcher:
     def on_restart(self, role: str, cause: str) -> None:
         self.restarts.append((role, cause))
 
+    def on_stage(self, step: int, stages: list[dict[str, Any]]) -> None:
+        self.stages.append((step, stages))
+
 
 @dataclass
 class Simulation:
@@ -380,14 +385,17 @@ class Simulation:
     world: World
     root: Path
     state: LoopState = field(default_factory=LoopState)
+    one_stage: bool = False
 
     def __post_init__(self) -> None:
+        if self.recipe.curriculum is not None and self.state.curriculum is None:
+            self.state.curriculum = Curriculum(self.recipe, PROBLEMS)
         self.stream = ProblemStream(PROBLEMS, self.recipe.seed)
         self.watcher = Watcher(self.root)
 
     async def run(self) -> Simulation:
         self.runtime = SimulatedRuntime(self.recipe, self.world, self.state.step)
-        coordinator = Coordinator(self.recipe, self.runtime, self.stream, render, self.watcher, self.state)
+        coordinator = Coordinator(self.recipe, self.runtime, self.stream, render, self.watcher, self.state, one_stage=self.one_stage)
         try:
             await coordinator.run()
         finally:

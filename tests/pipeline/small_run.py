@@ -81,16 +81,20 @@ class Observer:
     def on_restart(self, role: str, cause: str) -> None:
         tell("restart", role=role, cause=cause)
 
+    def on_stage(self, step: int, stages: list[dict[str, Any]]) -> None:
+        tell("stage", step=step, stages=stages)
+
 
 async def run(prepared: Prepared, folder: Path, kill_at: int | None) -> None:
     """From the newest checkpoint in the folder, or from the beginning, to the last step."""
     checkpoints = CheckpointStore(open_store(f"file:{folder}/store"), "run")
     manifest = checkpoints.latest()
-    state, model, resume = LoopState(), prepared.model_dir, None
+    curriculum = prepared.curriculum()
+    state, model, resume = LoopState(curriculum=curriculum), prepared.model_dir, None
     if manifest is not None:
         resume = folder / "resume"
         checkpoints.download(manifest.step, resume)
-        state, model = LoopState.load(resume, prepared.stream.__getitem__), resume / MODEL_FOLDER
+        state, model = LoopState.load(resume, prepared.stream.__getitem__, curriculum), resume / MODEL_FOLDER
     runtime = make_runtime(prepared)
     with CheckpointWriter(checkpoints) as writer:
         try:

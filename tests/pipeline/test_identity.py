@@ -47,3 +47,9 @@ def test_where_and_on_how_much_it_runs_is_not_part_of_it(override: str) -> None:
 )
 def test_what_is_learnt_is(override: str) -> None:
     assert digest(override) != digest()
+
+
+def test_a_curriculum_is_and_its_absence_changes_nothing() -> None:
+    assert "curriculum" not in what_is_learnt(load_recipe("tiny")), "runs from before there were curricula go on"
+    assert digest("curriculum.stages=[{}]") != digest()
+    assert digest("curriculum.stages=[{levels: [1, 2]}]") != digest("curriculum.stages=[{levels: [1, 3]}]")

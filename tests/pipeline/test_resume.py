@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -41,13 +42,13 @@ class History:
         return [group.id for step in sorted(self.steps) for group in self.steps[step].groups]
 
 
-def run_with_kills(settings: Recipe, kills: list[float], root: Path) -> History:
-    """Kill after so many virtual seconds of each attempt (nothing is saved then); the last one runs to its end."""
+def run_with_kills(settings: Recipe, kills: Sequence[float | None], root: Path, *, one_stage: bool = False) -> History:
+    """Kill after so many virtual seconds of each attempt (nothing is saved then); the last one, and those with None, run to their end."""
     history, folder = History(), None
     for number, seconds in enumerate([*kills, None]):
-        attempt = Simulation(settings, WORLD, root / str(number))
+        attempt = Simulation(settings, WORLD, root / str(number), one_stage=one_stage)
         if folder is not None:
-            attempt.state = LoopState.load(folder, attempt.stream.__getitem__)
+            attempt.state = LoopState.load(folder, attempt.stream.__getitem__, attempt.state.curriculum)
         virtual_time.run(_attempt(attempt, seconds))
         history.attempts.append(attempt)
         history.steps |= {batch.step: batch for batch in attempt.watcher.batches}

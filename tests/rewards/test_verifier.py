@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,15 @@ def test_length_and_weights(group_of: Any, response: Any) -> None:
     cut = verifier.score(group_of(FIVE, response("5"), tokens=100, reason=FinishReason.LENGTH)).scores[0]
     assert (cut.status, cut.reward) == (ScoreStatus.BAD_FORMAT, 0.0)
     assert verifier.part_names == tuple(cut.parts) == ("format", "correct", "length")
+
+
+def test_a_group_is_scored_with_the_lengths_of_its_stage(group_of: Any, response: Any) -> None:
+    lengths = [None, LengthReward(l_max=100, l_cache=50), LengthReward(l_max=200, l_cache=50)]
+    verifier = Verifier(settings(), PromptSettings(), lengths)
+    group = group_of(FIVE, response("5"), tokens=100)
+    scored = verifier.score_many([replace(group, stage=stage) for stage in (2, 1, 0)])
+    assert [found.scores[0].parts["length"] for found in scored] == [0.0, pytest.approx(-0.1), 0.0]
+    assert "length" in verifier.part_names
 
 
 def test_language_bonus(group_of: Any, response: Any) -> None:

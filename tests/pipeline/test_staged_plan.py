@@ -1,0 +1,68 @@
+"""What is said of a curriculum before and between its stages, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_run import SMALL
+
+from magistral_core import api
+from magistral_core.config import Recipe
+from magistral_core.errors import InputError
+
+STAGES = [
+    {"levels": [1, 1], "steps": 2, "l_max": 32, "l_cache": 8, "share": 0.5},
+    {"n_async": 16, "n_batch": 16, "n_minibatch": 16},
+]
+
+
+def recipe(model: Path, root: Path, **changes: Any) -> Recipe:
+    places = {"storage.uri": f"file:{root}/store", "tracking.uri": f"sqlite:{root}/mlflow.db"}
+    levels = {"problems.levels": [1, 2], "problems.count": 60, "training.max_steps": 7}
+    settings = {**SMALL, "model.path": model, **levels, "curriculum": {"stages": STAGES}, **places, **changes}
+    return api.load_recipe("tiny", [f"{name}={'null' if value is None else value}" for name, value in settings.items()])
+
+
+def test_the_plan_shows_the_stages(writer_model: Path, tmp_path: Path) -> None:
+    plan = api.plan(recipe(writer_model, tmp_path))
+    assert [(row["problems"], row["active"], row["waiting"], row["state"]) for row in plan.stages] == [
+        (30, 15, 15, "now"),
+        (60, None, None, "to come"),
+    ]
+    assert plan.completions == 2 * 32 + 5 * 16
+    assert plan.max_model_len == 64 + 48, "room for the longest stage"
+    text = plan.to_text()
+    assert "30 problems (levels 1-1, pass rates all, the easiest 50% to begin with), length penalty from 24 to 32 tokens" in text
+    assert "n_async 16, n_batch 16, n_minibatch 16, until the end" in text
+    assert api.plan(recipe(writer_model, tmp_path, curriculum=None)).stages == []
+
+
+def test_stages_of_a_run_that_has_not_begun(writer_model: Path, tmp_path: Path) -> None:
+    rows = api.stages(recipe(writer_model, tmp_path))
+    assert [row["begun"] for row in rows] == [0, None]
+    assert not (tmp_path / "store" / "runs").exists()
+
+
+def test_what_is_refused(writer_model: Path, tmp_path: Path) -> None:
+    plain = recipe(writer_model, tmp_path, curriculum=None)
+    with pytest.raises(InputError, match=r"has no curriculum\.stages, so no stage to run; leave --until out"):
+        api.run(plain, until="stage")
+    with pytest.raises(InputError, match=r"has no curriculum\.stages"):
+        api.stages(plain)
+    with pytest.raises(InputError, match=r"curriculum\.stages\.0: no problem is in its range"):
+        api.plan(recipe(writer_model, tmp_path, curriculum={"stages": [{"levels": [3, 4]}]}))
+
+
+def test_a_changed_level_is_another_problem_for_a_curriculum_only(writer_model: Path, tmp_path: Path) -> None:
+    def digest(**changes: Any) -> str:
+        lines = "".join(f'{{"question": "{i}+1=?", "answer": "{i + 1}", "level": {level}}}\n' for i, level in enumerate(levels))
+        (tmp_path / "problems.jsonl").write_text(lines)
+        return api.prepare(recipe(writer_model, tmp_path, **{"problems.path": tmp_path / "problems.jsonl"}, **changes)).problems_digest
+
+    levels = [1, 1, 1]
+    staged, plain = digest(), digest(curriculum=None)
+    levels = [1, 1, 2]
+    assert digest() != staged
+    assert digest(curriculum=None) == plain
