@@ -44,7 +44,7 @@ SMALL = {
     "pipeline.queue": 64,
     "pipeline.max_open": 64,
     "training.max_steps": 4,
-    "training.learning_rate": 1e-3,
+    "training.learning_rate": 2e-4,
     "training.token_budget": 1024,
     "checkpoints.every": 2,
 }
