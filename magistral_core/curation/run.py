@@ -165,11 +165,21 @@ def _ask_model(recipe: CurationRecipe, model: Path | None, work: Work, total: in
         if recipe.gold.check and rewritten:
             with gold_verifier(recipe.gold) as verifier:
                 check_golds(rewritten, verifier)
+                _check_right_options(rewritten, verifier)
         write_whole(work.folder / "replies.json", [json.dumps(counts)])
         work.write_changes(sorted(changes, key=lambda entry: entry.index))
     replies = json.loads((work.folder / "replies.json").read_text(encoding="utf-8"))
     said = ", ".join(f"{kind} {count}" for kind, count in sorted(replies.items())) or "nothing to ask"
     return {"model": recipe.llm.model, "replies": replies, "note": f"Language model `{recipe.llm.model}`: {said}."}
+
+
+def _check_right_options(rewritten: Sequence[Entry], verifier: Verifier) -> None:
+    """Reject rewritings whose answer is not the content of the right option: the model changed the problem."""
+    alive = [entry for entry in rewritten if not entry.reason]
+    verdicts = verifier.answers_equal([(entry.right, entry.answer) for entry in alive])
+    for entry, verdict in zip(alive, verdicts, strict=True):
+        if not verdict.correct:
+            entry.reject(Reason.LLM_CHANGED_ANSWER, f"{entry.answer[:40]} in place of {entry.right[:40]}")
 
 
 def _changed(entry: Entry, reply: llm.Reply, recipe: CurationRecipe) -> Entry:
@@ -180,6 +190,7 @@ def _changed(entry: Entry, reply: llm.Reply, recipe: CurationRecipe) -> Entry:
         )
         changed = _judge(entry.index, draft, recipe)
         changed.original, changed.rewritten, changed.doubt = entry.question, "model", ""
+        changed.options, changed.right = entry.options, entry.right
         return changed
     if reply.kind == "impossible":
         entry.detail = f"{entry.detail}; the model: {reply.why}"[:300]
