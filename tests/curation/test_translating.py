@@ -4,13 +4,18 @@ test_assistant.py. Sampler, journal and checks are the real ones."""
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "generation"))
@@ -22,6 +27,7 @@ from magistral_core.config import load_curation
 from magistral_core.curation.translation import draw
 from magistral_core.errors import InputError
 from magistral_core.generation import sampler
+from magistral_core.generation.journal import Journal
 from magistral_core.records import Completion, FinishReason, Request
 
 ENGLISH = "A farmer has $x_{}$ cows and sells {} of them to his neighbour. How many cows does he keep in the end?"
@@ -34,6 +40,8 @@ Reply = Callable[[str, int], str]
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model") / "m"
     make_model(folder, seed=0)
+    config = folder / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "max_position_embeddings": 2048}))  # its tokens are bytes
     return folder
 
 
@@ -77,16 +85,10 @@ def run(tmp_path: Path, model: Path, rows: list[dict[str, Any]], *changes: str, 
     source = tmp_path / "in.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     sets = [f"translate.model={model}", "translate.share=1", "translate.languages=[de]", "gold.workers=1", "translate.max_tokens=64"]
-    sets += ["translate.prompt.system=null", "translate.prompt.max_tokens=2048", "duplicates.near=false"]
+    sets += ["translate.prompt.system=null", "translate.prompt.max_tokens=1984", "duplicates.near=false"]
     recipe = load_curation("math", [*sets, *changes])
     report = (api.curate_math if math else api.translate)([str(source)], tmp_path / "out", recipe)
     return report, [json.loads(line) for line in (tmp_path / "out" / "kept.jsonl").read_text(encoding="utf-8").splitlines()]
-
-
-@pytest.fixture(autouse=True)
-def long_context(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The random model reads 512 tokens, of bytes; no engine holds anyone to that here."""
-    monkeypatch.setattr("magistral_core.generation.arguments.model_context", lambda _: 4096)
 
 
 def test_rows_keep_their_fields_and_say_where_they_come_from(tmp_path: Path, model: Path, script: Callable) -> None:
@@ -229,3 +231,43 @@ def test_the_command(tmp_path: Path, model: Path, script: Callable, capsys: pyte
     assert "set translate.model" in capsys.readouterr().err.splitlines()[-1]
     assert main(["curate", "math", str(source), "--out", str(out), "--set", "gold.check=false"]) == 0
     assert "Translation was skipped: no model is configured" in capsys.readouterr().out
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(1800)
+def test_killed_and_started_again_it_asks_nothing_twice(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGKILL once the journal has replies of a real engine; then the rest alone is sampled. The model knows nothing."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    count, tries = 600, 2
+    rows = [{"id": f"{n}", "question": f"How much is {n} plus four, in the end of the day?", "answer": "7"} for n in range(count)]
+    source, out = tmp_path / "in.jsonl", tmp_path / "out"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    changes = [f"translate.model={model}", "translate.share=1", "translate.max_tokens=16", f"translate.tries={tries}", "gold.check=false"]
+    changes += ["translate.prompt.system=null", "translate.generation.dtype=float32", "translate.generation.kv_cache_gib=0.25"]
+    command = [sys.executable, "-m", "magistral_core.cli", "curate", "translate", str(source), "--out", str(out)]
+    command += [part for change in changes for part in ("--set", change)]
+    journal = out / ".work" / "journals" / "translator"
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while not list(journal.glob("part-*.parquet")):
+            assert process.poll() is None
+            time.sleep(0.05)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    parts = [pq.read_table(part, columns=["group_id", "index"]) for part in journal.glob("part-*.parquet")]
+    known = {(row["group_id"], row["index"]) for part in parts for row in part.to_pylist()}
+
+    sampled: list[tuple[int, int]] = []
+    write = Journal.write
+
+    def noting(self: Journal, finished: list[tuple[Request, Completion]]) -> None:
+        sampled.extend((request.group_id, request.index) for request, _ in finished)
+        write(self, finished)
+
+    monkeypatch.setattr(Journal, "write", noting)
+    report = api.translate([str(source)], out, load_curation("math", changes))
+    assert known
+    assert known.isdisjoint(sampled)
+    assert sorted([*known, *sampled]) == [(row, attempt) for row in range(count) for attempt in range(tries)]
+    assert report["translation"]["untranslated"] == {"unreadable": count}
