@@ -64,6 +64,10 @@ class Asker:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.rest()
+
+    def rest(self) -> None:
+        """End the engines until the next question, so that another model has their memory."""
         self._sampler.close()
 
     def ask(self, questions: Iterable[Question], on_done: Callable[[int], None] = lambda _: None) -> Iterator[tuple[Question, str | None]]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,34 +141,43 @@ class Translation:
                     batch[number].fault = Fault(Flaw.UNVERIFIABLE_GOLD, detail)
 
     def _translate(self, pending: list[Drawn], models: Models) -> None:
+        if not pending:
+            return
         total = len(pending)
-        for attempt in range(self._settings.tries):
-            if not pending:
-                return
-            settled = total - len(pending)
-            with Asker(models.translator, self._settings, self._journals / "translator", SYSTEM) as asker:
+        with ExitStack() as stack:
+            translator = stack.enter_context(Asker(models.translator, self._settings, self._journals / "translator", SYSTEM))
+            solver = None
+            if models.solver is not None:
+                exact = self._settings.model_copy(update={"temperature": 0.0})
+                solver = stack.enter_context(Asker(models.solver, exact, self._journals / "solver"))
+            for attempt in range(self._settings.tries):
+                settled = total - len(pending)
                 by_number = {item.number: item for item in pending}
                 questions = (Question(item.number, task_for(item.masked, item.language), item.problem.source, attempt) for item in pending)
-                for question, answer in asker.ask(questions, lambda done: self._progress("translation", settled + done, total)):  # noqa: B023
+                for question, answer in translator.ask(questions, lambda done: self._progress("translation", settled + done, total)):  # noqa: B023
                     _read(by_number[question.row], answer)
-            if models.solver is not None:
-                self._solve([item for item in pending if item.text], models.solver, attempt)
-            self._failed_tries.update(str(item.fault.flaw) for item in pending if item.fault is not None)
-            pending = [item for item in pending if item.fault is not None and item.fault.flaw is not Flaw.TOO_LONG]
+                if solver is not None:
+                    translator.rest()
+                    self._solve([item for item in pending if item.text], solver, attempt)
+                    solver.rest()
+                self._failed_tries.update(str(item.fault.flaw) for item in pending if item.fault is not None)
+                pending = [item for item in pending if item.fault is not None and item.fault.flaw is not Flaw.TOO_LONG]
+                if not pending:
+                    break
 
-    def _solve(self, translated: list[Drawn], solver: Path, attempt: int) -> None:
+    def _solve(self, translated: list[Drawn], solver: Asker, attempt: int) -> None:
         """Have both problems solved; a translation fails if the solver finds the reference answer in English only."""
         asked = {item.number: item for item in translated if item.problem.kind is ProblemKind.MATH}
-        settings = self._settings.model_copy(update={"temperature": 0.0})
+        if not asked:
+            return
         replies: dict[tuple[int, bool], str] = {}
-        with Asker(solver, settings, self._journals / "solver") as asker:
-            questions = (
-                Question(2 * number + foreign, item.text if foreign else item.problem.question, item.problem.source, attempt * foreign)
-                for number, item in asked.items()
-                for foreign in (False, True)
-            )
-            for question, answer in asker.ask(questions):
-                replies[question.row // 2, bool(question.row % 2)] = answer or ""
+        questions = (
+            Question(2 * number + foreign, item.text if foreign else item.problem.question, item.problem.source, attempt * foreign)
+            for number, item in asked.items()
+            for foreign in (False, True)
+        )
+        for question, answer in solver.ask(questions):
+            replies[question.row // 2, bool(question.row % 2)] = answer or ""
         with gold_verifier(self._gold) as verifier:
             keys = list(replies)
             verdicts = verifier.grade_responses([(asked[number].problem.answer, replies[number, foreign]) for number, foreign in keys])
