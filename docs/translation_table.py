@@ -28,7 +28,7 @@ from magistral_core.tiny.multilingual import LEVELS
 from magistral_core.tiny.problems import exercises
 
 PAGE = Path(__file__).parent / "translation.md"
-STORIES, CHOICES, DOUBTFUL = 600, 200, 100
+STORIES, CHOICES, DOUBTFUL = 300, 100, 50
 SEED = 77
 
 
