@@ -106,6 +106,15 @@ class CurateForm(_Form):
     model: str | None = Field(
         None, title="Language model", description="Rewrites and judges what rules cannot. Empty: that step is skipped."
     )
+    translator: str | None = Field(
+        None, title="Translating model", description="Translates a share of the English problems. Empty: all stay as they are."
+    )
+    share: float | None = Field(
+        None, ge=0, le=1, title="Share translated", description="Of the English problems, from 0 to 1. Empty: the recipe's own."
+    )
+    languages: list[str] = Field(
+        default_factory=list, title="Languages", description="One a line, of fr, es, it, de, zh, ru. Empty: the recipe's own."
+    )
     overrides: list[str] = Field(
         default_factory=list, title="Settings to change", description="One a line, as section.key=value; for example duplicates.near=false."
     )
@@ -120,7 +129,10 @@ class CurateForm(_Form):
         """What differs from the named recipe, as `section.key=value`."""
         changes = list(self.overrides)
         changes += [f"decontaminate.against={json.dumps(self.against)}"] if self.against else []
-        return changes + ([f"llm.model={json.dumps(self.model)}"] if self.model else [])
+        changes += [f"llm.model={json.dumps(self.model)}"] if self.model else []
+        changes += [f"translate.model={json.dumps(self.translator)}"] if self.translator else []
+        changes += [f"translate.share={self.share}"] if self.share is not None else []
+        return changes + ([f"translate.languages={json.dumps(self.languages)}"] if self.languages else [])
 
     def arguments(self) -> list[str]:
         """The same as arguments of `magistral curate`."""

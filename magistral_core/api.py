@@ -18,6 +18,7 @@ from magistral_core.errors import InputError
 from magistral_core.records import Problem
 
 if TYPE_CHECKING:
+    from magistral_core.curation import Models
     from magistral_core.evaluation import EvaluationReport
     from magistral_core.pipeline.prepare import Plan, Prepared
 
@@ -33,6 +34,7 @@ __all__ = [
     "prepare",
     "problems",
     "run",
+    "translate",
 ]
 
 OnEvent = Callable[[dict[str, Any]], None]
@@ -144,15 +146,56 @@ def curate_math(inputs: Sequence[str], out: Path, recipe: CurationRecipe, on_eve
         The report, and `mlflow_url` of its run (empty without MLflow).
     """
     from magistral_core.curation import curate_math as curate
-    from magistral_core.curation.publish import publish
+
+    _check_tracking(recipe)
+    model = None if recipe.llm.model is None else _named_model(recipe.llm.model, "llm.model")
+    report = curate(inputs, out, recipe, model=model, translators=_translators(recipe), on_event=on_event or (lambda _: None))
+    return _published(report, out, recipe)
+
+
+def translate(inputs: Sequence[str], out: Path, recipe: CurationRecipe, on_event: OnEvent | None = None) -> dict[str, Any]:
+    """Translate a share of the English problems of files and, where MLflow is named, log the data set; arguments as in `curate_math`.
+
+    Raises InputError where `recipe.translate` names no model; see also `curation.translate_problems`.
+    """
+    from magistral_core.curation import TRANSLATION_OUTPUTS, translate_problems
+
+    _check_tracking(recipe)
+    models = _translators(recipe)
+    if models is None:
+        raise InputError("no model is configured to translate with; set translate.model to a model folder or a hub name")
+    report = translate_problems(inputs, out, recipe, models, on_event=on_event or (lambda _: None))
+    return _published(report, out, recipe, TRANSLATION_OUTPUTS)
+
+
+def _translators(recipe: CurationRecipe) -> Models | None:
+    from magistral_core.curation import Models
+
+    settings = recipe.translate
+    if settings.model is None:
+        return None
+    solver = None if settings.solver is None else _named_model(settings.solver, "translate.solver")
+    return Models(_named_model(settings.model, "translate.model"), solver)
+
+
+def _mlflow(recipe: CurationRecipe) -> str:
+    return recipe.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+
+
+def _check_tracking(recipe: CurationRecipe) -> None:
+    """Before minutes go into a set that could not be logged."""
     from magistral_core.tracking import Tracker
 
-    uri = recipe.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI", "")
-    if uri:
-        Tracker.check(uri)  # before minutes go into a set that could not be logged
-    model = None if recipe.llm.model is None else _named_model(recipe.llm.model, "llm.model")
-    report = curate(inputs, out, recipe, model=model, on_event=on_event or (lambda _: None))
-    return {**report, "mlflow_url": publish(report, out, uri, recipe.tracking.experiment) if uri else ""}
+    if uri := _mlflow(recipe):
+        Tracker.check(uri)
+
+
+def _published(report: dict[str, Any], out: Path, recipe: CurationRecipe, outputs: Sequence[str] | None = None) -> dict[str, Any]:
+    from magistral_core.curation import OUTPUTS
+    from magistral_core.curation.publish import publish
+
+    uri = _mlflow(recipe)
+    return {**report, "mlflow_url": publish(report, out, uri, recipe.tracking.experiment, outputs or OUTPUTS) if uri else ""}
 
 
 def _named_model(path: str, setting: str) -> Path:

@@ -24,7 +24,7 @@ from tasks.training import broken_not_wrong
 #: The UI redraws no faster, and each update is a request.
 _UPDATE_S = 2.0
 #: Share of the whole at which each step begins, about; gold checks take longest.
-_BEGINS = {"reading": 0, "rules and gold check": 5, "language model": 70, "duplicates": 75, "writing": 90}
+_BEGINS = {"reading": 0, "rules and gold check": 5, "language model": 70, "duplicates": 75, "writing": 80, "translation": 85}
 
 
 @task(name="curate", retries=2, retry_delay_seconds=10, retry_condition_fn=broken_not_wrong, persist_result=True, result_serializer="json")
@@ -73,7 +73,8 @@ class _Follower:
         self._show(100.0)
         report = self._report
         create_table_artifact(funnel_rows(report), key="curation-results", description="Problems at every filter")
-        text = f"**{report['kept']}** of {report['read']} rows kept; data set version `{report['version']}`. {report['llm']['note']}"
+        text = f"**{report['kept']}** of {report['read']} rows kept; data set version `{report['version']}`. {report['llm']['note']} "
+        text += report["translation"]["note"]
         create_markdown_artifact(text, key="curation-summary", description="In one sentence")
         if report["mlflow_url"].startswith("http"):
             create_link_artifact(

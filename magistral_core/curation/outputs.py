@@ -1,4 +1,4 @@
-"""The last steps of a curation: duplicates are merged, evaluation items removed, and the outputs written."""
+"""The last steps of a curation: duplicates are merged, evaluation items removed, a share translated, and the outputs written."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import xxhash
 
 from magistral_core.config.curation import CurationRecipe
+from magistral_core.config.schema import FieldNames
 from magistral_core.curation.decontamination import EvaluationIndex
 from magistral_core.curation.duplicates import Deduplicator
 from magistral_core.curation.entry import Entry, Work, write_whole
@@ -20,6 +21,8 @@ from magistral_core.curation.normalise import tokens
 from magistral_core.curation.progress import Progress
 from magistral_core.curation.reasons import Reason
 from magistral_core.curation.report import Tally, make_report, to_card, to_markdown
+from magistral_core.curation.translating import Translation
+from magistral_core.problems.readers import read_rows
 from magistral_core.rewards import canonical_answer
 
 #: Files that a curation leaves in its output folder.
@@ -27,13 +30,14 @@ OUTPUTS = ("kept.jsonl", "rejected.jsonl", "report.json", "report.md", "card.md"
 
 
 class Writer:
-    """The last two steps: merging duplicates, and the outputs."""
+    """The last steps: merging duplicates, decontamination, translation, and the outputs."""
 
-    def __init__(self, out: Path, work: Work, recipe: CurationRecipe, index: EvaluationIndex) -> None:
+    def __init__(self, out: Path, work: Work, recipe: CurationRecipe, index: EvaluationIndex, translation: Translation) -> None:
         self._out = out
         self._work = work
         self._recipe = recipe
         self._index = index
+        self._translation = translation
         self._tally = Tally()
         self._matches: list[dict[str, Any]] = []
         self._ids: set[int] = set()
@@ -76,8 +80,12 @@ class Writer:
                 file.flush()
                 os.fsync(file.fileno())
         self._tally.check(sources)
+        kept_file = self._work.folder / "kept.jsonl"
+        translated = self._translation.rewrite(lambda: read_rows(kept_file) if self._tally.kept else iter(()), FieldNames(), kept_file)
         settings = self._recipe.model_dump(mode="json")
-        report = make_report(self._recipe.name, version, code_version(), settings, sources, against, self._tally, self._matches, asked)
+        report = make_report(
+            self._recipe.name, version, code_version(), settings, sources, against, self._tally, self._matches, asked, translated
+        )
         write_whole(self._work.folder / "report.json", [json.dumps(report, indent=1, ensure_ascii=False)])
         write_whole(self._work.folder / "report.md", [to_markdown(report)])
         write_whole(self._work.folder / "card.md", [to_card(report)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,14 @@ from magistral_core.tracking import Tracker
 _LARGEST_ARTIFACT = 256 * 2**20
 
 
-def publish(report: Mapping[str, Any], out: Path, uri: str, experiment: str) -> str:
-    """Log a finished curation; returns the run's page (empty without a server). Raises as `Tracker` does."""
+def publish(report: Mapping[str, Any], out: Path, uri: str, experiment: str, outputs: Sequence[str] = OUTPUTS) -> str:
+    """Log a finished curation with its `outputs`; returns the run's page (empty without a server). Raises as `Tracker` does."""
     tags = {"dataset.version": report["version"], "dataset.code": report["code"], "dataset.path": str(out.resolve())}
     name = f"curate {report['name']}"
     with Tracker.start(uri, experiment, name, params=report["settings"], tags=tags) as tracker:
         metrics = {"curation/read": report["read"], "curation/kept": report["kept"]}
+        if report["translation"]["model"] is not None:
+            metrics |= {f"translation/{name}": report["translation"][name] for name in ("drawn", "translated")}
         metrics |= {f"rejected/{reason}": count for reason, count in report["reasons"].items()}
         tracker.log(0, metrics)
         for source in report["sources"]:
@@ -26,8 +28,10 @@ def publish(report: Mapping[str, Any], out: Path, uri: str, experiment: str) -> 
         for item in report["decontamination"]["against"]:
             tracker.log_dataset(item["file"], item["sha256"], item["file"], item["rows"], "decontamination")
         kept = out / "kept.jsonl"
-        tracker.log_dataset(report["name"], report["version"], str(kept.resolve()), report["kept"], "curated")
-        for output in OUTPUTS:
+        tracker.log_dataset(
+            report["name"], report["version"], str(kept.resolve()), report["kept"] + report["translation"]["added"], "curated"
+        )
+        for output in outputs:
             if (out / output).stat().st_size <= _LARGEST_ARTIFACT:
                 tracker.log_file(f"curation/{output}", out / output)
         return tracker.run_url

@@ -50,6 +50,12 @@ class Reason(StrEnum):
 
     LLM_REJECTED = "llm_rejected", Stage.LLM, "The language model judged a doubtful problem unusable."
 
+    LLM_CHANGED_ANSWER = (
+        "llm_changed_answer",
+        Stage.LLM,
+        "The language model rewrote a multiple choice with another answer than its right option.",
+    )
+
     EXACT_DUPLICATE = "exact_duplicate", Stage.DUPLICATES, "The normalised statement was kept before."
     NEAR_DUPLICATE = "near_duplicate", Stage.DUPLICATES, "A statement with the same numbers and nearly the same words was kept before."
 

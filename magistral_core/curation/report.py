@@ -63,6 +63,7 @@ def make_report(
     tally: Tally,
     matches: Sequence[Mapping[str, Any]],
     llm: Mapping[str, Any],
+    translation: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The content of report.json."""
     by_reason: Counter[str] = Counter()
@@ -91,6 +92,7 @@ def make_report(
         "rewritten": dict(tally.rewritten),
         "doubts_kept": dict(tally.doubts),
         "llm": dict(llm),
+        "translation": dict(translation),
         "duplicates_with_other_answer": tally.other_answer,
         "decontamination": {
             "against": [{"file": source.file, "rows": source.rows, "sha256": source.sha256} for source in against],
@@ -127,12 +129,13 @@ def to_markdown(report: Mapping[str, Any]) -> str:
     ]
     lines += [f"Duplicates with another answer than the kept one: {report['duplicates_with_other_answer']}.", "", report["llm"]["note"], ""]
     lines += _decontamination(report["decontamination"])
+    lines += translation_lines(report["translation"])
     lines += ["## Examples", ""]
     for reason in reasons:
         lines += [f"### `{reason}`: {Reason(reason).__doc__}", ""]
         for shown in report["examples"][reason]:
-            question = " ".join(shown["question"].split()).replace("`", "'")
-            lines.append(f"- {shown['source']['file']}:{shown['source']['line']}: `{question}` ({' '.join(shown['detail'].split())})")
+            place = f"{shown['source']['file']}:{shown['source']['line']}"
+            lines.append(f"- {place}: `{_one_line(shown['question'])}` ({' '.join(shown['detail'].split())})")
         lines.append("")
     return "\n".join(lines)
 
@@ -143,6 +146,13 @@ def to_card(report: Mapping[str, Any]) -> str:
     files += [f"| `{item['file']}` | {item['read']} | {item['kept']} | `{item['sha256'][:16]}` |" for item in report["sources"]]
     against = [item["file"] for item in report["decontamination"]["against"]]
     compared = f"Compared with {', '.join(f'`{file}`' for file in against)}." if against else "Compared with no evaluation set."
+    translation = report["translation"]
+    place = "joined" if translation["added"] else "took the place of"
+    translated = (
+        f"{translation['translated']} translations {place} their English problems; `translated_from` has these. {translation['note']}"
+        if translation["translated"]
+        else translation["note"]
+    )
     return "\n".join(
         [
             f"# {report['name']}, version {report['version']}",
@@ -151,6 +161,8 @@ def to_card(report: Mapping[str, Any]) -> str:
             "Magistral (arXiv 2506.10910, section 4). Licences are those of the sources.",
             "",
             *_funnel(report),
+            "",
+            translated,
             "",
             "## Lineage",
             "",
@@ -178,6 +190,28 @@ def _decontamination(found: Mapping[str, Any]) -> list[str]:
         problem, item = (f"{match[side]['file']}:{match[side]['line']}" for side in ("source", "item"))
         lines.append(f"| {problem} | {item} | {match['rule']} | {match['shared'].replace('|', ' ')} |")
     return [*lines, ""]
+
+
+def translation_lines(found: Mapping[str, Any]) -> list[str]:
+    """The section of a report about translation."""
+    lines = ["## Translation", "", found["note"], ""]
+    if found["model"] is None:
+        return lines
+    lines += ["| language | drawn | translated |", "|---|---|---|"]
+    lines += [f"| {language} | {count['drawn']} | {count['translated']} |" for language, count in found["languages"].items()]
+    lines += ["", f"At the first try {found['first_try']}. Replies that failed a check: {_counts(found['failed_tries'])}."]
+    if found["solver"] is not None:
+        solved = {key: count for key, count in found["solver"].items() if key != "model"}
+        lines.append(f"Solver `{found['solver']['model']}`: {_counts(solved)}.")
+    lines.append("")
+    for shown in found["examples"]:
+        result = shown.get("translation") or f"stays English: {shown['reason']} ({shown['detail']})"
+        lines.append(f"- `{shown['id']}` into {shown['language']}: `{_one_line(shown['question'])}` `{_one_line(result)}`")
+    return [*lines, ""]
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split()).replace("`", "'")[:_SHOWN]
 
 
 def _counts(counts: Mapping[str, int]) -> str:

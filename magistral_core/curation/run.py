@@ -4,7 +4,8 @@
     rules     completeness, answer, form, gold check; in shards that survive a kill
     model     optional: rewriting and doubts
     merge     duplicates among the survivors, in memory by hashes
-    write     decontamination, outputs beside their names; renamed at the very end
+    write     decontamination, outputs beside their names
+    translate optional: a share of what is kept; then the outputs are renamed
 
 Rows stream through each step; what is held in memory is about 700 bytes a survivor (its MinHash signature).
 """
@@ -19,16 +20,17 @@ from pathlib import Path
 from typing import Any
 
 from magistral_core.config.curation import CurationRecipe
-from magistral_core.config.schema import PromptSettings, RewardSettings
 from magistral_core.curation import llm
 from magistral_core.curation.decontamination import EvaluationIndex, EvaluationItem
 from magistral_core.curation.draft import Draft, read_draft
 from magistral_core.curation.entry import Entry, Work, write_whole
 from magistral_core.curation.form import Passed, check_form
+from magistral_core.curation.golds import gold_faults, gold_verifier
 from magistral_core.curation.lineage import SourceFile, survey, version_of
 from magistral_core.curation.outputs import Writer
 from magistral_core.curation.progress import OnEvent, Progress
 from magistral_core.curation.reasons import Reason
+from magistral_core.curation.translating import Models, Translation
 from magistral_core.errors import InputError
 from magistral_core.problems import source_rows
 from magistral_core.rewards import Verifier
@@ -40,6 +42,7 @@ def curate_math(
     recipe: CurationRecipe,
     *,
     model: Path | None = None,
+    translators: Models | None = None,
     on_event: OnEvent = lambda _: None,
 ) -> dict[str, Any]:
     """Curate mathematics problems; see the module.
@@ -49,6 +52,7 @@ def curate_math(
         out: folder for the outputs; made if missing, earlier outputs in it are replaced.
         recipe: settings.
         model: folder of the language model that `recipe.llm.model` names; None leaves that step out.
+        translators: folders of the models that `recipe.translate` names; None leaves that step out.
         on_event: gets `{"event": "progress", "stage", "done", "total"}` about twice a second.
 
     Returns:
@@ -68,7 +72,8 @@ def curate_math(
     with Work(out, version) as work:
         _apply_rules(inputs, recipe, work, total, progress)
         asked = _ask_model(recipe, model, work, total, progress)
-        report = Writer(out, work, recipe, EvaluationIndex(items, recipe.decontaminate)).write(
+        translation = Translation(recipe, translators, work.folder / "journals", progress)
+        report = Writer(out, work, recipe, EvaluationIndex(items, recipe.decontaminate), translation).write(
             version, sources, against, asked, total, progress
         )
         work.remove()
@@ -110,7 +115,7 @@ def _apply_rules(inputs: Sequence[str], recipe: CurationRecipe, work: Work, tota
     if first is None:
         return
     with contextlib.ExitStack() as stack:
-        verifier = stack.enter_context(_verifier(recipe)) if recipe.gold.check else None
+        verifier = stack.enter_context(gold_verifier(recipe.gold)) if recipe.gold.check else None
         while first is not None:
             number, rows, done = first
             entries = [_judge(index, draft, recipe) for index, draft in rows]
@@ -119,12 +124,6 @@ def _apply_rules(inputs: Sequence[str], recipe: CurationRecipe, work: Work, tota
             work.write_shard(number, entries)
             progress("rules and gold check", done, total)
             first = next(shards, None)
-
-
-def _verifier(recipe: CurationRecipe) -> Verifier:
-    gold = recipe.gold
-    limits = RewardSettings(language=0.0, workers=gold.workers, timeout_s=gold.timeout_s, memory_mb=gold.memory_mb)
-    return Verifier(limits, PromptSettings())
 
 
 def _judge(index: int, draft: Draft, recipe: CurationRecipe) -> Entry:
@@ -142,17 +141,10 @@ def _judge(index: int, draft: Draft, recipe: CurationRecipe) -> Entry:
 
 
 def check_golds(entries: Sequence[Entry], verifier: Verifier) -> None:
-    """Reject survivors whose reference answer does not verify against itself.
-
-    What fails is checked once more, by itself: on a busy machine a limit may have struck the wrong answer.
-    """
+    """Reject survivors whose reference answer does not verify against itself."""
     alive = [entry for entry in entries if not entry.reason]
-    verdicts = verifier.check_golds([entry.answer for entry in alive])
-    failed = [entry for entry, verdict in zip(alive, verdicts, strict=True) if not verdict.correct]
-    for entry in failed:
-        [verdict] = verifier.check_golds([entry.answer])
-        if not verdict.correct:
-            entry.reject(Reason.UNVERIFIABLE_GOLD, verdict.detail)
+    for number, detail in gold_faults([entry.answer for entry in alive], verifier).items():
+        alive[number].reject(Reason.UNVERIFIABLE_GOLD, detail)
 
 
 def _ask_model(recipe: CurationRecipe, model: Path | None, work: Work, total: int, progress: Progress) -> dict[str, Any]:
@@ -171,13 +163,23 @@ def _ask_model(recipe: CurationRecipe, model: Path | None, work: Work, total: in
                 changes.append(_changed(entry, reply, recipe))
         rewritten = [entry for entry in changes if entry.rewritten == "model"]
         if recipe.gold.check and rewritten:
-            with _verifier(recipe) as verifier:
+            with gold_verifier(recipe.gold) as verifier:
                 check_golds(rewritten, verifier)
+                _check_right_options(rewritten, verifier)
         write_whole(work.folder / "replies.json", [json.dumps(counts)])
         work.write_changes(sorted(changes, key=lambda entry: entry.index))
     replies = json.loads((work.folder / "replies.json").read_text(encoding="utf-8"))
     said = ", ".join(f"{kind} {count}" for kind, count in sorted(replies.items())) or "nothing to ask"
     return {"model": recipe.llm.model, "replies": replies, "note": f"Language model `{recipe.llm.model}`: {said}."}
+
+
+def _check_right_options(rewritten: Sequence[Entry], verifier: Verifier) -> None:
+    """Reject rewritings whose answer is not the content of the right option: the model changed the problem."""
+    alive = [entry for entry in rewritten if not entry.reason]
+    verdicts = verifier.answers_equal([(entry.right, entry.answer) for entry in alive])
+    for entry, verdict in zip(alive, verdicts, strict=True):
+        if not verdict.correct:
+            entry.reject(Reason.LLM_CHANGED_ANSWER, f"{entry.answer[:40]} in place of {entry.right[:40]}")
 
 
 def _changed(entry: Entry, reply: llm.Reply, recipe: CurationRecipe) -> Entry:
@@ -188,6 +190,7 @@ def _changed(entry: Entry, reply: llm.Reply, recipe: CurationRecipe) -> Entry:
         )
         changed = _judge(entry.index, draft, recipe)
         changed.original, changed.rewritten, changed.doubt = entry.question, "model", ""
+        changed.options, changed.right = entry.options, entry.right
         return changed
     if reply.kind == "impossible":
         entry.detail = f"{entry.detail}; the model: {reply.why}"[:300]

@@ -45,6 +45,13 @@ def test_a_curation_reaches_the_command() -> None:
     assert (options.inputs, str(options.out), options.recipe) == (["a.jsonl", "b"], "o", "math")
     assert load_curation(options.recipe, options.overrides) == recipe
     assert CurateForm(inputs=["a"], model="some/folder").load().llm.model == "some/folder"
+    form = CurateForm(inputs=["a"], translator="some/folder", share=0.5, languages=["de", "zh"])
+    translate = form.load().translate
+    assert (translate.model, translate.share, translate.languages) == ("some/folder", 0.5, ("de", "zh"))
+    options = build_parser().parse_args(["curate", *form.arguments()])
+    assert load_curation(options.recipe, options.overrides).translate == translate
+    with pytest.raises(InputError, match=r"translate\.languages\.0"):
+        CurateForm(inputs=["a"], languages=["en"]).load()
     with pytest.raises(InputError, match="no problem file"):
         CurateForm().load()
     with pytest.raises(InputError, match=r"duplicates\.neer"):
