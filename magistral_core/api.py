@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from magistral_core.config import CurationRecipe, Recipe, load_curation, load_recipe, override
+from magistral_core.config import CodeCurationRecipe, CurationRecipe, Recipe, load_code_curation, load_curation, load_recipe, override
 from magistral_core.errors import InputError
 from magistral_core.records import Problem
 
@@ -22,10 +23,13 @@ if TYPE_CHECKING:
     from magistral_core.pipeline.prepare import Plan, Prepared
 
 __all__ = [
+    "CodeCurationRecipe",
     "CurationRecipe",
     "Recipe",
+    "curate_code",
     "curate_math",
     "evaluate",
+    "load_code_curation",
     "load_curation",
     "load_recipe",
     "model_folder",
@@ -143,7 +147,27 @@ def curate_math(inputs: Sequence[str], out: Path, recipe: CurationRecipe, on_eve
     Returns:
         The report, and `mlflow_url` of its run (empty without MLflow).
     """
+    from magistral_core.curation import OUTPUTS
     from magistral_core.curation import curate_math as curate
+
+    return _curate(partial(curate, inputs, out, recipe), out, OUTPUTS, recipe, on_event)
+
+
+def curate_code(inputs: Sequence[str], out: Path, recipe: CodeCurationRecipe, on_event: OnEvent | None = None) -> dict[str, Any]:
+    """Curate code problems and, where MLflow is named, log the data set; see `curation.code.curate_code` and `curate_math`."""
+    from magistral_core.curation.code import OUTPUTS
+    from magistral_core.curation.code import curate_code as curate
+
+    return _curate(partial(curate, inputs, out, recipe), out, OUTPUTS, recipe, on_event)
+
+
+def _curate(
+    curate: Callable[..., dict[str, Any]],
+    out: Path,
+    outputs: Sequence[str],
+    recipe: CurationRecipe | CodeCurationRecipe,
+    on_event: OnEvent | None,
+) -> dict[str, Any]:
     from magistral_core.curation.publish import publish
     from magistral_core.tracking import Tracker
 
@@ -151,8 +175,8 @@ def curate_math(inputs: Sequence[str], out: Path, recipe: CurationRecipe, on_eve
     if uri:
         Tracker.check(uri)  # before minutes go into a set that could not be logged
     model = None if recipe.llm.model is None else _named_model(recipe.llm.model, "llm.model")
-    report = curate(inputs, out, recipe, model=model, on_event=on_event or (lambda _: None))
-    return {**report, "mlflow_url": publish(report, out, uri, recipe.tracking.experiment) if uri else ""}
+    report = curate(model=model, on_event=on_event or (lambda _: None))
+    return {**report, "mlflow_url": publish(report, out, outputs, uri, recipe.tracking.experiment) if uri else ""}
 
 
 def _named_model(path: str, setting: str) -> Path:

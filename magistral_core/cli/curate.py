@@ -1,17 +1,17 @@
-"""`magistral curate math INPUT... --out DIR`: noisy problem files in, verifiable problems and a report out."""
+"""`magistral curate math|code INPUT... --out DIR`: noisy problems in, verifiable ones and a report out."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from magistral_core.cli.common import add_json, add_set, note, print_json, quiet_engines, results_only, use_stack
 from magistral_core.cli.progress import EventWriter
-from magistral_core.config import CurationRecipe, load_curation, recipe_names
+from magistral_core.config import CodeCurationRecipe, CurationRecipe, load_code_curation, load_curation, recipe_names
 
 
 def add(commands: Any) -> None:
@@ -19,23 +19,40 @@ def add(commands: Any) -> None:
     parser = commands.add_parser("curate", help="make a clean problem set of noisy files", description=__doc__)
     kinds = parser.add_subparsers(title="kinds of problems", metavar="KIND", required=True)
     math = kinds.add_parser("math", help="mathematics problems with reference answers", description=__doc__)
-    math.add_argument(
-        "inputs", metavar="INPUT", nargs="+", help="JSON lines, Parquet, a folder, s3://... or hf:NAME; of duplicates the first stays"
+    _add_options(
+        math, "math", recipe_names(CurationRecipe), "JSON lines, Parquet, a folder, s3://... or hf:NAME; of duplicates the first stays"
     )
-    math.add_argument(
-        "--out", metavar="DIR", type=Path, required=True, help="folder for kept.jsonl, rejected.jsonl, report.md, report.json, card.md"
-    )
-    names = ", ".join(recipe_names(CurationRecipe))
-    math.add_argument("--recipe", metavar="RECIPE", default="math", help=f"settings: a name ({names}) or .yaml file; by default math")
-    add_set(math)
-    math.add_argument("--events", metavar="FILE", help="append progress to FILE, one JSON object a line")
-    add_json(math)
     math.set_defaults(command=_math)
+    code = kinds.add_parser("code", help="code problems with solutions and tests", description=__doc__)
+    _add_options(
+        code, "code", recipe_names(CodeCurationRecipe), "JSON lines, Parquet, a folder of these or of problem packages, s3://... or hf:NAME"
+    )
+    code.set_defaults(command=_code)
+
+
+def _add_options(parser: argparse.ArgumentParser, kind: str, recipes: Sequence[str], inputs: str) -> None:
+    parser.add_argument("inputs", metavar="INPUT", nargs="+", help=inputs)
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for kept.jsonl, rejected.jsonl, report and card")
+    parser.add_argument(
+        "--recipe", metavar="RECIPE", default=kind, help=f"settings: a name ({', '.join(recipes)}) or .yaml file; by default {kind}"
+    )
+    add_set(parser)
+    parser.add_argument("--events", metavar="FILE", help="append progress to FILE, one JSON object a line")
+    add_json(parser)
 
 
 def _math(options: argparse.Namespace) -> int:
     recipe = load_curation(options.recipe, options.overrides)
-    if any(path.startswith("s3://") for path in (*options.inputs, *recipe.decontaminate.against)):
+    return _curate(options, "curate_math", recipe, recipe.decontaminate.against)
+
+
+def _code(options: argparse.Namespace) -> int:
+    return _curate(options, "curate_code", load_code_curation(options.recipe, options.overrides), ())
+
+
+def _curate(options: argparse.Namespace, function: str, recipe: CurationRecipe | CodeCurationRecipe, more_inputs: Sequence[str]) -> int:
+    """Run a function of the front door, which is loaded once engines are quiet."""
+    if any(path.startswith("s3://") for path in (*options.inputs, *more_inputs)):
         use_stack()
     quiet_engines()
     from magistral_core import api
@@ -46,7 +63,7 @@ def _math(options: argparse.Namespace) -> int:
             events(event)
             bar(event)
 
-        report = api.curate_math(options.inputs, options.out, recipe, on_event)
+        report = getattr(api, function)(options.inputs, options.out, recipe, on_event)
         events({"event": "end", **report})
     if options.json:
         print_json(report)
@@ -59,6 +76,9 @@ def _show(report: Mapping[str, Any], out: Path) -> None:
     for stage in report["stages"]:
         lost = ", ".join(f"{reason} {count}" for reason, count in stage["rejected"].items())
         print(f"{stage['stage']:<16} {stage['in']:>9} -> {stage['out']:>9}  {lost}".rstrip())
+    for what in ("tests", "solutions"):
+        if what in report:
+            print(f"{what}: {', '.join(f'{name} {count}' for name, count in report[what].items())}")
     print(report["llm"]["note"])
     print(f"{report['kept']} of {report['read']} rows kept, version {report['version']}; why not the others: {out / 'report.md'}")
     if report["mlflow_url"]:

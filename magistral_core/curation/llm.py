@@ -83,7 +83,7 @@ def task_for(entry: Entry) -> str | None:
 
 def parse_reply(text: str, think_close: str) -> Reply:
     """Read the last JSON object behind the thoughts."""
-    content = _last_object(answer_part(text, think_close))
+    content = last_object(answer_part(text, think_close))
     if content is None or any(_CONTROL.search(value) for value in content.values() if isinstance(value, str)):
         return Reply("unreadable")
     question, answer = content.get("question"), content.get("answer")
@@ -107,40 +107,68 @@ def ask(
         InputError: the model cannot be used.
         InfrastructureError: an engine process died.
     """
+    waiting: dict[int, Entry] = {}
+
+    def tasks() -> Iterator[tuple[int, Problem]]:
+        for entry in entries:
+            if (task := task_for(entry)) is not None:
+                waiting[entry.index] = entry
+                yield entry.index, Problem(id=entry.id, question=task, source=f"{entry.file}:{entry.line}")
+
+    for index, completion in replies(tasks(), SYSTEM, model, settings, journal, on_done):
+        yield waiting.pop(index), None if completion is None else _understood(completion, settings.prompt.think_close)
+
+
+def replies(
+    tasks: Iterable[tuple[int, Problem]],
+    system: str,
+    model: Path,
+    settings: LlmSettings,
+    journal: Path,
+    on_done: Callable[[int], None] = lambda _: None,
+) -> Iterator[tuple[int, Completion | None]]:
+    """One completion a task, by its number, in order of finishing; at the end None for each whose prompt is too long for the model.
+
+    Args:
+        tasks: each with its number; the problem's statement is what the model is asked.
+        system: system prompt, with {open} and {close} for the tags of thoughts.
+        model, settings: the model and how it samples.
+        journal: folder that keeps finished completions: none is sampled twice.
+        on_done: gets the number of finished completions.
+
+    Raises:
+        InputError: the model cannot be used.
+        InfrastructureError: an engine process died.
+    """
     from magistral_core.generation.arguments import model_context
     from magistral_core.generation.chat import ChatRenderer
     from magistral_core.generation.sampler import Sampler
     from magistral_core.generation.tokens import Sampling
 
-    system = SYSTEM.format(open=settings.prompt.think_open, close=settings.prompt.think_close)
+    system = system.format(open=settings.prompt.think_open, close=settings.prompt.think_close)
     prompt = settings.prompt.model_copy(update={"system": system if settings.prompt.system == "default" else settings.prompt.system})
     context = min(
         model_context(model) or settings.prompt.max_tokens + settings.max_tokens, settings.prompt.max_tokens + settings.max_tokens
     )
     limit = context - min(settings.max_tokens, context // 2)
     renderer = ChatRenderer(model, prompt, max_prompt_tokens=limit)
-    waiting: dict[int, Entry] = {}
-    too_long: list[Entry] = []
+    too_long: list[int] = []
 
     def requests() -> Iterator[Request]:
-        for entry in entries:
-            task = task_for(entry)
-            if task is None:
-                continue
+        for number, task in tasks:
             try:
-                rendered = renderer.render(Problem(id=entry.id, question=task, source=f"{entry.file}:{entry.line}"))
+                rendered = renderer.render(task)
             except InputError:  # longer than the limit
-                too_long.append(entry)
+                too_long.append(number)
                 continue
-            waiting[entry.index] = entry
-            yield Request(entry.index, 0, rendered, settings.seed + entry.index, context - len(rendered.token_ids))
+            yield Request(number, 0, rendered, settings.seed + number, context - len(rendered.token_ids))
 
     sampling = Sampling(settings.temperature, 1.0)
     with Sampler(model, settings.generation, max_model_len=context, engines=settings.engines, journal=journal, prompt=prompt) as sampler:
         for completion in sampler.sample(requests(), sampling, on_done):
-            yield waiting.pop(completion.group_id), _understood(completion, settings.prompt.think_close)
-    for entry in too_long:
-        yield entry, None
+            yield completion.group_id, completion
+    for number in too_long:
+        yield number, None
 
 
 def _understood(completion: Completion, think_close: str) -> Reply:
@@ -149,7 +177,7 @@ def _understood(completion: Completion, think_close: str) -> Reply:
     return parse_reply(completion.text, think_close)
 
 
-def _last_object(text: str) -> dict[str, Any] | None:
+def last_object(text: str) -> dict[str, Any] | None:
     """The last JSON object of a text that is not empty and stands inside no other."""
     decoder = json.JSONDecoder()
     found = None

@@ -14,23 +14,24 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from magistral_core.config.curation import CurationRecipe
-from magistral_core.config.schema import PromptSettings, RewardSettings
+from magistral_core.config.curation import CurationRecipe, SourceSettings
+from magistral_core.config.schema import FieldNames, PromptSettings, RewardSettings
 from magistral_core.curation import llm
 from magistral_core.curation.decontamination import EvaluationIndex, EvaluationItem
 from magistral_core.curation.draft import Draft, read_draft
-from magistral_core.curation.entry import Entry, Work, write_whole
+from magistral_core.curation.entry import Entry, Work
 from magistral_core.curation.form import Passed, check_form
 from magistral_core.curation.lineage import SourceFile, survey, version_of
 from magistral_core.curation.outputs import Writer
 from magistral_core.curation.progress import OnEvent, Progress
 from magistral_core.curation.reasons import Reason
+from magistral_core.curation.work import write_whole
 from magistral_core.errors import InputError
-from magistral_core.problems import source_rows
+from magistral_core.problems import Row, source_rows
 from magistral_core.rewards import Verifier
 
 
@@ -61,7 +62,7 @@ def curate_math(
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: is a file; give a folder")
     progress = Progress(on_event)
-    sources = survey(inputs, recipe, lambda done: progress("reading", done, 0))
+    sources = survey(_rows(inputs, recipe.problems), _checked_fields(recipe.problems), lambda done: progress("reading", done, 0))
     items, against = _evaluation_items(recipe)
     version = version_of(sources, against, recipe)
     total = sum(source.rows for source in sources)
@@ -75,13 +76,20 @@ def curate_math(
     return report
 
 
+def _rows(inputs: Sequence[str], reading: SourceSettings) -> Iterator[Row]:
+    return (row for path in inputs for row in source_rows(path, reading.split))
+
+
+def _checked_fields(reading: SourceSettings) -> Callable[[Row], object]:
+    """What a survey does with each row: field names that are set must exist."""
+    return (lambda row: read_draft(row, reading.fields)) if reading.fields != FieldNames() else (lambda _: None)
+
+
 def _evaluation_items(recipe: CurationRecipe) -> tuple[list[EvaluationItem], list[SourceFile]]:
     settings = recipe.decontaminate
-    as_input = recipe.model_copy(
-        update={"problems": recipe.problems.model_copy(update={"fields": settings.fields, "split": settings.split})}
-    )
-    sources = survey(settings.against, as_input)
-    drafts = (read_draft(row, settings.fields) for path in settings.against for row in source_rows(path, settings.split))
+    reading = SourceSettings(fields=settings.fields, split=settings.split)
+    sources = survey(_rows(settings.against, reading), _checked_fields(reading))
+    drafts = (read_draft(row, settings.fields) for row in _rows(settings.against, reading))
     return [EvaluationItem(draft.file, draft.line, draft.question) for draft in drafts if draft.question], sources
 
 
@@ -89,16 +97,15 @@ def _shards(inputs: Sequence[str], recipe: CurationRecipe, work: Work) -> Iterat
     """Shards that are not finished yet, each with its number, its rows and how many rows lie before its end."""
     number, index, rows = 0, 0, list[tuple[int, Draft]]()
     finished = work.has_shard(0)
-    for path in inputs:
-        for row in source_rows(path, recipe.problems.split):
+    for row in _rows(inputs, recipe.problems):
+        if not finished:
+            rows.append((index, read_draft(row, recipe.problems.fields)))
+        index += 1
+        if index % recipe.shard_rows == 0:
             if not finished:
-                rows.append((index, read_draft(row, recipe.problems.fields)))
-            index += 1
-            if index % recipe.shard_rows == 0:
-                if not finished:
-                    yield number, rows, index
-                number, rows = number + 1, []
-                finished = work.has_shard(number)
+                yield number, rows, index
+            number, rows = number + 1, []
+            finished = work.has_shard(number)
     if rows:
         yield number, rows, index
 
