@@ -18,7 +18,7 @@ Difference = Callable[[TestCase, str], str]
 
 
 def answers_of(test: Test, outputs: Sequence[str | None], difference: Difference, every: bool) -> list[Answer]:
-    """The answers proposed for a test, the given one first.
+    """The answers proposed for a test, the given one first and the others in an order of their own, so that ties fall the same way.
 
     Args:
         test: with its given output, if it has one.
@@ -34,6 +34,7 @@ def answers_of(test: Test, outputs: Sequence[str | None], difference: Difference
     for voter, text in enumerate(outputs):
         if text is not None:
             by_text.setdefault(text, set()).add(voter)
+    by_text = dict(sorted(by_text.items()))
     if test.output is not None:
         by_text = {test.output: by_text.pop(test.output, set()) | {GIVEN}, **by_text}
     found: list[Answer] = []
