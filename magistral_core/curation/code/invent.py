@@ -15,12 +15,12 @@ from pathlib import Path
 
 from magistral_core.config.code_curation import CodeCurationRecipe, GenerateSettings
 from magistral_core.curation import llm
-from magistral_core.curation.code.draft import CodeDraft, Solution
+from magistral_core.curation.code.draft import CodeDraft
 from magistral_core.curation.code.settle import limits_of
 from magistral_core.records import Completion, FinishReason, Problem
 from magistral_core.rewards import answer_part
 from magistral_core.rewards.code import CodeJudge
-from magistral_core.sandbox import Language, Limits, Program, Sandbox
+from magistral_core.sandbox import Limits, Program, Sandbox
 
 #: Samples of a problem's own tests that the model sees, and their longest.
 _SAMPLES, _LONGEST_SAMPLE = 2, 500
@@ -50,7 +50,11 @@ def missing(draft: CodeDraft, generate: GenerateSettings) -> int:
 
 def for_model(draft: CodeDraft, generate: GenerateSettings) -> bool:
     """Whether inputs of a problem are the model's task."""
-    return missing(draft, generate) > 0 and not (generate.scripts and draft.generators)
+    return missing(draft, generate) > 0 and not (generate.scripts and _scripts(draft))
+
+
+def _scripts(draft: CodeDraft) -> list[Program]:
+    return [Program.single(script.language, script.code) for script in draft.generators if script.language is not None]
 
 
 def by_scripts(draft: CodeDraft, recipe: CodeCurationRecipe, judge: CodeJudge) -> list[str]:
@@ -63,8 +67,9 @@ def by_scripts(draft: CodeDraft, recipe: CodeCurationRecipe, judge: CodeJudge) -
     known = {test.input for test in draft.tests}
     found: list[str] = []
     limits = limits_of(draft, recipe.run)
-    for number, script in enumerate(draft.generators):
-        share = -(-(wanted - len(found)) // (len(draft.generators) - number))
+    scripts = _scripts(draft)
+    for number, script in enumerate(scripts):
+        share = -(-(wanted - len(found)) // (len(scripts) - number))
         if share > 0:
             for text in _printed(judge.prepare(), script, limits, judge.compile_limits, recipe.generate.seed, share):
                 if text not in known:
@@ -73,14 +78,13 @@ def by_scripts(draft: CodeDraft, recipe: CodeCurationRecipe, judge: CodeJudge) -
     return found
 
 
-def _printed(sandbox: Sandbox, script: Solution, limits: Limits, compiling: Limits, seed: int, count: int) -> Iterator[str]:
+def _printed(sandbox: Sandbox, script: Program, limits: Limits, compiling: Limits, seed: int, count: int) -> Iterator[str]:
     """What a script prints for so many seeds; what does not end well gives nothing."""
-    program = Program.single(script.language or Language.PYTHON, script.code)
     with sandbox.open() as box:
-        if not sandbox.compile(box, program, compiling).ok:
+        if not sandbox.compile(box, script, compiling).ok:
             return
         for number in range(seed, seed + count):
-            result = sandbox.run(box, program, limits, arguments=[str(number)])
+            result = sandbox.run(box, script, limits, arguments=[str(number)])
             if result.ok and result.stdout.strip():
                 yield result.stdout.decode("utf-8", "surrogateescape")
 

@@ -9,7 +9,6 @@ from typing import Any
 from magistral_core.problems import Row, find_packages, read_package, source_rows
 from magistral_core.problems.packages import unanswered
 from magistral_core.records import Checker
-from magistral_core.sandbox import Language
 
 
 def code_rows(path: str, split: str) -> Iterator[Row]:
@@ -35,7 +34,7 @@ def package_row(folder: Path) -> dict[str, Any]:
         "solutions": [
             program | {"label": label.name} for label in sorted((folder / "submissions").glob("*/")) for program in _programs(label)
         ],
-        "generators": [program for part in ("generators", "data") for program in _programs(folder / part, "gen")],
+        "generators": _programs(folder / "generators") + _programs(folder / "data", "gen"),
         "time_limit_s": problem.time_limit_s,
         "memory_limit_mb": problem.memory_limit_mb,
         **checker_fields(problem.checker),
@@ -54,8 +53,4 @@ def checker_fields(checker: Checker) -> dict[str, Any]:
 def _programs(folder: Path, prefix: str = "") -> list[dict[str, str]]:
     """Programs of one file each; their language is the file's ending, whatever it is."""
     files = sorted(path for path in folder.glob(f"{prefix}*.*") if path.is_file()) if folder.is_dir() else []
-    return [
-        {"name": path.name, "language": path.suffix, "code": path.read_bytes().decode("utf-8", "surrogateescape")}
-        for path in files
-        if not prefix or Language.of(path.suffix) is not None
-    ]
+    return [{"name": path.name, "language": path.suffix, "code": path.read_bytes().decode("utf-8", "surrogateescape")} for path in files]
