@@ -44,6 +44,8 @@ PAGE = ROOT / "docs" / "code-curation.md"
 SHARE = 0.15
 KINDS = ("token changed", "line dropped", "output of a wrong submission")
 BAD_LABELS = ("wrong_answer", "run_time_error")
+_NAMES = {"cut": "solution cut short", "wrong_answer": "wrong submission", "run_time_error": "crashing submission"}
+_FATES = ("kept", "repaired", "replaced wrongly", "removed")
 
 
 class RememberingJudge(CodeJudge):
@@ -117,16 +119,15 @@ class Planter:
                 elif own["label"] == "accepted" and passes:
                     planted.good.add(number)
             wrong_outputs = [found for own, found in zip(row["solutions"], outputs, strict=True) if own["label"] in BAD_LABELS]
-            wanted = max(1, round(SHARE * len(tests)))
-            for at in draw.sample(range(len(tests)), len(tests)):
-                if len(planted.wrong) == wanted:
-                    break
-                first = len(planted.wrong) % len(KINDS)
-                for kind in (*KINDS[first:], *KINDS[:first]):
-                    text = _wrong(kind, at, planted.right, [found[at].text for found in wrong_outputs], draw)
+            texts = [[output.text for output in column] for column in zip(*wrong_outputs, strict=True)] or [[] for _ in tests]
+            first = draw.randrange(len(KINDS))
+            for number in range(max(1, round(SHARE * len(tests)))):
+                turn = (first + number) % len(KINDS)
+                candidates = ((kind, at) for kind in (*KINDS[turn:], *KINDS[:turn]) for at in draw.sample(range(len(tests)), len(tests)))
+                for kind, at in candidates:
+                    text = _wrong(kind, at, planted.right, texts[at], draw) if at not in planted.wrong else None
                     if text is not None and _refused(difference, tests[at], text):
-                        row["tests"][at]["output"] = text
-                        planted.wrong[at] = kind
+                        row["tests"][at]["output"], planted.wrong[at] = text, kind
                         break
         for own in row["solutions"]:
             own["name"] = f"{own.pop('label')}/{own['name']}"
@@ -223,8 +224,7 @@ def measure(folders: Sequence[Path], seed: int, judge: RememberingJudge, most_te
         kept, changes = (_by_line(out / name) for name in ("kept.jsonl", "changes.jsonl"))
     counts: Counter[tuple[str, str]] = Counter()
     for line, package in enumerate(planted, start=1):
-        one = planter.count(package, kept.get(line, []), changes.get(line, []))
-        counts += one
+        counts += planter.count(package, kept.get(line, []), changes.get(line, []))
     return counts
 
 
@@ -233,3 +233,44 @@ def _by_line(path: Path) -> dict[int, list[dict[str, Any]]]:
     for row in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
         found.setdefault(row["source"]["line"], []).append(row)
     return found
+
+
+def table(counts: Counter[tuple[str, str]]) -> str:
+    """Markdown: planted faults, then what was right."""
+    lines = ["| planted | of them | repaired | removed | missed | found |", "|---|---|---|---|---|---|"]
+    planted = [*KINDS, "cut", *BAD_LABELS]
+    for what in planted:
+        lines.append(_line(_NAMES.get(what, what), [what], counts))
+    lines.append(_line("**all planted**", planted, counts))
+    lines += ["", "| right | of them | kept | lost |", "|---|---|---|---|"]
+    for what in ("right test", "right solution"):
+        whole, kept = (
+            sum(count for (found, fate), count in counts.items() if found == what and fate in fates) for fates in (_FATES, ("kept",))
+        )
+        lines.append(f"| {what}s | {whole} | {kept} | {whole - kept} |")
+    return "\n".join(lines) + "\n"
+
+
+def _line(name: str, kinds: Sequence[str], counts: Counter[tuple[str, str]]) -> str:
+    """One row; an output that was replaced by another wrong one is missed too."""
+    whole, repaired, removed = (
+        sum(count for (found, fate), count in counts.items() if found in kinds and fate in fates)
+        for fates in (_FATES, ("repaired",), ("removed",))
+    )
+    share = f"{100 * (repaired + removed) / whole:.1f}%" if whole else "-"
+    return f"| {name} | {whole} | {repaired} | {removed} | {whole - repaired - removed} | {share} |"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data" / "kth_challenge")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--tests", type=int, default=20, help="most tests of a package, drawn once for all seeds")
+    options = parser.parse_args()
+    judge = RememberingJudge(CodeSettings(compile_s=60.0))
+    parts = []
+    for seed in options.seeds:
+        parts.append(f"Seed {seed}:\n\n{table(measure(find_packages(options.data), seed, judge, options.tests))}")
+        print(parts[-1], flush=True)  # noqa: T201
+    if parser.get_default("seeds") == options.seeds and parser.get_default("tests") == options.tests:
+        PAGE.write_text(put_between(PAGE.read_text(encoding="utf-8"), "faults-table", "\n".join(parts)), encoding="utf-8")
