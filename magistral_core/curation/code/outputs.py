@@ -124,10 +124,10 @@ def left_tests(draft: CodeDraft, settled: Settled) -> Iterator[Test]:
 
 def changes_of(draft: CodeDraft, settled: Settled) -> Iterator[dict[str, Any]]:
     """Every test that is not as it was, and every solution that does not pass them all; numbers from 1."""
-    place = {"source": {"file": draft.file, "line": draft.line}, "id": draft.id}
+    place: dict[str, Any] = {"source": {"file": draft.file, "line": draft.line}, "id": draft.id}
     for number, test in enumerate(settled.tests, start=1):
         if test.fate is not Fate.KEPT:
-            found = place | {"test": number, "fate": test.fate, "share": test.share}
+            found: dict[str, Any] = place | {"test": number, "fate": test.fate, "share": test.share}
             if test.input is None:
                 found |= {"name": draft.tests[number - 1].name, "was": draft.tests[number - 1].output, "is": test.output}
             else:
