@@ -10,7 +10,8 @@ Problem packages, whose tests are right and whose submissions are labelled, get 
     bad solutions    the package's submissions in wrong_answer and run_time_error, and accepted ones cut at a random line, one for every
                      two accepted. Each is checked to be bad: it fails at least one of the tests as they were
 
-Programs run once for all seeds, in the sandbox; seeds differ in what is planted.
+Submissions that are too slow are left out: they are neither right nor planted, and would take most of the time. Programs run once for all
+seeds, in the sandbox; seeds differ in what is planted.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -30,13 +32,14 @@ from benchmarks.page import put_between
 from magistral_core.config import load_code_curation
 from magistral_core.config.schema import CodeSettings
 from magistral_core.curation.code import curate_code
+from magistral_core.curation.code.answers import Difference
 from magistral_core.curation.code.draft import CodeDraft, read_code_draft
 from magistral_core.curation.code.settle import limits_of
 from magistral_core.curation.code.sources import package_row
 from magistral_core.problems import Row, find_packages
 from magistral_core.records import Problem, TestCase
 from magistral_core.rewards.code import CodeJudge, Output
-from magistral_core.sandbox import Limits, Program, SandboxError
+from magistral_core.sandbox import Language, Limits, Program, SandboxError
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "code-curation.md"
@@ -97,41 +100,53 @@ class Planter:
         draw = random.Random(f"{seed}:{folder.name}")
         row = package_row(folder)
         if self._most_tests is not None and len(row["tests"]) > self._most_tests:
-            row["tests"] = [
-                row["tests"][at] for at in sorted(random.Random(folder.name).sample(range(len(row["tests"])), self._most_tests))
-            ]
+            chosen = random.Random(folder.name).sample(range(len(row["tests"])), self._most_tests)
+            row["tests"] = [row["tests"][at] for at in sorted(chosen)]
+        own = [item for item in row["solutions"] if item["label"] in ("accepted", *BAD_LABELS) and Language.of(item["language"])]
+        accepted = [item for item in own if item["label"] == "accepted"]
+        cut = [
+            {**item, "name": f"cut {item['name']}", "label": "cut", "code": _cut(item["code"], draw)}
+            for item in draw.sample(accepted, max(1, len(accepted) // 2))
+        ]
+        row["solutions"] = own + cut
         draft = read_code_draft(Row(str(folder), 1, row))
-        row["solutions"] = [own for own, solution in zip(row["solutions"], draft.solutions, strict=True) if solution.language is not None]
-        accepted = [own for own in row["solutions"] if own["label"] == "accepted"]
-        for own in draw.sample(accepted, max(1, len(accepted) // 2)):
-            row["solutions"].append({**own, "name": f"cut {own['name']}", "label": "cut", "code": _cut(own["code"], draw)})
-        draft = read_code_draft(Row(str(folder), 1, row))
-        outputs = self._outputs(draft)
         planted = Planted(row, [test["output"] for test in row["tests"]])
+        outputs = [[output.text for output in found] for found in self._outputs(draft)]
         with self._judge.comparing(draft.problem) as difference:
-            tests = [TestCase(test["input"], test["output"]) for test in row["tests"]]
-            for number, (own, found) in enumerate(zip(row["solutions"], outputs, strict=True)):
-                passes = all(
-                    output.text is not None and not difference(test, output.text) for test, output in zip(tests, found, strict=True)
-                )
-                if own["label"] in (*BAD_LABELS, "cut") and not passes:
-                    planted.bad[number] = own["label"]
-                elif own["label"] == "accepted" and passes:
-                    planted.good.add(number)
-            wrong_outputs = [found for own, found in zip(row["solutions"], outputs, strict=True) if own["label"] in BAD_LABELS]
-            texts = [[output.text for output in column] for column in zip(*wrong_outputs, strict=True)] or [[] for _ in tests]
-            first = draw.randrange(len(KINDS))
-            for number in range(max(1, round(SHARE * len(tests)))):
-                turn = (first + number) % len(KINDS)
-                candidates = ((kind, at) for kind in (*KINDS[turn:], *KINDS[:turn]) for at in draw.sample(range(len(tests)), len(tests)))
-                for kind, at in candidates:
-                    text = _wrong(kind, at, planted.right, texts[at], draw) if at not in planted.wrong else None
-                    if text is not None and _refused(difference, tests[at], text):
-                        row["tests"][at]["output"], planted.wrong[at] = text, kind
-                        break
-        for own in row["solutions"]:
-            own["name"] = f"{own.pop('label')}/{own['name']}"
+            self._sort_solutions(planted, outputs, difference)
+            self._plant_outputs(planted, outputs, difference, draw)
+        for item in row["solutions"]:
+            item["name"] = f"{item.pop('label')}/{item['name']}"
         return planted
+
+    def _sort_solutions(self, planted: Planted, outputs: Sequence[Sequence[str | None]], difference: Difference) -> None:
+        """Which solutions are bad, and which good."""
+        tests = [TestCase(test["input"], test["output"]) for test in planted.row["tests"]]
+        for number, (item, texts) in enumerate(zip(planted.row["solutions"], outputs, strict=True)):
+            passes = all(text is not None and not difference(test, text) for test, text in zip(tests, texts, strict=True))
+            if item["label"] == "accepted" and passes:
+                planted.good.add(number)
+            elif item["label"] != "accepted" and not passes:
+                planted.bad[number] = item["label"]
+
+    def _plant_outputs(
+        self, planted: Planted, outputs: Sequence[Sequence[str | None]], difference: Difference, draw: random.Random
+    ) -> None:
+        """Wrong outputs, of each kind by turns, or of the next where a kind has none."""
+        tests = planted.row["tests"]
+        of_wrong = [texts for item, texts in zip(planted.row["solutions"], outputs, strict=True) if item["label"] in BAD_LABELS]
+        first = draw.randrange(len(KINDS))
+        for number in range(max(1, round(SHARE * len(tests)))):
+            turn = (first + number) % len(KINDS)
+            for kind, at in ((kind, at) for kind in (*KINDS[turn:], *KINDS[:turn]) for at in draw.sample(range(len(tests)), len(tests))):
+                text = _wrong(kind, at, planted.right, [texts[at] for texts in of_wrong], draw)
+                if (
+                    at not in planted.wrong
+                    and text is not None
+                    and _refused(difference, TestCase(tests[at]["input"], planted.right[at]), text)
+                ):
+                    tests[at]["output"], planted.wrong[at] = text, kind
+                    break
 
     def count(self, planted: Planted, kept: list[dict[str, Any]], changes: list[dict[str, Any]]) -> Counter[tuple[str, str]]:
         """What became of a package's tests and solutions."""
@@ -165,7 +180,7 @@ class Planter:
             )
 
 
-def _refused(difference: Any, test: TestCase, text: str) -> bool:
+def _refused(difference: Difference, test: TestCase, text: str) -> bool:
     """Whether the right output is refused with another text as the expected one."""
     try:
         return bool(difference(TestCase(test.input, text), test.output))
@@ -176,20 +191,16 @@ def _refused(difference: Any, test: TestCase, text: str) -> bool:
 def _wrong(kind: str, at: int, right: Sequence[str], of_wrong: Sequence[str | None], draw: random.Random) -> str | None:
     """Another output of a kind; None if there is none."""
     if kind == KINDS[0]:
-        tokens = right[at].split(" ") if "\n" not in right[at].strip() else right[at].split("\n")
-        places = [place for place, token in enumerate(tokens) if token.strip()]
-        if not places:
+        parts = re.split(r"(\s+)", right[at])
+        words = [place for place, part in enumerate(parts) if part.strip()]
+        if not words:
             return None
-        place = draw.choice(places)
-        words = tokens[place].split()
-        word = draw.randrange(len(words))
-        words[word] = _other(words[word], right, draw)
-        tokens[place] = " ".join(words)
-        return (" " if "\n" not in right[at].strip() else "\n").join(tokens)
+        place = draw.choice(words)
+        return "".join([*parts[:place], _other(parts[place], right, draw), *parts[place + 1 :]])
     if kind == KINDS[1]:
         lines = right[at].splitlines(keepends=True)
-        lines.pop(draw.randrange(len(lines))) if lines else None
-        return "".join(lines)
+        dropped = draw.randrange(max(1, len(lines)))
+        return "".join(lines[:dropped] + lines[dropped + 1 :])
     others = [text for text in of_wrong if text is not None and text.strip()]
     return draw.choice(others) if others else None
 
