@@ -168,7 +168,7 @@ class CurateCodeForm(_CurationForm):
         None, title="Language model", description="Writes inputs of new tests. Empty: only generator scripts that come with a problem do."
     )
     overrides: list[str] = Field(
-        default_factory=list, title="Settings to change", description="One a line, as section.key=value; for example agreement.repair=0.8."
+        default_factory=list, title="Settings to change", description="One a line, as section.key=value; for example agreement.repair=0.95."
     )
 
     def load(self) -> CodeCurationRecipe:

@@ -26,17 +26,18 @@ class RunSettings(Section):
 
 
 class AgreementSettings(Section):
-    """When solutions agree enough. Shares are of the weight of all that answered a test, the given output among them."""
+    """When solutions agree enough. Probabilities are those that the votes give an output; see `curation/code/votes.py`."""
 
-    keep: Fraction = Field(0.5, description="least share that must stand behind an expected output that stays")
-    repair: Fraction = Field(0.6, description="least share that must stand behind the output that replaces or supplies one")
-    solutions: PositiveInt = Field(2, description="least number of solutions behind such an output")
+    keep: Fraction = Field(0.5, description="least probability of an expected output that stays as it is")
+    repair: Fraction = Field(0.9, description="least probability of the output that replaces or supplies one")
+    share: Fraction = Field(0.5, description="least share of the solutions that must agree on such an output")
+    solutions: PositiveInt = Field(2, description="least number of solutions that must agree on such an output")
     trust_accepted: bool = Field(False, description="solutions labelled as other than accepted have no say")
 
     @model_validator(mode="after")
     def _repair_is_harder(self) -> AgreementSettings:
         if self.repair < self.keep:
-            raise ValueError("must not be below keep: a changed output needs more agreement than one that stays")
+            raise ValueError("repair must not be below keep: a changed output needs more agreement than one that stays")
         return self
 
 

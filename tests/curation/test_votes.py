@@ -71,7 +71,7 @@ def test_disagreement_removes_a_test() -> None:
     assert fates(outcome([None, None], [["1", "1"], ["2", "1"]])) == "xs"
 
 
-@pytest.mark.parametrize(("repair", "fate"), [(0.6, "p"), (0.9, "x")])
+@pytest.mark.parametrize(("repair", "fate"), [(0.9, "p"), (0.9999, "x")])
 def test_a_replacement_needs_its_share(repair: float, fate: str) -> None:
     found = outcome(["1", "2", "3", "4", "5", "9"], [RIGHT, RIGHT, RIGHT], repair=repair)
     assert fates(found) == "kkkkk" + fate
@@ -87,7 +87,7 @@ def test_the_order_of_solutions_does_not_matter(solutions: list[list[str | None]
     shuffled = list(solutions)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
     first, second = outcome(given_outputs, solutions), outcome(given_outputs, shuffled)
-    assert [(d.fate, d.output, d.share) for d in first.decisions] == [(d.fate, d.output, d.share) for d in second.decisions]
+    assert [(d.fate, d.output, d.probability) for d in first.decisions] == [(d.fate, d.output, d.probability) for d in second.decisions]
 
 
 @given(st.lists(st.sampled_from(["a", "b", None]), min_size=3, max_size=3), st.integers(2, 5))

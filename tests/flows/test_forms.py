@@ -56,15 +56,15 @@ def test_a_curation_reaches_the_command() -> None:
 
 
 def test_a_code_curation_reaches_the_command() -> None:
-    form = CurateCodeForm(inputs=["packages"], out="o", wanted=20, overrides=["agreement.repair=0.8"])
+    form = CurateCodeForm(inputs=["packages"], out="o", wanted=20, overrides=["agreement.repair=0.95"])
     recipe = form.load()
-    assert (recipe.generate.wanted, recipe.agreement.repair, recipe.llm.model) == (20, 0.8, None)
+    assert (recipe.generate.wanted, recipe.agreement.repair, recipe.llm.model) == (20, 0.95, None)
     options = build_parser().parse_args(["curate", *form.arguments()])
     assert (options.inputs, str(options.out), options.recipe) == (["packages"], "o", "code")
     assert load_code_curation(options.recipe, options.overrides) == recipe
     with pytest.raises(InputError, match="no problem file"):
         CurateCodeForm().load()
-    with pytest.raises(InputError, match=r"agreement: must not be below keep"):
+    with pytest.raises(InputError, match=r"agreement: repair must not be below keep"):
         CurateCodeForm(inputs=["a"], overrides=["agreement.repair=0.1"]).load()
 
 

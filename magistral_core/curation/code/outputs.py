@@ -127,7 +127,7 @@ def changes_of(draft: CodeDraft, settled: Settled) -> Iterator[dict[str, Any]]:
     place: dict[str, Any] = {"source": {"file": draft.file, "line": draft.line}, "id": draft.id}
     for number, test in enumerate(settled.tests, start=1):
         if test.fate is not Fate.KEPT:
-            found: dict[str, Any] = place | {"test": number, "fate": test.fate, "share": test.share}
+            found: dict[str, Any] = place | {"test": number, "fate": test.fate, "probability": test.probability}
             if test.input is None:
                 found |= {"name": draft.tests[number - 1].name, "was": draft.tests[number - 1].output, "is": test.output}
             else:

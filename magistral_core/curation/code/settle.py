@@ -28,7 +28,7 @@ class SettledTest:
     """A test after the votes; `output` only where it is not the file's, `input` only where the test was generated."""
 
     fate: Fate
-    share: float
+    probability: float
     output: str | None = None
     input: str | None = None
 
@@ -177,7 +177,7 @@ def _settled_tests(tests: Sequence[Test], outcome: Outcome) -> tuple[SettledTest
     return tuple(
         SettledTest(
             decision.fate,
-            round(decision.share, 4),
+            round(decision.probability, 4),
             decision.output if decision.fate in (Fate.REPLACED, Fate.SUPPLIED) else None,
             test.input if test.generated else None,
         )
