@@ -32,6 +32,7 @@ class AgreementSettings(Section):
     repair: Fraction = Field(0.9, description="least probability of the output that replaces or supplies one")
     share: Fraction = Field(0.5, description="least share of the solutions that must agree on such an output")
     solutions: PositiveInt = Field(2, description="least number of solutions that must agree on such an output")
+    file_accuracy: Fraction = Field(0.9, description="share of a file's outputs that are believed to be right before any vote")
     trust_accepted: bool = Field(False, description="solutions labelled as other than accepted have no say")
 
     @model_validator(mode="after")

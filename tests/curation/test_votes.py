@@ -39,7 +39,7 @@ def test_a_wrong_output_is_replaced_by_the_common_one() -> None:
     found = outcome(["1", "2", "7", "4", "5", "6"], [RIGHT, RIGHT, RIGHT])
     assert fates(found) == "kkpkkk"
     assert found.decisions[2].output == "3"
-    assert found.accuracy[GIVEN] == pytest.approx(6 / 8)
+    assert found.accuracy[GIVEN] == pytest.approx((5 + 9 + 1) / (6 + 10 + 2))
     assert found.accuracy[0] == pytest.approx(7 / 8)
 
 
@@ -66,9 +66,25 @@ def test_the_output_of_a_wrong_solution_does_not_stay() -> None:
     assert fates(found) == "kkkpkk"
 
 
+def test_of_two_camps_that_with_the_file_is_right() -> None:
+    """Two right solutions and two that share mistakes, answers of two values: only the file's own record tells them apart."""
+    right: list[str | None] = ["y", "n"] * 10
+    shared: list[str | None] = ["n"] * 12 + right[12:]
+    given = list(right)
+    given[13], given[15] = "y", "y"
+    found = outcome(given, [right, right, shared, shared])
+    assert [decision.output for decision in found.decisions] == right
+
+
+def test_a_solution_that_always_prints_the_same_is_worth_nothing() -> None:
+    empty: list[str | None] = [""] * 6
+    found = outcome(["1", "2", "", "4", "5", "6"], [RIGHT, empty, empty])
+    assert fates(found) == "kkxkkk"
+
+
 def test_disagreement_removes_a_test() -> None:
     assert fates(outcome(["1"], [["2"], ["3"]])) == "x"
-    assert fates(outcome([None, None], [["1", "1"], ["2", "1"]])) == "xs"
+    assert fates(outcome([None, None, None, None], [["1", "1", "1", "1"], ["2", "1", "1", "1"]])) == "xsss"
 
 
 @pytest.mark.parametrize(("repair", "fate"), [(0.9, "p"), (0.9999, "x")])
@@ -121,6 +137,8 @@ def test_outputs_that_a_validator_refuses_as_their_own_answer_do_not_agree() -> 
 def test_a_validator_that_breaks_with_the_given_answer_refuses_it() -> None:
     found = answers_of(Test("", "?"), ["4", "6"], even, every=False)
     assert found[0] == Answer("?", frozenset({GIVEN}))
-    assert decide([found] * 3, AgreementSettings()).decisions[0].fate is Fate.REPLACED
+    assert decide([found] * 3, AgreementSettings()).decisions[0].fate is Fate.REMOVED  # never right: two of two against one
+    right = answers_of(Test("", "2"), ["4", "6"], even, every=False)
+    assert decide([found] + [right] * 5, AgreementSettings()).decisions[0].fate is Fate.REPLACED
     with pytest.raises(SandboxError):
         answers_of(Test("", "?"), ["x"], even, every=False)

@@ -4,7 +4,8 @@ A voter is a solution, or the file (`GIVEN`), whose outputs are one more opinion
 and behind every other answer that the problem's comparison takes it for. Votes weigh what the voter is worth:
 
     leader of a test     the answer with the most weight behind it
-    accuracy of a voter  share of the tests on which it stands behind the leader, smoothed:  p = (agreed + 1) / (answered + 2)
+    accuracy of a voter  share of the tests on which it stands behind the leader, smoothed:  p = (agreed + 1) / (answered + 2); the file
+                         begins with ten tests more, `file_accuracy` of them right: most files are
     weight               log(p / (1 - p)) + log(K - 1), and 0 for p up to one half: a voter may be worthless, but is no reversed oracle
 
 in turn, until the leaders stay. K is the number of different outputs that the problem's tests have by simple majority, at least 2: whoever
@@ -31,6 +32,8 @@ from magistral_core.config.code_curation import AgreementSettings
 
 #: The voter that is the file.
 GIVEN = -1
+#: Tests that the file's accuracy before any vote counts for.
+_FILE_TESTS = 10
 #: Up to this accuracy a voter is worth nothing.
 _GUESS = 0.5
 #: Leaders settle after a few rounds; two sets of leaders that alternate are stopped here.
@@ -97,12 +100,14 @@ def decide(tests: Sequence[Sequence[Answer]], settings: AgreementSettings) -> Ou
     beginnings = [equal] + [dict.fromkeys(voters, 0.0) | {voter: 1.0} for voter in voters]
     majority = {leader.text for answers in tests if (leader := _leader(answers, equal)) is not None}
     others = max(2, len(majority)) - 1
-    belief = max((_settled(tests, weights, others) for weights in beginnings), key=lambda found: round(found.likelihood, 9))
+    belief = max(
+        (_settled(tests, weights, others, settings.file_accuracy) for weights in beginnings), key=lambda found: round(found.likelihood, 9)
+    )
     decisions = (_decision(answers, leader, belief.weights, settings) for answers, leader in zip(tests, belief.leaders, strict=True))
     return Outcome(tuple(decisions), belief.accuracy)
 
 
-def _settled(tests: Sequence[Sequence[Answer]], weights: Mapping[int, float], others: int) -> _Belief:
+def _settled(tests: Sequence[Sequence[Answer]], weights: Mapping[int, float], others: int, file_accuracy: float) -> _Belief:
     """The fixed point that a beginning leads to; `others` is K - 1."""
     leaders: list[Answer | None] = []
     for _ in range(_MOST_ROUNDS):
@@ -110,6 +115,9 @@ def _settled(tests: Sequence[Sequence[Answer]], weights: Mapping[int, float], ot
         if leaders == before:
             break
         answered, agreed = _agreement(tests, leaders)
+        if GIVEN in answered:
+            answered[GIVEN] += _FILE_TESTS
+            agreed[GIVEN] += _FILE_TESTS * file_accuracy
         accuracy = {voter: (agreed[voter] + 1) / (count + 2) for voter, count in answered.items()}
         weights = {voter: math.log(p / (1 - p)) + math.log(others) if p > _GUESS else 0.0 for voter, p in accuracy.items()}
     likelihood = 0.0
@@ -124,10 +132,10 @@ def _leader(answers: Sequence[Answer], weights: Mapping[int, float]) -> Answer |
     return max(answers, key=lambda answer: _behind(answer.voters, weights), default=None)
 
 
-def _agreement(tests: Sequence[Sequence[Answer]], leaders: Sequence[Answer | None]) -> tuple[dict[int, int], dict[int, int]]:
+def _agreement(tests: Sequence[Sequence[Answer]], leaders: Sequence[Answer | None]) -> tuple[dict[int, float], dict[int, float]]:
     """Tests that each voter answered, and those on which it stands behind the leader."""
-    answered: dict[int, int] = {}
-    agreed: dict[int, int] = {}
+    answered: dict[int, float] = {}
+    agreed: dict[int, float] = {}
     for answers, leader in zip(tests, leaders, strict=True):
         for voter in _everyone(answers):
             answered[voter] = answered.get(voter, 0) + 1
