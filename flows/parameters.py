@@ -8,7 +8,15 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from magistral_core.config import CurationRecipe, Recipe, load_curation, load_recipe, recipe_names
+from magistral_core.config import (
+    CodeCurationRecipe,
+    CurationRecipe,
+    Recipe,
+    load_code_curation,
+    load_curation,
+    load_recipe,
+    recipe_names,
+)
 from magistral_core.errors import InputError
 
 RecipeName = Enum("RecipeName", {name: name for name in recipe_names()}, type=str)  # type: ignore[misc]
@@ -16,6 +24,9 @@ RecipeName.__doc__ = "A recipe that ships with the project."
 
 CurationName = Enum("CurationName", {name: name for name in recipe_names(CurationRecipe)}, type=str)  # type: ignore[misc]
 CurationName.__doc__ = "A curation recipe that ships with the project."
+
+CodeCurationName = Enum("CodeCurationName", {name: name for name in recipe_names(CodeCurationRecipe)}, type=str)  # type: ignore[misc]
+CodeCurationName.__doc__ = "A recipe for the curation of code problems that ships with the project."
 
 
 class _Form(BaseModel):
@@ -85,9 +96,7 @@ class EvaluateForm(_Form):
         return found + [part for change in changes for part in ("--set", change)]
 
 
-class CurateForm(_Form):
-    """A curation of mathematics problems."""
-
+class _CurationForm(_Form):
     inputs: list[str] = Field(
         default_factory=list,
         title="Problem files",
@@ -97,14 +106,37 @@ class CurateForm(_Form):
     out: str = Field(
         "curated", title="Output folder", description="For the kept and rejected problems, the report and the card.", min_length=1
     )
-    recipe: CurationName = Field(CurationName("math"), title="Recipe", description="Whose settings apply; all can be changed below.")
+    model: str | None = Field(
+        None, title="Language model", description="Rewrites and judges what rules cannot. Empty: that step is skipped."
+    )
+    overrides: list[str] = Field(
+        default_factory=list, title="Settings to change", description="One a line, as section.key=value; for example duplicates.near=false."
+    )
+
+    def changes(self) -> list[str]:
+        """What differs from the named recipe, as `section.key=value`."""
+        return self.overrides + ([f"llm.model={json.dumps(self.model)}"] if self.model else [])
+
+    def checked_inputs(self) -> list[str]:
+        """The inputs. Raises InputError where there is none."""
+        if not self.inputs:
+            raise InputError("curation.inputs: no problem file; name at least one")
+        return self.inputs
+
+    def arguments_of(self, kind: str, recipe: str) -> list[str]:
+        """The same as arguments of `magistral curate`."""
+        sets = [part for change in self.changes() for part in ("--set", change)]
+        return [kind, *self.inputs, "--out", self.out, "--recipe", recipe, *sets]
+
+
+class CurateForm(_CurationForm):
+    """A curation of mathematics problems."""
+
+    recipe: CurationName = Field(CurationName("math"), title="Recipe", description="Whose settings apply; all can be changed.")
     against: list[str] = Field(
         default_factory=list,
         title="Evaluation sets",
         description="One a line: problems that are also in these are removed. Empty: no decontamination.",
-    )
-    model: str | None = Field(
-        None, title="Language model", description="Rewrites and judges what rules cannot. Empty: that step is skipped."
     )
     translator: str | None = Field(
         None, title="Translating model", description="Translates a share of the English problems. Empty: all stay as they are."
@@ -115,26 +147,51 @@ class CurateForm(_Form):
     languages: list[str] = Field(
         default_factory=list, title="Languages", description="One a line, of fr, es, it, de, zh, ru. Empty: the recipe's own."
     )
-    overrides: list[str] = Field(
-        default_factory=list, title="Settings to change", description="One a line, as section.key=value; for example duplicates.near=false."
-    )
 
     def load(self) -> CurationRecipe:
         """The recipe with its changes. Raises InputError, naming the field, also where there is no input."""
-        if not self.inputs:
-            raise InputError("curation.inputs: no problem file; name at least one")
+        self.checked_inputs()
         return load_curation(self.recipe.value, self.changes())
 
     def changes(self) -> list[str]:
         """What differs from the named recipe, as `section.key=value`."""
-        changes = list(self.overrides)
-        changes += [f"decontaminate.against={json.dumps(self.against)}"] if self.against else []
-        changes += [f"llm.model={json.dumps(self.model)}"] if self.model else []
+        changes = super().changes() + ([f"decontaminate.against={json.dumps(self.against)}"] if self.against else [])
         changes += [f"translate.model={json.dumps(self.translator)}"] if self.translator else []
         changes += [f"translate.share={self.share}"] if self.share is not None else []
         return changes + ([f"translate.languages={json.dumps(self.languages)}"] if self.languages else [])
 
     def arguments(self) -> list[str]:
         """The same as arguments of `magistral curate`."""
-        sets = [part for change in self.changes() for part in ("--set", change)]
-        return ["math", *self.inputs, "--out", self.out, "--recipe", self.recipe.value, *sets]
+        return self.arguments_of("math", self.recipe.value)
+
+
+class CurateCodeForm(_CurationForm):
+    """A curation of code problems."""
+
+    inputs: list[str] = Field(
+        default_factory=list,
+        title="Problem files",
+        description="One a line: files, folders of files or of problem packages on the worker's machine, s3://... or hf:NAME.",
+        examples=[["raw/contests.jsonl", "raw/packages"]],
+    )
+    recipe: CodeCurationName = Field(CodeCurationName("code"), title="Recipe", description="Whose settings apply; all can be changed.")
+    wanted: int = Field(0, ge=0, title="Tests wanted", description="Problems with fewer tests get new ones made. 0: none are made.")
+    model: str | None = Field(
+        None, title="Language model", description="Writes inputs of new tests. Empty: only generator scripts that come with a problem do."
+    )
+    overrides: list[str] = Field(
+        default_factory=list, title="Settings to change", description="One a line, as section.key=value; for example agreement.repair=0.95."
+    )
+
+    def load(self) -> CodeCurationRecipe:
+        """The recipe with its changes. Raises InputError, naming the field, also where there is no input."""
+        self.checked_inputs()
+        return load_code_curation(self.recipe.value, self.changes())
+
+    def changes(self) -> list[str]:
+        """What differs from the named recipe, as `section.key=value`."""
+        return super().changes() + ([f"generate.wanted={self.wanted}"] if self.wanted else [])
+
+    def arguments(self) -> list[str]:
+        """The same as arguments of `magistral curate`."""
+        return self.arguments_of("code", self.recipe.value)

@@ -13,20 +13,25 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from magistral_core.config import CurationRecipe, Recipe, load_curation, load_recipe, override
+from magistral_core.config import CodeCurationRecipe, CurationRecipe, Recipe, load_code_curation, load_curation, load_recipe, override
 from magistral_core.errors import InputError
 from magistral_core.records import Problem
 
 if TYPE_CHECKING:
+    from magistral_core.config.curation import LlmSettings
+    from magistral_core.config.schema import TrackingSettings
     from magistral_core.curation import Models
     from magistral_core.evaluation import EvaluationReport
     from magistral_core.pipeline.prepare import Plan, Prepared
 
 __all__ = [
+    "CodeCurationRecipe",
     "CurationRecipe",
     "Recipe",
+    "curate_code",
     "curate_math",
     "evaluate",
+    "load_code_curation",
     "load_curation",
     "load_recipe",
     "model_folder",
@@ -145,12 +150,25 @@ def curate_math(inputs: Sequence[str], out: Path, recipe: CurationRecipe, on_eve
     Returns:
         The report, and `mlflow_url` of its run (empty without MLflow).
     """
+    from magistral_core.curation import OUTPUTS
     from magistral_core.curation import curate_math as curate
 
-    _check_tracking(recipe)
-    model = None if recipe.llm.model is None else _named_model(recipe.llm.model, "llm.model")
-    report = curate(inputs, out, recipe, model=model, translators=_translators(recipe), on_event=on_event or (lambda _: None))
-    return _published(report, out, recipe)
+    def work() -> dict[str, Any]:
+        model, translators = _language_model(recipe.llm), _translators(recipe)
+        return curate(inputs, out, recipe, model=model, translators=translators, on_event=on_event or _ignore)
+
+    return _logged(work, out, OUTPUTS, recipe.tracking)
+
+
+def curate_code(inputs: Sequence[str], out: Path, recipe: CodeCurationRecipe, on_event: OnEvent | None = None) -> dict[str, Any]:
+    """Curate code problems and, where MLflow is named, log the data set; see `curation.code.curate_code` and `curate_math`."""
+    from magistral_core.curation.code import OUTPUTS
+    from magistral_core.curation.code import curate_code as curate
+
+    def work() -> dict[str, Any]:
+        return curate(inputs, out, recipe, model=_language_model(recipe.llm), on_event=on_event or _ignore)
+
+    return _logged(work, out, OUTPUTS, recipe.tracking)
 
 
 def translate(inputs: Sequence[str], out: Path, recipe: CurationRecipe, on_event: OnEvent | None = None) -> dict[str, Any]:
@@ -160,12 +178,17 @@ def translate(inputs: Sequence[str], out: Path, recipe: CurationRecipe, on_event
     """
     from magistral_core.curation import TRANSLATION_OUTPUTS, translate_problems
 
-    _check_tracking(recipe)
-    models = _translators(recipe)
-    if models is None:
-        raise InputError("no model is configured to translate with; set translate.model to a model folder or a hub name")
-    report = translate_problems(inputs, out, recipe, models, on_event=on_event or (lambda _: None))
-    return _published(report, out, recipe, TRANSLATION_OUTPUTS)
+    def work() -> dict[str, Any]:
+        models = _translators(recipe)
+        if models is None:
+            raise InputError("no model is configured to translate with; set translate.model to a model folder or a hub name")
+        return translate_problems(inputs, out, recipe, models, on_event=on_event or _ignore)
+
+    return _logged(work, out, TRANSLATION_OUTPUTS, recipe.tracking)
+
+
+def _language_model(settings: LlmSettings) -> Path | None:
+    return None if settings.model is None else _named_model(settings.model, "llm.model")
 
 
 def _translators(recipe: CurationRecipe) -> Models | None:
@@ -178,24 +201,22 @@ def _translators(recipe: CurationRecipe) -> Models | None:
     return Models(_named_model(settings.model, "translate.model"), solver)
 
 
-def _mlflow(recipe: CurationRecipe) -> str:
-    return recipe.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI", "")
-
-
-def _check_tracking(recipe: CurationRecipe) -> None:
-    """Before minutes go into a set that could not be logged."""
+def _logged(
+    work: Callable[[], dict[str, Any]], out: Path, outputs: Sequence[str], tracking: TrackingSettings, kind: str = "curate"
+) -> dict[str, Any]:
+    """The report of work on a data set, and the page of its MLflow run."""
+    from magistral_core.curation.publish import publish
     from magistral_core.tracking import Tracker
 
-    if uri := _mlflow(recipe):
-        Tracker.check(uri)
+    uri = tracking.uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+    if uri:
+        Tracker.check(uri)  # before minutes go into a set that could not be logged
+    report = work()
+    return {**report, "mlflow_url": publish(report, out, outputs, uri, tracking.experiment, work=kind) if uri else ""}
 
 
-def _published(report: dict[str, Any], out: Path, recipe: CurationRecipe, outputs: Sequence[str] | None = None) -> dict[str, Any]:
-    from magistral_core.curation import OUTPUTS
-    from magistral_core.curation.publish import publish
-
-    uri = _mlflow(recipe)
-    return {**report, "mlflow_url": publish(report, out, uri, recipe.tracking.experiment, outputs or OUTPUTS) if uri else ""}
+def _ignore(event: dict[str, Any]) -> None:
+    """Where nobody follows."""
 
 
 def _named_model(path: str, setting: str) -> Path:

@@ -1,17 +1,22 @@
-"""`magistral curate KIND INPUT... --out DIR`: noisy problem files in, verifiable problems and a report out."""
+"""`magistral curate KIND INPUT... --out DIR`: noisy problems in, verifiable ones and a report out."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from pydantic import BaseModel
+
 from magistral_core.cli.common import add_json, add_set, note, print_json, quiet_engines, results_only, use_stack
 from magistral_core.cli.progress import EventWriter
-from magistral_core.config import CurationRecipe, load_curation, recipe_names
+from magistral_core.config import CodeCurationRecipe, CurationRecipe, load_code_curation, load_curation, recipe_names
+
+_FILES = "JSON lines, Parquet, a folder, s3://... or hf:NAME"
 
 
 def add(commands: Any) -> None:
@@ -19,19 +24,25 @@ def add(commands: Any) -> None:
     parser = commands.add_parser("curate", help="make a clean problem set of noisy files", description=__doc__)
     kinds = parser.add_subparsers(title="kinds of work", metavar="KIND", required=True)
     math = kinds.add_parser("math", help="mathematics problems with reference answers", description=__doc__)
-    _arguments(math, "of duplicates the first stays", "kept.jsonl, rejected.jsonl, report.md, report.json, card.md")
+    outputs = "kept.jsonl, rejected.jsonl, report.md, report.json, card.md"
+    _add_options(math, CurationRecipe, "math", f"{_FILES}; of duplicates the first stays", outputs)
     math.set_defaults(command=_math)
+    code = kinds.add_parser("code", help="code problems with solutions and tests", description=__doc__)
+    inputs = "JSON lines, Parquet, a folder of these or of problem packages, s3://... or hf:NAME"
+    _add_options(code, CodeCurationRecipe, "code", inputs, f"{outputs}, changes.jsonl")
+    code.set_defaults(command=_code)
     text = "Any problem file in, the same problems out, a share of the English ones in other languages; needs translate.model."
     translate = kinds.add_parser("translate", help="a share of the English problems into other languages", description=text)
-    _arguments(translate, "all fields stay", "kept.jsonl, rejected.jsonl (empty), report.md, report.json")
+    outputs = "kept.jsonl, rejected.jsonl (empty), report.md, report.json"
+    _add_options(translate, CurationRecipe, "math", f"{_FILES}; all fields stay", outputs)
     translate.set_defaults(command=_translate)
 
 
-def _arguments(parser: argparse.ArgumentParser, what: str, outputs: str) -> None:
-    parser.add_argument("inputs", metavar="INPUT", nargs="+", help=f"JSON lines, Parquet, a folder, s3://... or hf:NAME; {what}")
+def _add_options(parser: argparse.ArgumentParser, schema: type[BaseModel], recipe: str, inputs: str, outputs: str) -> None:
+    parser.add_argument("inputs", metavar="INPUT", nargs="+", help=inputs)
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help=f"folder for {outputs}")
-    names = ", ".join(recipe_names(CurationRecipe))
-    parser.add_argument("--recipe", metavar="RECIPE", default="math", help=f"settings: a name ({names}) or .yaml file; by default math")
+    names = ", ".join(recipe_names(schema))
+    parser.add_argument("--recipe", metavar="RECIPE", default=recipe, help=f"settings: a name ({names}) or .yaml file; by default {recipe}")
     add_set(parser)
     parser.add_argument("--events", metavar="FILE", help="append progress to FILE, one JSON object a line")
     add_json(parser)
@@ -40,18 +51,32 @@ def _arguments(parser: argparse.ArgumentParser, what: str, outputs: str) -> None
 def _math(options: argparse.Namespace) -> int:
     from magistral_core import api
 
-    return _run(options, api.curate_math)
+    recipe = load_curation(options.recipe, options.overrides)
+    work = partial(api.curate_math, options.inputs, options.out, recipe)
+    return _run(options, work, in_stack=_in_stack((*options.inputs, *recipe.decontaminate.against)))
+
+
+def _code(options: argparse.Namespace) -> int:
+    from magistral_core import api
+
+    recipe = load_code_curation(options.recipe, options.overrides)
+    return _run(options, partial(api.curate_code, options.inputs, options.out, recipe), in_stack=_in_stack(options.inputs))
 
 
 def _translate(options: argparse.Namespace) -> int:
     from magistral_core import api
 
-    return _run(options, api.translate)
-
-
-def _run(options: argparse.Namespace, work: Callable[..., dict[str, Any]]) -> int:
     recipe = load_curation(options.recipe, options.overrides)
-    if any(path.startswith("s3://") for path in (*options.inputs, *recipe.decontaminate.against)):
+    return _run(options, partial(api.translate, options.inputs, options.out, recipe), in_stack=_in_stack(options.inputs))
+
+
+def _in_stack(inputs: Iterable[str]) -> bool:
+    return any(path.startswith("s3://") for path in inputs)
+
+
+def _run(options: argparse.Namespace, work: Callable[..., dict[str, Any]], *, in_stack: bool) -> int:
+    """Do work of the front door; its events go to the file of `--events` and to a bar, its report to stdout."""
+    if in_stack:
         use_stack()
     quiet_engines()
     with EventWriter(options.events) as events, _Bar() as bar, results_only():
@@ -60,7 +85,7 @@ def _run(options: argparse.Namespace, work: Callable[..., dict[str, Any]]) -> in
             events(event)
             bar(event)
 
-        report = work(options.inputs, options.out, recipe, on_event)
+        report = work(on_event=on_event)
         events({"event": "end", **report})
     if options.json:
         print_json(report)
@@ -70,12 +95,15 @@ def _run(options: argparse.Namespace, work: Callable[..., dict[str, Any]]) -> in
 
 
 def _show(report: Mapping[str, Any], out: Path) -> None:
-    for stage in report.get("stages", ()):
+    for stage in report["stages"]:
         lost = ", ".join(f"{reason} {count}" for reason, count in stage["rejected"].items())
         print(f"{stage['stage']:<16} {stage['in']:>9} -> {stage['out']:>9}  {lost}".rstrip())
-    if "llm" in report:
-        print(report["llm"]["note"])
-    print(report["translation"]["note"])
+    for what in ("tests", "solutions"):
+        if what in report:
+            print(f"{what}: {', '.join(f'{name} {count}' for name, count in report[what].items())}")
+    for step in ("llm", "translation"):
+        if step in report:
+            print(report[step]["note"])
     print(f"{report['kept']} of {report['read']} rows kept, version {report['version']}; more: {out / 'report.md'}")
     if report["mlflow_url"]:
         print(f"in MLflow: {report['mlflow_url']}")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from magistral_core.config.curation import AskSettings
+from magistral_core.config.curation import AskSettings, LlmSettings
 from magistral_core.errors import InputError
 from magistral_core.records import FinishReason, Problem, Request
 from magistral_core.rewards import answer_part
@@ -101,6 +101,20 @@ class Asker:
             yield asked.pop((completion.group_id, completion.index)), text
         for question in too_long:
             yield question, None
+
+
+def asked(settings: LlmSettings, replies: Mapping[str, int]) -> dict[str, Any]:
+    """What a report says about the language-model step, by how its replies were read."""
+    said = ", ".join(f"{kind} {count}" for kind, count in sorted(replies.items())) or "nothing to ask"
+    return {"model": settings.model, "replies": dict(replies), "note": f"Language model `{settings.model}`: {said}."}
+
+
+def not_asked(what: str) -> dict[str, Any]:
+    """The same where no model is configured; `what` would have gone to it."""
+    return {
+        "model": None,
+        "note": f"The language-model step was skipped: no model is configured (`llm.model`); {what} would have gone to it.",
+    }
 
 
 def read_object(text: str) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Self
 
 
 class Stage(StrEnum):
@@ -17,18 +18,30 @@ class Stage(StrEnum):
     DECONTAMINATION = "decontamination"
 
 
-class Reason(StrEnum):
-    """Reason codes. Each member has its filter as `stage` and a sentence for people as `__doc__`."""
+class CodeStage(StrEnum):
+    """The filters of code problems, in order."""
 
-    stage: Stage
+    COMPLETENESS = "completeness"
+    SOLUTIONS = "solutions"
+    TESTS = "tests"
 
-    def __new__(cls, code: str, stage: Stage = Stage.COMPLETENESS, doc: str = "") -> Reason:
+
+class ReasonCode(StrEnum):
+    """A reason: a text that has its filter as `stage` and a sentence for people as `__doc__`."""
+
+    stage: StrEnum
+
+    def __new__(cls, code: str, stage: StrEnum = Stage.COMPLETENESS, doc: str = "") -> Self:
         """A text with its filter and its explanation. The defaults are for type checkers, which take `Reason(code)` for a call of this."""
         member = str.__new__(cls, code)
         member._value_ = code
         member.stage = stage
         member.__doc__ = doc
         return member
+
+
+class Reason(ReasonCode):
+    """Reasons to reject a mathematics problem."""
 
     EMPTY = "empty", Stage.COMPLETENESS, "There is no statement."
     TOO_LONG = "too_long", Stage.COMPLETENESS, "The statement is longer than `format.max_question_chars`."
@@ -60,3 +73,18 @@ class Reason(StrEnum):
     NEAR_DUPLICATE = "near_duplicate", Stage.DUPLICATES, "A statement with the same numbers and nearly the same words was kept before."
 
     CONTAMINATED = "contaminated", Stage.DECONTAMINATION, "An evaluation item shares an n-gram with it, or is nearly the same."
+
+
+class CodeReason(ReasonCode):
+    """Reasons to reject a code problem."""
+
+    MALFORMED = "malformed", CodeStage.COMPLETENESS, "Tests, solutions or limits have a form that cannot be read."
+    EMPTY = "empty", CodeStage.COMPLETENESS, "There is no statement."
+    CHECKS_ONLY = "checks_only", CodeStage.COMPLETENESS, "Its tests are assertions, which have no outputs to compare."
+    BROKEN_VALIDATOR = "broken_validator", CodeStage.COMPLETENESS, "Its output validator does not compile, or breaks."
+
+    NO_SOLUTIONS = "no_solutions", CodeStage.SOLUTIONS, "There is no solution in Python or C++."
+    NONE_RUNS = "none_runs", CodeStage.SOLUTIONS, "No solution ended well on any test."
+
+    TOO_FEW_TESTS = "too_few_tests", CodeStage.TESTS, "Fewer than `min_tests` tests are left that the solutions agree on."
+    UNSOLVED = "unsolved", CodeStage.TESTS, "Fewer than `min_solutions` solutions pass every test that is left."

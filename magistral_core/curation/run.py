@@ -19,20 +19,20 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from magistral_core.config.curation import CurationRecipe
+from magistral_core.config.curation import CurationRecipe, SourceSettings
 from magistral_core.curation import llm
+from magistral_core.curation.asking import asked, not_asked
 from magistral_core.curation.decontamination import EvaluationIndex, EvaluationItem
 from magistral_core.curation.draft import Draft, read_draft
-from magistral_core.curation.entry import Entry, Work, write_whole
+from magistral_core.curation.entry import Entry, Work
 from magistral_core.curation.form import Passed, check_form
 from magistral_core.curation.golds import gold_faults, gold_verifier
-from magistral_core.curation.lineage import SourceFile, survey, version_of
+from magistral_core.curation.lineage import SourceFile, input_rows, survey_inputs, version_of
 from magistral_core.curation.outputs import Writer
 from magistral_core.curation.progress import OnEvent, Progress
 from magistral_core.curation.reasons import Reason
 from magistral_core.curation.translating import Models, Translation
-from magistral_core.errors import InputError
-from magistral_core.problems import source_rows
+from magistral_core.curation.work import check_out, write_whole
 from magistral_core.rewards import Verifier
 
 
@@ -62,19 +62,18 @@ def curate_math(
         InputError: an input, the output folder or the model cannot be used; nothing was written then.
         InfrastructureError: a worker pool or an engine broke; the same command goes on from the last shard.
     """
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out}: is a file; give a folder")
+    check_out(out)
     progress = Progress(on_event)
-    sources = survey(inputs, recipe, lambda done: progress("reading", done, 0))
+    sources = survey_inputs(inputs, recipe.problems, lambda done: progress("reading", done, 0))
     items, against = _evaluation_items(recipe)
     version = version_of(sources, against, recipe)
     total = sum(source.rows for source in sources)
     with Work(out, version) as work:
         _apply_rules(inputs, recipe, work, total, progress)
-        asked = _ask_model(recipe, model, work, total, progress)
+        replies = _ask_model(recipe, model, work, total, progress)
         translation = Translation(recipe, translators, work.folder / "journals", progress)
-        report = Writer(out, work, recipe, EvaluationIndex(items, recipe.decontaminate), translation).write(
-            version, sources, against, asked, total, progress
+        report = Writer(work, recipe, EvaluationIndex(items, recipe.decontaminate), translation).write(
+            version, sources, against, replies, total, progress
         )
         work.remove()
     return report
@@ -82,11 +81,9 @@ def curate_math(
 
 def _evaluation_items(recipe: CurationRecipe) -> tuple[list[EvaluationItem], list[SourceFile]]:
     settings = recipe.decontaminate
-    as_input = recipe.model_copy(
-        update={"problems": recipe.problems.model_copy(update={"fields": settings.fields, "split": settings.split})}
-    )
-    sources = survey(settings.against, as_input)
-    drafts = (read_draft(row, settings.fields) for path in settings.against for row in source_rows(path, settings.split))
+    reading = SourceSettings(fields=settings.fields, split=settings.split)
+    sources = survey_inputs(settings.against, reading)
+    drafts = (read_draft(row, settings.fields) for row in input_rows(settings.against, reading))
     return [EvaluationItem(draft.file, draft.line, draft.question) for draft in drafts if draft.question], sources
 
 
@@ -94,16 +91,15 @@ def _shards(inputs: Sequence[str], recipe: CurationRecipe, work: Work) -> Iterat
     """Shards that are not finished yet, each with its number, its rows and how many rows lie before its end."""
     number, index, rows = 0, 0, list[tuple[int, Draft]]()
     finished = work.has_shard(0)
-    for path in inputs:
-        for row in source_rows(path, recipe.problems.split):
+    for row in input_rows(inputs, recipe.problems):
+        if not finished:
+            rows.append((index, read_draft(row, recipe.problems.fields)))
+        index += 1
+        if index % recipe.shard_rows == 0:
             if not finished:
-                rows.append((index, read_draft(row, recipe.problems.fields)))
-            index += 1
-            if index % recipe.shard_rows == 0:
-                if not finished:
-                    yield number, rows, index
-                number, rows = number + 1, []
-                finished = work.has_shard(number)
+                yield number, rows, index
+            number, rows = number + 1, []
+            finished = work.has_shard(number)
     if rows:
         yield number, rows, index
 
@@ -151,13 +147,12 @@ def _ask_model(recipe: CurationRecipe, model: Path | None, work: Work, total: in
     """The language-model step; returns what the report says about it."""
     if model is None:
         tasks = sum(llm.task_for(entry) is not None for entry in work.entries())
-        note = f"The language-model step was skipped: no model is configured (`llm.model`); {tasks} rows would have gone to it."
-        return {"model": None, "note": note}
+        return not_asked(f"{tasks} rows")
     if not work.has_changes:
         changes: list[Entry] = []
         counts: Counter[str] = Counter()
-        asked = llm.ask(work.entries(), model, recipe.llm, work.folder / "journal", lambda done: progress("language model", done, 0))
-        for entry, reply in asked:
+        answers = llm.ask(work.entries(), model, recipe.llm, work.folder / "journal", lambda done: progress("language model", done, 0))
+        for entry, reply in answers:
             counts["too_long" if reply is None else reply.kind] += 1
             if reply is not None and reply.kind != "unreadable":
                 changes.append(_changed(entry, reply, recipe))
@@ -168,9 +163,7 @@ def _ask_model(recipe: CurationRecipe, model: Path | None, work: Work, total: in
                 _check_right_options(rewritten, verifier)
         write_whole(work.folder / "replies.json", [json.dumps(counts)])
         work.write_changes(sorted(changes, key=lambda entry: entry.index))
-    replies = json.loads((work.folder / "replies.json").read_text(encoding="utf-8"))
-    said = ", ".join(f"{kind} {count}" for kind, count in sorted(replies.items())) or "nothing to ask"
-    return {"model": recipe.llm.model, "replies": replies, "note": f"Language model `{recipe.llm.model}`: {said}."}
+    return asked(recipe.llm, json.loads((work.folder / "replies.json").read_text(encoding="utf-8")))
 
 
 def _check_right_options(rewritten: Sequence[Entry], verifier: Verifier) -> None:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from magistral_core.config.curation import CurationRecipe
-from magistral_core.curation.entry import Work, write_whole
-from magistral_core.curation.lineage import SourceFile, code_version, survey, version_of
+from magistral_core.curation.lineage import SourceFile, code_version, input_rows, survey_inputs, version_of
 from magistral_core.curation.progress import OnEvent, Progress
-from magistral_core.curation.report import translation_lines
+from magistral_core.curation.reasons import Reason
+from magistral_core.curation.report import Tally, common_report, translation_lines, translation_measures
 from magistral_core.curation.translating import Models, Translation
-from magistral_core.errors import InputError
-from magistral_core.problems import source_rows
+from magistral_core.curation.work import WorkFolder, check_out, write_whole
 from magistral_core.problems.readers import Row
 
 #: Files that a translation leaves in its output folder; as no problem is rejected, `rejected.jsonl` is empty.
@@ -41,26 +39,20 @@ def translate_problems(
         InputError: an input, the output folder or a model cannot be used.
         InfrastructureError: a worker pool or an engine broke; the same command goes on without asking twice.
     """
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out}: is a file; give a folder")
+    check_out(out)
     progress = Progress(on_event)
-    sources = survey(inputs, recipe, lambda done: progress("reading", done, 0))
+    sources = survey_inputs(inputs, recipe.problems, lambda done: progress("reading", done, 0))
     version = version_of(sources, (), recipe)
 
     def rows() -> Iterator[Row]:
-        for path in inputs:
-            for row in source_rows(path, recipe.problems.split):
-                yield Row(row.file, row.line, _with_source(row))
+        return (Row(row.file, row.line, _with_source(row)) for row in input_rows(inputs, recipe.problems))
 
-    with Work(out, version) as work:
+    with WorkFolder(out, version) as work:
         translation = Translation(recipe, models, work.folder / "journals", progress)
         summary = translation.rewrite(rows, recipe.problems.fields, work.folder / "kept.jsonl")
         report = _report(recipe, version, sources, summary)
         write_whole(work.folder / "rejected.jsonl", [])
-        write_whole(work.folder / "report.json", [json.dumps(report, indent=1, ensure_ascii=False)])
-        write_whole(work.folder / "report.md", [_to_markdown(report)])
-        for name in TRANSLATION_OUTPUTS:
-            os.replace(work.folder / name, out / name)
+        work.deliver(report, {"report.md": _to_markdown(report)}, TRANSLATION_OUTPUTS)
         work.remove()
     return report
 
@@ -73,20 +65,10 @@ def _with_source(row: Row) -> dict[str, Any]:
 
 def _report(recipe: CurationRecipe, version: str, sources: Sequence[SourceFile], summary: dict[str, Any]) -> dict[str, Any]:
     """The fields of a curation's report that have a meaning here."""
-    read = sum(source.rows for source in sources)
-    return {
-        "name": recipe.name,
-        "version": version,
-        "code": code_version(),
-        "read": read,
-        "kept": read,
-        "rejected": 0,
-        "reasons": {},
-        "sources": [{"file": item.file, "sha256": item.sha256, "read": item.rows, "kept": item.rows, "rejected": {}} for item in sources],
-        "translation": summary,
-        "decontamination": {"against": [], "matches": []},
-        "settings": recipe.model_dump(mode="json"),
-    }
+    tally = Tally(kept=Counter({source.file: source.rows for source in sources}))
+    report = common_report(recipe.name, version, code_version(), recipe.model_dump(mode="json"), sources, tally, Reason, ())
+    rows = report["rows"] + summary["added"]
+    return report | {"rows": rows, "measures": translation_measures(summary), "translation": summary}
 
 
 def _to_markdown(report: dict[str, Any]) -> str:

@@ -26,11 +26,11 @@ from magistral_core.config.curation import CurationRecipe, TranslateSettings
 from magistral_core.config.schema import FieldNames
 from magistral_core.curation.asking import Asker, Question
 from magistral_core.curation.draft import LONE_SURROGATE
-from magistral_core.curation.entry import write_whole
 from magistral_core.curation.golds import gold_faults, gold_verifier
 from magistral_core.curation.masking import Masked, mask
 from magistral_core.curation.progress import Progress
 from magistral_core.curation.translation import ENGLISH, SYSTEM, Fault, Flaw, draw, is_english, read_translation, task_for, unfit
+from magistral_core.curation.work import write_whole
 from magistral_core.errors import InputError
 from magistral_core.problems import parse_problem
 from magistral_core.problems.fields import ID, LANGUAGE, QUESTION, FieldPicker

@@ -12,7 +12,7 @@ import pytest
 from pydantic import BaseModel
 
 from magistral_core.cli.app import build_parser
-from magistral_core.config import CurationRecipe, Recipe, load_curation, load_recipe, recipe_names
+from magistral_core.config import CurationRecipe, Recipe, load_code_curation, load_curation, load_recipe, recipe_names
 from magistral_core.config.schema import FieldNames, ProblemSettings
 from magistral_core.problems import load_problems
 from magistral_core.rewards.extra import check_value, load_functions
@@ -71,7 +71,8 @@ def test_commands_parse(page: Path) -> None:
     for words in commands(page):
         options = build_parser().parse_args(words)  # a wrong one exits
         if words[0] == "curate":
-            load_curation(options.recipe, options.overrides)
+            load = load_code_curation if words[1] == "code" else load_curation
+            load(options.recipe, options.overrides)
             continue
         recipe = getattr(options, "recipe", None) or "tiny"
         assert PLACEHOLDER.fullmatch(recipe) or recipe in recipe_names() or recipe.endswith(".yaml"), words
