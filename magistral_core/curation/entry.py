@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from magistral_core.curation.reasons import Reason
+from magistral_core.curation.reasons import ReasonCode
 from magistral_core.errors import InputError
 
 
@@ -63,7 +63,7 @@ class Entry:
         """File and line, as outputs name them."""
         return {"file": self.file, "line": self.line}
 
-    def reject(self, reason: Reason, detail: str) -> None:
+    def reject(self, reason: ReasonCode, detail: str) -> None:
         """Note why it goes no further."""
         self.reason, self.detail = reason.value, detail
 

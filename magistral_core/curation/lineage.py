@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from magistral_core import __version__
-from magistral_core.config.curation import CurationRecipe
+from magistral_core.config.curation import CurationRecipe, SourceSettings
 from magistral_core.config.schema import FieldNames
 from magistral_core.curation.draft import read_draft
 from magistral_core.problems import source_rows
@@ -29,7 +30,7 @@ class SourceFile:
     sha256: str
 
 
-def survey(inputs: Sequence[str], recipe: CurationRecipe, on_rows: Callable[[int], None] = lambda _: None) -> list[SourceFile]:
+def survey(inputs: Sequence[str], settings: SourceSettings, on_rows: Callable[[int], None] = lambda _: None) -> list[SourceFile]:
     """Read every row of every input once, before anything is done with any of them.
 
     Raises:
@@ -37,12 +38,12 @@ def survey(inputs: Sequence[str], recipe: CurationRecipe, on_rows: Callable[[int
     """
     counts: dict[str, int] = {}
     digests: dict[str, hashlib._Hash] = {}
-    named_fields = recipe.problems.fields != FieldNames()
+    named_fields = settings.fields != FieldNames()
     done = 0
     for path in inputs:
-        for row in source_rows(path, recipe.problems.split):
+        for row in source_rows(path, settings.split):
             if named_fields:
-                read_draft(row, recipe.problems.fields)
+                read_draft(row, settings.fields)
             counts[row.file] = counts.get(row.file, 0) + 1
             content = json.dumps([row.line, row.data], sort_keys=True, ensure_ascii=False, default=str)
             digests.setdefault(row.file, hashlib.sha256()).update(content.encode("utf-8", "surrogatepass"))
@@ -56,6 +57,11 @@ def version_of(sources: Sequence[SourceFile], against: Sequence[SourceFile], rec
     """Version of the set: 16 hexadecimal digits of a hash over inputs, evaluation sets, settings and code."""
     settings = recipe.model_dump(mode="json", exclude={"tracking", "shard_rows"})
     content = {"sources": [*map(asdict, sources)], "against": [*map(asdict, against)], "settings": settings, "code": code_version()}
+    return digest_of(content)
+
+
+def digest_of(content: Mapping[str, Any]) -> str:
+    """16 hexadecimal digits of a hash over JSON values."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

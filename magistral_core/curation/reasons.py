@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Self
 
 
 class Stage(StrEnum):
-    """The filters, in the order in which a problem meets them. Difficulty (section 4 of the paper) comes after the last."""
+    """The filters, in the order in which a problem meets them. Difficulty comes after the last: see `grading.py`."""
 
     COMPLETENESS = "completeness"
     ANSWER = "answer"
@@ -17,18 +18,22 @@ class Stage(StrEnum):
     DECONTAMINATION = "decontamination"
 
 
-class Reason(StrEnum):
-    """Reason codes. Each member has its filter as `stage` and a sentence for people as `__doc__`."""
+class ReasonCode(StrEnum):
+    """A vocabulary of reasons. Each member has its filter as `stage` and a sentence for people as `__doc__`."""
 
-    stage: Stage
+    stage: StrEnum
 
-    def __new__(cls, code: str, stage: Stage = Stage.COMPLETENESS, doc: str = "") -> Reason:
+    def __new__(cls, code: str, stage: StrEnum = Stage.COMPLETENESS, doc: str = "") -> Self:
         """A text with its filter and its explanation. The defaults are for type checkers, which take `Reason(code)` for a call of this."""
         member = str.__new__(cls, code)
         member._value_ = code
         member.stage = stage
         member.__doc__ = doc
         return member
+
+
+class Reason(ReasonCode):
+    """Reason codes of the format filter."""
 
     EMPTY = "empty", Stage.COMPLETENESS, "There is no statement."
     TOO_LONG = "too_long", Stage.COMPLETENESS, "The statement is longer than `format.max_question_chars`."

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 from magistral_core.curation.entry import Entry
 from magistral_core.curation.lineage import SourceFile
-from magistral_core.curation.reasons import Reason, Stage
+from magistral_core.curation.reasons import Reason, ReasonCode, Stage
 
 #: Examples of each reason that the report shows.
 EXAMPLES = 3
@@ -53,6 +54,50 @@ class Tally:
             )
 
 
+def count_report(
+    name: str,
+    version: str,
+    code: str,
+    settings: Mapping[str, Any],
+    sources: Sequence[SourceFile],
+    tally: Tally,
+    reasons: type[ReasonCode] = Reason,
+    stages: type[StrEnum] = Stage,
+) -> dict[str, Any]:
+    """What every report says: counts by filter, reason and source, in a vocabulary of reasons and filters; and examples."""
+    by_reason: Counter[str] = Counter()
+    for (_, reason), count in tally.rejected.items():
+        by_reason[reason] += count
+    read = sum(source.rows for source in sources)
+    files = []
+    for source in sources:
+        lost = {reason.value: tally.rejected[source.file, reason.value] for reason in reasons if tally.rejected[source.file, reason.value]}
+        files.append({"file": source.file, "sha256": source.sha256, "read": source.rows, "kept": tally.kept[source.file], "rejected": lost})
+    return {
+        "name": name,
+        "version": version,
+        "code": code,
+        "read": read,
+        "kept": tally.kept.total(),
+        "rejected": by_reason.total(),
+        "reasons": {reason.value: by_reason[reason.value] for reason in reasons if by_reason[reason.value]},
+        "stages": stage_counts(by_reason, read, reasons, stages),
+        "sources": files,
+        "examples": tally.examples,
+        "settings": dict(settings),
+    }
+
+
+def stage_counts(by_reason: Mapping[str, int], read: int, reasons: type[ReasonCode], stages: type[StrEnum]) -> list[dict[str, Any]]:
+    """What goes into each filter, what it rejects by reason, and what comes out."""
+    found, left = [], read
+    for stage in stages:
+        lost = {reason.value: by_reason[reason.value] for reason in reasons if reason.stage is stage and by_reason.get(reason.value)}
+        found.append({"stage": stage.value, "in": left, "rejected": lost, "out": left - sum(lost.values())})
+        left -= sum(lost.values())
+    return found
+
+
 def make_report(
     name: str,
     version: str,
@@ -65,29 +110,8 @@ def make_report(
     llm: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The content of report.json."""
-    by_reason: Counter[str] = Counter()
-    for (_, reason), count in tally.rejected.items():
-        by_reason[reason] += count
-    read = sum(source.rows for source in sources)
-    stages, left = [], read
-    for stage in Stage:
-        lost = {reason.value: by_reason[reason.value] for reason in Reason if reason.stage is stage and by_reason[reason.value]}
-        stages.append({"stage": stage.value, "in": left, "rejected": lost, "out": left - sum(lost.values())})
-        left -= sum(lost.values())
-    files = []
-    for source in sources:
-        lost = {reason.value: tally.rejected[source.file, reason.value] for reason in Reason if tally.rejected[source.file, reason.value]}
-        files.append({"file": source.file, "sha256": source.sha256, "read": source.rows, "kept": tally.kept[source.file], "rejected": lost})
     return {
-        "name": name,
-        "version": version,
-        "code": code,
-        "read": read,
-        "kept": tally.kept.total(),
-        "rejected": by_reason.total(),
-        "reasons": {reason.value: by_reason[reason.value] for reason in Reason if by_reason[reason.value]},
-        "stages": stages,
-        "sources": files,
+        **count_report(name, version, code, settings, sources, tally),
         "rewritten": dict(tally.rewritten),
         "doubts_kept": dict(tally.doubts),
         "llm": dict(llm),
@@ -96,8 +120,6 @@ def make_report(
             "against": [{"file": source.file, "rows": source.rows, "sha256": source.sha256} for source in against],
             "matches": list(matches),
         },
-        "examples": tally.examples,
-        "settings": dict(settings),
     }
 
 
@@ -109,9 +131,21 @@ def to_markdown(report: Mapping[str, Any]) -> str:
         f"{report['read']:,} rows read, {report['kept']:,} kept. Version `{report['version']}`.",
         "",
     ]
-    lines += _funnel(report)
-    reasons = list(report["reasons"])
+    lines += funnel(report)
+    lines += by_source(report)
     lines += [
+        "",
+        f"Rewritten multiple choices among the kept: {_counts(report['rewritten'])}. Kept with a doubt: {_counts(report['doubts_kept'])}.",
+    ]
+    lines += [f"Duplicates with another answer than the kept one: {report['duplicates_with_other_answer']}.", "", report["llm"]["note"], ""]
+    lines += _decontamination(report["decontamination"])
+    return "\n".join([*lines, *examples(report, Reason)])
+
+
+def by_source(report: Mapping[str, Any]) -> list[str]:
+    """A table of sources and reasons."""
+    reasons = list(report["reasons"])
+    lines = [
         "",
         "## By source",
         "",
@@ -121,20 +155,19 @@ def to_markdown(report: Mapping[str, Any]) -> str:
     for source in report["sources"]:
         cells = [f"`{source['file']}`", source["read"], source["kept"], *(source["rejected"].get(reason, 0) for reason in reasons)]
         lines.append(f"| {' | '.join(map(str, cells))} |")
-    lines += [
-        "",
-        f"Rewritten multiple choices among the kept: {_counts(report['rewritten'])}. Kept with a doubt: {_counts(report['doubts_kept'])}.",
-    ]
-    lines += [f"Duplicates with another answer than the kept one: {report['duplicates_with_other_answer']}.", "", report["llm"]["note"], ""]
-    lines += _decontamination(report["decontamination"])
-    lines += ["## Examples", ""]
-    for reason in reasons:
-        lines += [f"### `{reason}`: {Reason(reason).__doc__}", ""]
+    return lines
+
+
+def examples(report: Mapping[str, Any], reasons: type[ReasonCode]) -> list[str]:
+    """A few rows for each reason, with what the reason means."""
+    lines = ["## Examples", ""]
+    for reason in report["reasons"]:
+        lines += [f"### `{reason}`: {reasons(reason).__doc__}", ""]
         for shown in report["examples"][reason]:
             question = " ".join(shown["question"].split()).replace("`", "'")
             lines.append(f"- {shown['source']['file']}:{shown['source']['line']}: `{question}` ({' '.join(shown['detail'].split())})")
         lines.append("")
-    return "\n".join(lines)
+    return lines
 
 
 def to_card(report: Mapping[str, Any]) -> str:
@@ -150,7 +183,7 @@ def to_card(report: Mapping[str, Any]) -> str:
             f"{report['kept']:,} mathematics problems with one verifiable answer each, from {report['read']:,} rows, by rules after "
             "Magistral (arXiv 2506.10910, section 4). Licences are those of the sources.",
             "",
-            *_funnel(report),
+            *funnel(report),
             "",
             "## Lineage",
             "",
@@ -163,7 +196,8 @@ def to_card(report: Mapping[str, Any]) -> str:
     )
 
 
-def _funnel(report: Mapping[str, Any]) -> list[str]:
+def funnel(report: Mapping[str, Any]) -> list[str]:
+    """A table of the counts at every filter, by `stages`."""
     lines = ["| filter | in | rejected | out |", "|---|---|---|---|"]
     for stage in report["stages"]:
         lines.append(f"| {stage['stage']} | {stage['in']} | {_counts(stage['rejected'])} | {stage['out']} |")

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from magistral_core.config.curation import CurationRecipe
+from magistral_core.config.curation import CurationRecipe, SourceSettings
 from magistral_core.config.schema import PromptSettings, RewardSettings
 from magistral_core.curation import llm
 from magistral_core.curation.decontamination import EvaluationIndex, EvaluationItem
@@ -61,7 +61,7 @@ def curate_math(
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: is a file; give a folder")
     progress = Progress(on_event)
-    sources = survey(inputs, recipe, lambda done: progress("reading", done, 0))
+    sources = survey(inputs, recipe.problems, lambda done: progress("reading", done, 0))
     items, against = _evaluation_items(recipe)
     version = version_of(sources, against, recipe)
     total = sum(source.rows for source in sources)
@@ -77,10 +77,7 @@ def curate_math(
 
 def _evaluation_items(recipe: CurationRecipe) -> tuple[list[EvaluationItem], list[SourceFile]]:
     settings = recipe.decontaminate
-    as_input = recipe.model_copy(
-        update={"problems": recipe.problems.model_copy(update={"fields": settings.fields, "split": settings.split})}
-    )
-    sources = survey(settings.against, as_input)
+    sources = survey(settings.against, SourceSettings(fields=settings.fields, split=settings.split))
     drafts = (read_draft(row, settings.fields) for path in settings.against for row in source_rows(path, settings.split))
     return [EvaluationItem(draft.file, draft.line, draft.question) for draft in drafts if draft.question], sources
 
