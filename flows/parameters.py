@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from magistral_core.config import CurationRecipe, Recipe, load_curation, load_recipe, recipe_names
+from magistral_core.config import CurationRecipe, GradingRecipe, Recipe, load_curation, load_grading, load_recipe, recipe_names
 from magistral_core.errors import InputError
 
 RecipeName = Enum("RecipeName", {name: name for name in recipe_names()}, type=str)  # type: ignore[misc]
@@ -16,6 +16,9 @@ RecipeName.__doc__ = "A recipe that ships with the project."
 
 CurationName = Enum("CurationName", {name: name for name in recipe_names(CurationRecipe)}, type=str)  # type: ignore[misc]
 CurationName.__doc__ = "A curation recipe that ships with the project."
+
+GradingName = Enum("GradingName", {name: name for name in recipe_names(GradingRecipe)}, type=str)  # type: ignore[misc]
+GradingName.__doc__ = "A grading recipe that ships with the project."
 
 
 class _Form(BaseModel):
@@ -126,3 +129,39 @@ class CurateForm(_Form):
         """The same as arguments of `magistral curate`."""
         sets = [part for change in self.changes() for part in ("--set", change)]
         return ["math", *self.inputs, "--out", self.out, "--recipe", self.recipe.value, *sets]
+
+
+class GradeForm(_Form):
+    """A grading of problems by difficulty."""
+
+    inputs: list[str] = Field(
+        default_factory=list,
+        title="Problem files",
+        description="One a line: files or folders on the worker's machine, s3://... or hf:NAME, such as a curation's kept.jsonl.",
+        examples=[["curated/kept.jsonl"]],
+    )
+    out: str = Field(
+        "graded", title="Output folder", description="For the kept and rejected problems, grades, report and card.", min_length=1
+    )
+    model: str = Field(
+        "tiny", title="Model", description="Of pass 1: `tiny`, a model folder, or a checkpoint's URI (s3://...).", min_length=1
+    )
+    grader: str | None = Field(
+        None, title="Trained grader", description="Of pass 2, which then decides: a model trained on what pass 1 kept. Empty: one pass."
+    )
+    recipe: GradingName = Field(GradingName("difficulty"), title="Recipe", description="Whose settings apply; all can be changed below.")
+    overrides: list[str] = Field(
+        default_factory=list, title="Settings to change", description="One a line, as section.key=value; for example sampling.samples=32."
+    )
+
+    def load(self) -> GradingRecipe:
+        """The recipe with its changes. Raises InputError, naming the field, also where there is no input."""
+        if not self.inputs:
+            raise InputError("grading.inputs: no problem file; name at least one")
+        return load_grading(self.recipe.value, self.overrides)
+
+    def arguments(self) -> list[str]:
+        """The same as arguments of `magistral curate`."""
+        found = ["grade", *self.inputs, "--out", self.out, "--model", self.model]
+        found += ["--grader", self.grader] if self.grader else []
+        return [*found, "--recipe", self.recipe.value, *(part for change in self.overrides for part in ("--set", change))]

@@ -30,11 +30,27 @@ _BEGINS = {"reading": 0, "rules and gold check": 5, "language model": 70, "dupli
 @task(name="curate", retries=2, retry_delay_seconds=10, retry_condition_fn=broken_not_wrong, persist_result=True, result_serializer="json")
 def curate_problems(arguments: list[str], flow_run_id: str) -> dict[str, Any]:
     """The report of `magistral curate ARGUMENTS`, without its examples. A second attempt goes on from the last finished shard."""
+    report = follow_curation(arguments, flow_run_id, "curation", _BEGINS)
+    create_table_artifact(funnel_rows(report), key="curation-results", description="Problems at every filter")
+    text = f"**{report['kept']}** of {report['read']} rows kept; data set version `{report['version']}`. {report['llm']['note']}"
+    create_markdown_artifact(text, key="curation-summary", description="In one sentence")
+    return report
+
+
+def follow_curation(arguments: list[str], flow_run_id: str, key: str, begins: dict[str, int]) -> dict[str, Any]:
+    """Run `magistral curate ARGUMENTS`, show its progress under an artifact's key, link its data set; returns the report.
+
+    Args:
+        arguments: of the command.
+        flow_run_id: whose folder gets log and events.
+        key: of the progress artifact.
+        begins: percent of the whole at which each step begins, in order.
+    """
     folder = work_folder(flow_run_id)
-    name = f"curate-{uuid.uuid4().hex[:6]}"
+    name = f"{key}-{uuid.uuid4().hex[:6]}"
     log, events = folder / f"{name}.log", folder / f"{name}.jsonl"
     get_run_logger().info("curate %s; its own log: %s", " ".join(arguments), log)
-    follower = _Follower(events)
+    follower = _Follower(events, key, begins)
     run_command(["curate", *arguments, "--events", str(events)], log, on_poll=follower.poll)
     return follower.finish()
 
@@ -42,9 +58,10 @@ def curate_problems(arguments: list[str], flow_run_id: str) -> dict[str, Any]:
 class _Follower:
     """Turns events into what Prefect shows."""
 
-    def __init__(self, events: Path) -> None:
+    def __init__(self, events: Path, key: str, begins: dict[str, int]) -> None:
         self._events = EventFile(events)
-        self._progress = create_progress_artifact(progress=0.0, key="curation", description="Curation")
+        self._begins = begins
+        self._progress = create_progress_artifact(progress=0.0, key=key, description=key.capitalize())
         self._stage, self._percent, self._shown = "", 0.0, 0.0
         self._last_update = time.monotonic()
         self._report: dict[str, Any] | None = None
@@ -60,21 +77,18 @@ class _Follower:
             if stage != self._stage:
                 self._stage = stage
                 self._log.info("%s", stage)
-            following = min((begin for begin in _BEGINS.values() if begin > _BEGINS[stage]), default=100)
+            following = min((begin for begin in self._begins.values() if begin > self._begins[stage]), default=100)
             share = event["done"] / event["total"] if event["total"] else 0.0
-            self._percent = _BEGINS[stage] + share * (following - _BEGINS[stage])
+            self._percent = self._begins[stage] + share * (following - self._begins[stage])
         if self._percent != self._shown and time.monotonic() - self._last_update > _UPDATE_S:
             self._show(self._percent)
 
     def finish(self) -> dict[str, Any]:
-        """The report of the ended curation, with its tables and links."""
+        """The report of the ended curation; with a link to its data set."""
         if self._report is None:
             raise InfrastructureError("the curation ended without a report")
         self._show(100.0)
         report = self._report
-        create_table_artifact(funnel_rows(report), key="curation-results", description="Problems at every filter")
-        text = f"**{report['kept']}** of {report['read']} rows kept; data set version `{report['version']}`. {report['llm']['note']}"
-        create_markdown_artifact(text, key="curation-summary", description="In one sentence")
         if report["mlflow_url"].startswith("http"):
             create_link_artifact(
                 report["mlflow_url"], link_text="The data set in MLflow", key="mlflow", description="Report, card, problems"

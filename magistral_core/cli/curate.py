@@ -1,23 +1,26 @@
-"""`magistral curate math INPUT... --out DIR`: noisy problem files in, verifiable problems and a report out."""
+"""`magistral curate math INPUT... --out DIR`: noisy problem files in, verifiable problems and a report out.
+
+`magistral curate grade INPUT... --out DIR --model M --grader M`: of verifiable problems, those of middle difficulty.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from magistral_core.cli.common import add_json, add_set, note, print_json, quiet_engines, results_only, use_stack
 from magistral_core.cli.progress import EventWriter
-from magistral_core.config import CurationRecipe, load_curation, recipe_names
+from magistral_core.config import CurationRecipe, GradingRecipe, load_curation, load_grading, recipe_names
 
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser("curate", help="make a clean problem set of noisy files", description=__doc__)
-    kinds = parser.add_subparsers(title="kinds of problems", metavar="KIND", required=True)
+    kinds = parser.add_subparsers(title="kinds of curation", metavar="KIND", required=True)
     math = kinds.add_parser("math", help="mathematics problems with reference answers", description=__doc__)
     math.add_argument(
         "inputs", metavar="INPUT", nargs="+", help="JSON lines, Parquet, a folder, s3://... or hf:NAME; of duplicates the first stays"
@@ -32,6 +35,24 @@ def add(commands: Any) -> None:
     add_json(math)
     math.set_defaults(command=_math)
 
+    grade = kinds.add_parser("grade", help="keep mathematics problems of middle difficulty, by samples of a model", description=__doc__)
+    grade.add_argument("inputs", metavar="INPUT", nargs="+", help="problem files, such as the kept.jsonl of a curation")
+    grade.add_argument(
+        "--out",
+        metavar="DIR",
+        type=Path,
+        required=True,
+        help="folder for kept.jsonl, rejected.jsonl, grades, report.md, report.json, card.md",
+    )
+    grade.add_argument("--model", metavar="M", required=True, help="of pass 1: `tiny`, a model folder, a hub name, or a checkpoint's URI")
+    grade.add_argument("--grader", metavar="M", help="of pass 2, which then decides: a model trained on what pass 1 kept")
+    names = ", ".join(recipe_names(GradingRecipe))
+    grade.add_argument("--recipe", metavar="RECIPE", default="difficulty", help=f"settings: a name ({names}) or .yaml file")
+    add_set(grade)
+    grade.add_argument("--events", metavar="FILE", help="append progress to FILE, one JSON object a line")
+    add_json(grade)
+    grade.set_defaults(command=_grade)
+
 
 def _math(options: argparse.Namespace) -> int:
     recipe = load_curation(options.recipe, options.overrides)
@@ -40,19 +61,41 @@ def _math(options: argparse.Namespace) -> int:
     quiet_engines()
     from magistral_core import api
 
+    report = _followed(options, lambda on_event: api.curate_math(options.inputs, options.out, recipe, on_event))
+    if options.json:
+        print_json(report)
+    else:
+        _show(report, options.out)
+    return 0
+
+
+def _grade(options: argparse.Namespace) -> int:
+    recipe = load_grading(options.recipe, options.overrides)
+    use_stack()
+    quiet_engines()
+    from magistral_core import api
+
+    report = _followed(
+        options, lambda on_event: api.grade_difficulty(options.inputs, options.out, recipe, options.model, options.grader, on_event)
+    )
+    if options.json:
+        print_json(report)
+    else:
+        _show_grading(report, options.out)
+    return 0
+
+
+def _followed(options: argparse.Namespace, work: Callable[[Callable[[dict[str, Any]], None]], dict[str, Any]]) -> dict[str, Any]:
+    """Do work whose events go to the file of `--events` and to a bar; returns its report."""
     with EventWriter(options.events) as events, _Bar() as bar, results_only():
 
         def on_event(event: dict[str, Any]) -> None:
             events(event)
             bar(event)
 
-        report = api.curate_math(options.inputs, options.out, recipe, on_event)
+        report = work(on_event)
         events({"event": "end", **report})
-    if options.json:
-        print_json(report)
-    else:
-        _show(report, options.out)
-    return 0
+    return report
 
 
 def _show(report: Mapping[str, Any], out: Path) -> None:
@@ -61,6 +104,18 @@ def _show(report: Mapping[str, Any], out: Path) -> None:
         print(f"{stage['stage']:<16} {stage['in']:>9} -> {stage['out']:>9}  {lost}".rstrip())
     print(report["llm"]["note"])
     print(f"{report['kept']} of {report['read']} rows kept, version {report['version']}; why not the others: {out / 'report.md'}")
+    if report["mlflow_url"]:
+        print(f"in MLflow: {report['mlflow_url']}")
+
+
+def _show_grading(report: Mapping[str, Any], out: Path) -> None:
+    for number, result in enumerate(report["passes"], start=1):
+        lost = ", ".join(f"{reason} {count}" for stage in result["stages"] for reason, count in stage["rejected"].items())
+        rate = "-" if result["pass_rate"] is None else f"{result['pass_rate']:.3f}"
+        print(f"pass {number}  {result['model']}: pass rate {rate}, kept {result['kept']} of {report['read']}  {lost}".rstrip())
+    if "recovered" in report:
+        print(f"{report['recovered']} problems that were too hard in pass 1 are kept")
+    print(f"{report['kept']} of {report['read']} problems kept, version {report['version']}; why not the others: {out / 'report.md'}")
     if report["mlflow_url"]:
         print(f"in MLflow: {report['mlflow_url']}")
 

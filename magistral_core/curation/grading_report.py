@@ -107,13 +107,14 @@ def to_markdown(report: Mapping[str, Any]) -> str:
 def to_card(report: Mapping[str, Any]) -> str:
     """card.md: what the set is, where it comes from, how it was made, in one page."""
     graders = ", then ".join(f"`{result['model']}`" for result in report["passes"])
+    samples = report["settings"]["sampling"]["samples"]
     files = [f"| `{item['file']}` | {item['read']} | {item['kept']} | `{item['sha256'][:16]}` |" for item in report["sources"]]
     return "\n".join(
         [
             f"# {report['name']}, version {report['version']}",
             "",
-            f"{report['kept']:,} mathematics problems of middle difficulty, of {report['read']:,}: {report['settings']['sampling']['samples']} "
-            f"samples a problem by {graders}, after Magistral (arXiv 2506.10910, section 4). Licences are those of the sources.",
+            f"{report['kept']:,} mathematics problems of middle difficulty, of {report['read']:,}; {samples} samples a problem by "
+            f"{graders}, after Magistral (arXiv 2506.10910, section 4). Licences are those of the sources.",
             "",
             *funnel(report),
             "",
@@ -123,8 +124,8 @@ def to_card(report: Mapping[str, Any]) -> str:
             "|---|---|---|---|",
             *files,
             "",
-            f"Code `{report['code']}`. Each line of `kept.jsonl` names its `source` (file and line), the `origin` that it named itself, and what "
-            "each pass found (`grades`). The version is a hash of sources, graders, settings and code.",
+            f"Code `{report['code']}`. Each line of `kept.jsonl` names its `source` (file and line), the `origin` that it named itself, "
+            "and what each pass found (`grades`). The version is a hash of sources, graders, settings and code.",
             "",
         ]
     )

@@ -17,8 +17,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from magistral_core.config.grading import GradingRecipe, PassSettings
-from magistral_core.config.schema import ProblemSettings, PromptSettings, RewardSettings
+from magistral_core.config.grading import GradingRecipe
+from magistral_core.config.schema import ProblemSettings, RewardSettings
 from magistral_core.curation.entry import Entry, Work, write_whole
 from magistral_core.curation.grading import Grade, GradingReason, judge
 from magistral_core.curation.grading_report import PassResult, make_report, to_card, to_markdown
@@ -75,31 +75,40 @@ def grade_difficulty(
     problems = _read(inputs, recipe)
     about = [what_samples_depend_on(grader, recipe) for grader in graders]
     version = _version(sources, about, recipe)
+    store.check()
     with Work(out, version) as work:
-        keys = [problem_key(problem) for problem in problems]
-        passes = []
         limits = RewardSettings(language=0.0, **recipe.verification.model_dump())
-        with Verifier(limits, PromptSettings()) as verifier:
-            for number, grader in enumerate(graders, start=1):
-                grades = GradeStore(store, about[number - 1])
-                unique = dict(zip(keys, problems, strict=True))
-                stage = f"pass {number}"
-                progress(stage, 0, len(unique))
-                sampled = grade_missing(
-                    unique,
-                    recipe,
-                    grader,
-                    grades,
-                    verifier,
-                    open_engines=open_engines,
-                    on_done=lambda done, stage=stage, total=len(unique): progress(stage, done, total),  # type: ignore[misc]
-                )
-                settings: PassSettings = (recipe.pass_1, recipe.pass_2)[number - 1]
-                found = [grades.get(key) for key in keys]
-                passes.append(PassResult(grader.name, grades.key, sampled, found, [judge(grade, settings) for grade in found]))
+        with Verifier(limits, recipe.prompt) as verifier:
+            passes = [
+                _run_pass(number, grader, problems, recipe, GradeStore(store, depends), verifier, open_engines, progress)
+                for number, (grader, depends) in enumerate(zip(graders, about, strict=True), start=1)
+            ]
         report = _write(out, work.folder, problems, passes, version, sources, recipe, progress)
         work.remove()
     return report
+
+
+def _run_pass(
+    number: int,
+    grader: Grader,
+    problems: Sequence[Problem],
+    recipe: GradingRecipe,
+    grades: GradeStore,
+    verifier: Verifier,
+    open_engines: OpenEngines | None,
+    progress: Progress,
+) -> PassResult:
+    """Sample what has no grade yet, and judge the whole set."""
+    keys = [problem_key(problem) for problem in problems]
+    unique = dict(zip(keys, problems, strict=True))
+
+    def on_done(done: int) -> None:
+        progress(f"pass {number}", done, len(unique))
+
+    sampled = grade_missing(unique, recipe, grader, grades, verifier, open_engines=open_engines, on_done=on_done)
+    found = [grades.get(key) for key in keys]
+    settings = recipe.pass_1 if number == 1 else recipe.pass_2
+    return PassResult(grader.name, grades.key, sampled, found, [judge(grade, settings) for grade in found])
 
 
 def output_names(passes: int) -> tuple[str, ...]:
