@@ -18,7 +18,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.page import put_between
 from magistral_core import api
 from magistral_core.config import load_grading
 from magistral_core.curation.grading import GradingReason, judge
