@@ -200,7 +200,8 @@ class _Recorder:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._thread.shutdown(cancel_futures=True)
+        self._send()  # where an engine died, what was complete by then is stored all the same
+        self._thread.shutdown()
 
     def add(self, group: Group) -> None:
         """Take a complete group. Raises what went wrong with an earlier one."""

@@ -37,10 +37,7 @@ SETTINGS = (
 ORIGIN = {"file": "raw.jsonl", "line": 3}
 ROWS: list[dict[str, Any]] = [
     *({"id": f"right-{number}", "question": f"{number}-{number - 1}=?", "answer": "1", "level": 2} for number in range(1, 11)),
-    *(
-        {"id": f"wrong-{number}", "question": f"{number}-{number - 2}=?", "answer": "2", "source": {"file": "raw", "line": 3}}
-        for number in range(2, 8)
-    ),
+    *({"id": f"wrong-{number}", "question": f"{number}-{number - 2}=?", "answer": "2", "source": ORIGIN} for number in range(2, 8)),
     {"id": "again", "question": "1-0=?", "answer": "1"},
     {"id": "long", "question": "1+" * 60 + "1=?", "answer": "1"},
 ]
@@ -118,6 +115,7 @@ def test_grades_are_used_again(done: tuple[str, Path, dict[str, Any]], writer_mo
     assert grade_difficulty([more], tmp_path / "out", few, graders, store)["passes"][0]["sampled"] == 1
 
 
+@pytest.mark.slow
 def test_several_engines_give_a_problem_the_same_samples(
     done: tuple[str, Path, dict[str, Any]], writer_model: Path, tmp_path: Path
 ) -> None:
