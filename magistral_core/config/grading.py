@@ -40,7 +40,14 @@ class PassSettings(Section):
     above: Fraction = Field(0.0, description="problems with this pass rate or a lower one are too hard; 0: those never solved")
     below: Fraction = Field(1.0, description="problems with this pass rate or a higher one are too easy; 1: those always solved")
     majority: float | None = Field(
-        None, gt=0.5, le=1.0, description="share of the samples that must agree on another answer to outvote the reference; null: no vote"
+        None,
+        ge=0.5,
+        lt=1.0,
+        description="a larger share of the samples that agrees on another answer outvotes the reference; null: no vote",
+    )
+    support: Fraction = Field(
+        1 / 16,
+        description="a reference that a larger share of the samples reaches is not outvoted; 1: by any majority, as the paper has it",
     )
 
     @model_validator(mode="after")
@@ -62,6 +69,6 @@ class GradingRecipe(Section):
     )
     verification: VerificationSettings = VerificationSettings()
     pass_1: PassSettings = Field(PassSettings(below=0.75), description="what the ordinary model's pass keeps")
-    pass_2: PassSettings = Field(PassSettings(majority=0.75), description="what the trained grader's pass keeps, of the whole set again")
+    pass_2: PassSettings = Field(PassSettings(majority=0.5), description="what the trained grader's pass keeps, of the whole set again")
     storage: StorageSettings = Field(StorageSettings(), description="where grades are kept; without any, `grades` in the output folder")
     tracking: TrackingSettings = TrackingSettings()

@@ -126,11 +126,16 @@ def judge(grade: Grade | None, settings: PassSettings) -> GradingReason | None:
     rate = grade.pass_rate
     if rate is None or grade.graded < _LEAST_GRADED * grade.samples:
         return GradingReason.UNGRADED
-    if settings.majority is not None and grade.answers and not grade.answers[0].correct and grade.agreement >= settings.majority:
+    if settings.majority is not None and _other_majority(grade, settings.majority) and rate <= settings.support:
         return GradingReason.GOLD_OUTVOTED
     if rate <= settings.above:
         return GradingReason.TOO_HARD
     return GradingReason.TOO_EASY if rate >= settings.below else None
+
+
+def _other_majority(grade: Grade, majority: float) -> bool:
+    """Whether more than a share of the samples agree on one answer that is not the reference."""
+    return grade.agreement > majority and not grade.answers[0].correct
 
 
 def votes_by_agreement(grades: Sequence[Grade], edges: Sequence[float] = (0.25, 0.5, 0.75, 1.0)) -> list[dict[str, float | int]]:

@@ -32,7 +32,6 @@ SETTINGS = (
     "generation.max_num_seqs=64",
     "generation.kv_cache_gib=0.0625",
     "pass_1.below=1.0",
-    "pass_2.majority=0.51",
 )
 ORIGIN = {"file": "raw.jsonl", "line": 3}
 ROWS: list[dict[str, Any]] = [
