@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magistral_core.config.grading import GradingRecipe
-from magistral_core.config.schema import ProblemSettings, RewardSettings
+from magistral_core.config.schema import ProblemSettings
 from magistral_core.curation.entry import Entry, Work, write_whole
 from magistral_core.curation.grading import Grade, GradingReason, judge
 from magistral_core.curation.grading_report import PassResult, make_report, to_card, to_markdown
@@ -30,7 +30,6 @@ from magistral_core.curation.report import Tally
 from magistral_core.errors import InputError
 from magistral_core.problems import load_problems
 from magistral_core.records import Problem, ProblemKind
-from magistral_core.rewards import Verifier
 from magistral_core.storage import ObjectStore
 
 if TYPE_CHECKING:
@@ -77,12 +76,10 @@ def grade_difficulty(
     version = _version(sources, about, recipe)
     store.check()
     with Work(out, version) as work:
-        limits = RewardSettings(language=0.0, **recipe.verification.model_dump())
-        with Verifier(limits, recipe.prompt) as verifier:
-            passes = [
-                _run_pass(number, grader, problems, recipe, GradeStore(store, depends), verifier, open_engines, progress)
-                for number, (grader, depends) in enumerate(zip(graders, about, strict=True), start=1)
-            ]
+        passes = [
+            _run_pass(number, grader, problems, recipe, GradeStore(store, depends), open_engines, progress)
+            for number, (grader, depends) in enumerate(zip(graders, about, strict=True), start=1)
+        ]
         report = _write(out, work.folder, problems, passes, version, sources, recipe, progress)
         work.remove()
     return report
@@ -94,7 +91,6 @@ def _run_pass(
     problems: Sequence[Problem],
     recipe: GradingRecipe,
     grades: GradeStore,
-    verifier: Verifier,
     open_engines: OpenEngines | None,
     progress: Progress,
 ) -> PassResult:
@@ -105,7 +101,7 @@ def _run_pass(
     def on_done(done: int) -> None:
         progress(f"pass {number}", done, len(unique))
 
-    sampled = grade_missing(unique, recipe, grader, grades, verifier, open_engines=open_engines, on_done=on_done)
+    sampled = grade_missing(unique, recipe, grader, grades, open_engines=open_engines, on_done=on_done)
     found = [grades.get(key) for key in keys]
     settings = recipe.pass_1 if number == 1 else recipe.pass_2
     return PassResult(grader.name, grades.key, sampled, found, [judge(grade, settings) for grade in found])

@@ -22,6 +22,7 @@ import numpy as np
 import xxhash
 
 from magistral_core.config.grading import GradingRecipe
+from magistral_core.config.schema import RewardSettings
 from magistral_core.curation.grading import Grade, equal_classes
 from magistral_core.curation.grading_store import GradeStore
 from magistral_core.errors import InputError
@@ -80,7 +81,6 @@ def grade_missing(
     recipe: GradingRecipe,
     grader: Grader,
     store: GradeStore,
-    verifier: Verifier,
     *,
     open_engines: OpenEngines | None = None,
     on_done: Callable[[int], None] = lambda _: None,
@@ -92,7 +92,6 @@ def grade_missing(
         recipe: settings of sampling.
         grader: the model.
         store: its grades.
-        verifier: started.
         open_engines: engines elsewhere than on this machine.
         on_done: called with the number of problems that are finished.
 
@@ -108,13 +107,15 @@ def grade_missing(
     from magistral_core.generation.sampler import Sampler
     from magistral_core.generation.tokens import Sampling
 
+    finished = sum(store.get(key) is not None for key in problems)
+    on_done(finished)
+    if finished == len(problems):
+        return 0
     sampling, asked_for = recipe.sampling, recipe.prompt.max_tokens + recipe.sampling.max_tokens
     context = min(model_context(grader.folder) or asked_for, asked_for)
     # A model too small for both gives half of its context to the completion.
     renderer = ChatRenderer(grader.folder, recipe.prompt, min(recipe.prompt.max_tokens, context - min(sampling.max_tokens, context // 2)))
     open_groups: dict[int, Group] = {}
-    finished = sum(store.get(key) is not None for key in problems)
-    on_done(finished)
 
     def requests() -> Iterator[Request]:
         for number, (key, problem) in enumerate(problems.items()):
@@ -124,7 +125,9 @@ def grade_missing(
                 room = min(sampling.max_tokens, context - len(prompt.token_ids))
                 yield from (Request(number, i, prompt, _seed(sampling.seed, key, i), room) for i in range(sampling.samples))
 
+    limits = RewardSettings(language=0.0, **recipe.verification.model_dump())
     with (
+        Verifier(limits, recipe.prompt) as verifier,
         Sampler(
             grader.folder,
             recipe.generation,
