@@ -85,18 +85,22 @@ def to_markdown(report: Mapping[str, Any]) -> str:
         f"# Difficulty of {report['name']}",
         "",
         f"{report['read']:,} problems read, {report['kept']:,} kept. Version `{report['version']}`.",
-        "",
     ]
     for number, result in enumerate(report["passes"], start=1):
         rate = "-" if result["pass_rate"] is None else f"{result['pass_rate']:.3f}"
-        lines += [f"## Pass {number}: `{result['model']}`", "", f"Mean pass rate {rate}, {result['sampled']:,} problems sampled now.", ""]
+        lines += [
+            "",
+            f"## Pass {number}: `{result['model']}`",
+            "",
+            f"Mean pass rate {rate}, {result['sampled']:,} problems sampled now.",
+            "",
+        ]
         lines += [*funnel(result), "", "| pass rate | problems |", "|---|---|"]
         lines += [f"| {label} | {count} |" for label, count in result["by_pass_rate"].items()]
         lines += ["", "| agreement, up to | problems | most frequent answer is not the reference |", "|---|---|---|"]
         lines += [f"| {row['agreement']:g} | {row['problems']} | {row['against']} |" for row in result["votes"]]
-        lines.append("")
     if "crossing" in report:
-        lines += [f"## Both passes: {report['recovered']:,} problems that were too hard in pass 1 are kept", ""]
+        lines += ["", f"## Both passes: {report['recovered']:,} problems that were too hard in pass 1 are kept", ""]
         verdicts = sorted({after for counts in report["crossing"].values() for after in counts})
         lines += [f"| pass 1, then pass 2 | {' | '.join(verdicts)} |", f"|---|{'---|' * len(verdicts)}"]
         for before, counts in report["crossing"].items():
