@@ -11,9 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from magistral_core.config import (
     CodeCurationRecipe,
     CurationRecipe,
+    GradingRecipe,
     Recipe,
     load_code_curation,
     load_curation,
+    load_grading,
     load_recipe,
     recipe_names,
 )
@@ -27,6 +29,9 @@ CurationName.__doc__ = "A curation recipe that ships with the project."
 
 CodeCurationName = Enum("CodeCurationName", {name: name for name in recipe_names(CodeCurationRecipe)}, type=str)  # type: ignore[misc]
 CodeCurationName.__doc__ = "A recipe for the curation of code problems that ships with the project."
+
+GradingName = Enum("GradingName", {name: name for name in recipe_names(GradingRecipe)}, type=str)  # type: ignore[misc]
+GradingName.__doc__ = "A grading recipe that ships with the project."
 
 
 class _Form(BaseModel):
@@ -96,7 +101,7 @@ class EvaluateForm(_Form):
         return found + [part for change in changes for part in ("--set", change)]
 
 
-class _CurationForm(_Form):
+class _FilesForm(_Form):
     inputs: list[str] = Field(
         default_factory=list,
         title="Problem files",
@@ -106,27 +111,34 @@ class _CurationForm(_Form):
     out: str = Field(
         "curated", title="Output folder", description="For the kept and rejected problems, the report and the card.", min_length=1
     )
-    model: str | None = Field(
-        None, title="Language model", description="Rewrites and judges what rules cannot. Empty: that step is skipped."
-    )
     overrides: list[str] = Field(
         default_factory=list, title="Settings to change", description="One a line, as section.key=value; for example duplicates.near=false."
     )
 
     def changes(self) -> list[str]:
         """What differs from the named recipe, as `section.key=value`."""
-        return self.overrides + ([f"llm.model={json.dumps(self.model)}"] if self.model else [])
+        return list(self.overrides)
 
     def checked_inputs(self) -> list[str]:
         """The inputs. Raises InputError where there is none."""
         if not self.inputs:
-            raise InputError("curation.inputs: no problem file; name at least one")
+            raise InputError("inputs: no problem file; name at least one")
         return self.inputs
 
-    def arguments_of(self, kind: str, recipe: str) -> list[str]:
+    def arguments_of(self, kind: str, recipe: str, *more: str) -> list[str]:
         """The same as arguments of `magistral curate`."""
         sets = [part for change in self.changes() for part in ("--set", change)]
-        return [kind, *self.inputs, "--out", self.out, "--recipe", recipe, *sets]
+        return [kind, *self.inputs, "--out", self.out, *more, "--recipe", recipe, *sets]
+
+
+class _CurationForm(_FilesForm):
+    model: str | None = Field(
+        None, title="Language model", description="Rewrites and judges what rules cannot. Empty: that step is skipped."
+    )
+
+    def changes(self) -> list[str]:
+        """What differs from the named recipe, as `section.key=value`."""
+        return super().changes() + ([f"llm.model={json.dumps(self.model)}"] if self.model else [])
 
 
 class CurateForm(_CurationForm):
@@ -195,3 +207,37 @@ class CurateCodeForm(_CurationForm):
     def arguments(self) -> list[str]:
         """The same as arguments of `magistral curate`."""
         return self.arguments_of("code", self.recipe.value)
+
+
+class GradeForm(_FilesForm):
+    """A grading of problems by difficulty."""
+
+    inputs: list[str] = Field(
+        default_factory=list,
+        title="Problem files",
+        description="One a line: files or folders on the worker's machine, s3://... or hf:NAME, such as a curation's kept.jsonl.",
+        examples=[["curated/kept.jsonl"]],
+    )
+    out: str = Field(
+        "graded", title="Output folder", description="For the kept and rejected problems, grades, report and card.", min_length=1
+    )
+    model: str = Field(
+        "tiny", title="Model", description="Of pass 1: `tiny`, a model folder, or a checkpoint's URI (s3://...).", min_length=1
+    )
+    grader: str | None = Field(
+        None, title="Trained grader", description="Of pass 2, which then decides: a model trained on what pass 1 kept. Empty: one pass."
+    )
+    recipe: GradingName = Field(GradingName("difficulty"), title="Recipe", description="Whose settings apply; all can be changed.")
+    overrides: list[str] = Field(
+        default_factory=list, title="Settings to change", description="One a line, as section.key=value; for example sampling.samples=32."
+    )
+
+    def load(self) -> GradingRecipe:
+        """The recipe with its changes. Raises InputError, naming the field, also where there is no input."""
+        self.checked_inputs()
+        return load_grading(self.recipe.value, self.changes())
+
+    def arguments(self) -> list[str]:
+        """The same as arguments of `magistral curate`."""
+        grader = ["--grader", self.grader] if self.grader else []
+        return self.arguments_of("grade", self.recipe.value, "--model", self.model, *grader)

@@ -14,7 +14,15 @@ from pydantic import BaseModel
 
 from magistral_core.cli.common import add_json, add_set, note, print_json, quiet_engines, results_only, use_stack
 from magistral_core.cli.progress import EventWriter
-from magistral_core.config import CodeCurationRecipe, CurationRecipe, load_code_curation, load_curation, recipe_names
+from magistral_core.config import (
+    CodeCurationRecipe,
+    CurationRecipe,
+    GradingRecipe,
+    load_code_curation,
+    load_curation,
+    load_grading,
+    recipe_names,
+)
 
 _FILES = "JSON lines, Parquet, a folder, s3://... or hf:NAME"
 
@@ -36,6 +44,13 @@ def add(commands: Any) -> None:
     outputs = "kept.jsonl, rejected.jsonl (empty), report.md, report.json"
     _add_options(translate, CurationRecipe, "math", f"{_FILES}; all fields stay", outputs)
     translate.set_defaults(command=_translate)
+    text = "Mathematics problems in, those of middle difficulty out, by samples of one model or of two."
+    grade = kinds.add_parser("grade", help="of mathematics problems, those of middle difficulty by samples of a model", description=text)
+    outputs = "kept.jsonl, rejected.jsonl, grades, report.md, report.json, card.md"
+    _add_options(grade, GradingRecipe, "difficulty", f"{_FILES}, such as the kept.jsonl of a curation", outputs)
+    grade.add_argument("--model", metavar="M", required=True, help="of pass 1: `tiny`, a model folder, a hub name, or a checkpoint's URI")
+    grade.add_argument("--grader", metavar="M", help="of pass 2, which then decides: a model trained on what pass 1 kept")
+    grade.set_defaults(command=_grade)
 
 
 def _add_options(parser: argparse.ArgumentParser, schema: type[BaseModel], recipe: str, inputs: str, outputs: str) -> None:
@@ -70,6 +85,14 @@ def _translate(options: argparse.Namespace) -> int:
     return _run(options, partial(api.translate, options.inputs, options.out, recipe), in_stack=_in_stack(options.inputs))
 
 
+def _grade(options: argparse.Namespace) -> int:
+    from magistral_core import api
+
+    recipe = load_grading(options.recipe, options.overrides)
+    work = partial(api.grade_difficulty, options.inputs, options.out, recipe, options.model, options.grader)
+    return _run(options, work, in_stack=True)  # grades are kept in its store
+
+
 def _in_stack(inputs: Iterable[str]) -> bool:
     return any(path.startswith("s3://") for path in inputs)
 
@@ -95,6 +118,16 @@ def _run(options: argparse.Namespace, work: Callable[..., dict[str, Any]], *, in
 
 
 def _show(report: Mapping[str, Any], out: Path) -> None:
+    if "passes" in report:
+        _show_passes(report)
+    else:
+        _show_steps(report)
+    print(f"{report['kept']} of {report['read']} rows kept, version {report['version']}; more: {out / 'report.md'}")
+    if report["mlflow_url"]:
+        print(f"in MLflow: {report['mlflow_url']}")
+
+
+def _show_steps(report: Mapping[str, Any]) -> None:
     for stage in report["stages"]:
         lost = ", ".join(f"{reason} {count}" for reason, count in stage["rejected"].items())
         print(f"{stage['stage']:<16} {stage['in']:>9} -> {stage['out']:>9}  {lost}".rstrip())
@@ -104,9 +137,15 @@ def _show(report: Mapping[str, Any], out: Path) -> None:
     for step in ("llm", "translation"):
         if step in report:
             print(report[step]["note"])
-    print(f"{report['kept']} of {report['read']} rows kept, version {report['version']}; more: {out / 'report.md'}")
-    if report["mlflow_url"]:
-        print(f"in MLflow: {report['mlflow_url']}")
+
+
+def _show_passes(report: Mapping[str, Any]) -> None:
+    for number, result in enumerate(report["passes"], start=1):
+        lost = ", ".join(f"{reason} {count}" for stage in result["stages"] for reason, count in stage["rejected"].items())
+        rate = "-" if result["pass_rate"] is None else f"{result['pass_rate']:.3f}"
+        print(f"pass {number}  {result['model']}: pass rate {rate}, kept {result['kept']} of {report['read']}  {lost}".rstrip())
+    if "recovered" in report:
+        print(f"{report['recovered']} problems that were too hard in pass 1 are kept")
 
 
 class _Bar:

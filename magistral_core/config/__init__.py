@@ -2,10 +2,12 @@
 
 from magistral_core.config.code_curation import CodeCurationRecipe
 from magistral_core.config.curation import CurationRecipe
+from magistral_core.config.grading import GradingRecipe
 from magistral_core.config.load import (
     describe,
     load_code_curation,
     load_curation,
+    load_grading,
     load_recipe,
     override,
     parse_override,
@@ -16,10 +18,12 @@ from magistral_core.config.schema import Recipe
 __all__ = [
     "CodeCurationRecipe",
     "CurationRecipe",
+    "GradingRecipe",
     "Recipe",
     "describe",
     "load_code_curation",
     "load_curation",
+    "load_grading",
     "load_recipe",
     "override",
     "parse_override",

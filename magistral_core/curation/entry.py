@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from magistral_core.curation.reasons import Reason
+from magistral_core.curation.reasons import ReasonCode
 from magistral_core.curation.work import WorkFolder, write_whole
 
 
@@ -59,7 +59,7 @@ class Entry:
         """File and line, as outputs name them."""
         return {"file": self.file, "line": self.line}
 
-    def reject(self, reason: Reason, detail: str) -> None:
+    def reject(self, reason: ReasonCode, detail: str) -> None:
         """Note why it goes no further."""
         self.reason, self.detail = reason.value, detail
 

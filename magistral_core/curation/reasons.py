@@ -7,7 +7,7 @@ from typing import Self
 
 
 class Stage(StrEnum):
-    """The filters, in the order in which a problem meets them. Difficulty (section 4 of the paper) comes after the last."""
+    """The filters, in the order in which a problem meets them. Difficulty comes after the last: see `GradingStage`."""
 
     COMPLETENESS = "completeness"
     ANSWER = "answer"
@@ -24,6 +24,15 @@ class CodeStage(StrEnum):
     COMPLETENESS = "completeness"
     SOLUTIONS = "solutions"
     TESTS = "tests"
+
+
+class GradingStage(StrEnum):
+    """The filters of a pass, in the order in which they give a problem its reason. Which problems stay doesn't depend on it."""
+
+    PROMPT = "prompt"
+    VERIFIER = "verifier"
+    MAJORITY = "majority against reference"
+    DIFFICULTY = "difficulty"
 
 
 class ReasonCode(StrEnum):
@@ -88,3 +97,13 @@ class CodeReason(ReasonCode):
 
     TOO_FEW_TESTS = "too_few_tests", CodeStage.TESTS, "Fewer than `min_tests` tests are left that the solutions agree on."
     UNSOLVED = "unsolved", CodeStage.TESTS, "Fewer than `min_solutions` solutions pass every test that is left."
+
+
+class GradingReason(ReasonCode):
+    """Reasons of grading."""
+
+    PROMPT_TOO_LONG = "prompt_too_long", GradingStage.PROMPT, "The model has no room for the prompt (`prompt.max_tokens`)."
+    UNGRADED = "ungraded", GradingStage.VERIFIER, "The verifier could not compare most of the samples with the reference."
+    GOLD_OUTVOTED = "gold_outvoted", GradingStage.MAJORITY, "Most samples agree on another answer: the reference is probably wrong."
+    TOO_HARD = "too_hard", GradingStage.DIFFICULTY, "Never or too seldom solved."
+    TOO_EASY = "too_easy", GradingStage.DIFFICULTY, "Always or too often solved."

@@ -7,16 +7,20 @@ from flows.curate_code import curate_code
 from flows.curate_math import curate_math
 from flows.demo import demo
 from flows.evaluate import evaluate
-from flows.parameters import CurateCodeForm, CurateForm, DemoForm, EvaluateForm, TrainForm
+from flows.grade_difficulty import grade_difficulty
+from flows.parameters import CurateCodeForm, CurateForm, DemoForm, EvaluateForm, GradeForm, TrainForm
 from flows.train import train
 from magistral_core.cli.app import build_parser
-from magistral_core.config import load_code_curation, load_curation, load_recipe, recipe_names
+from magistral_core.config import load_code_curation, load_curation, load_grading, load_recipe, recipe_names
 from magistral_core.errors import InputError
 
 
 @pytest.mark.parametrize(
     ("flow", "form"),
-    [(train, TrainForm), (evaluate, EvaluateForm), (demo, DemoForm), (curate_math, CurateForm), (curate_code, CurateCodeForm)],
+    [
+        *((train, TrainForm), (evaluate, EvaluateForm), (demo, DemoForm)),
+        *((curate_math, CurateForm), (curate_code, CurateCodeForm), (grade_difficulty, GradeForm)),
+    ],
 )
 def test_every_field_explains_itself(flow, form) -> None:
     schema = flow.parameters.model_dump()["definitions"][form.__name__]
@@ -73,6 +77,16 @@ def test_a_code_curation_reaches_the_command() -> None:
         CurateCodeForm().load()
     with pytest.raises(InputError, match=r"agreement: repair must not be below keep"):
         CurateCodeForm(inputs=["a"], overrides=["agreement.repair=0.1"]).load()
+
+
+def test_a_grading_reaches_the_command() -> None:
+    form = GradeForm(inputs=["a.jsonl", "b"], out="o", model="m", grader="g", recipe="tiny", overrides=["sampling.samples=32"])
+    options = build_parser().parse_args(["curate", *form.arguments()])
+    assert (options.inputs, str(options.out), options.model, options.grader) == (["a.jsonl", "b"], "o", "m", "g")
+    assert load_grading(options.recipe, options.overrides) == form.load()
+    assert build_parser().parse_args(["curate", *GradeForm(inputs=["a"]).arguments()]).grader is None
+    with pytest.raises(InputError, match="no problem file"):
+        GradeForm().load()
 
 
 def test_what_is_wrong_is_refused() -> None:

@@ -91,7 +91,7 @@ def test_life_of_the_stack(stack_home: Path, monkeypatch: pytest.MonkeyPatch) ->
     # Deployments with a form, one of them on a schedule.
     api = stack.environment()["PREFECT_API_URL"]
     deployments = {item["name"]: item for item in ask(f"{api}/deployments/filter", {})}
-    assert deployments.keys() == {"train", "evaluate", "demo", "curate-math", "curate-code", "nightly"}
+    assert deployments.keys() == {"train", "evaluate", "demo", "curate-math", "curate-code", "grade-difficulty", "nightly"}
     assert deployments["nightly"]["schedules"][0]["schedule"]["cron"] == "30 3 * * *"
     assert {item["work_pool_name"] for item in deployments.values()} == {"magistral"}
     form = deployments["train"]["parameter_openapi_schema"]["definitions"]
