@@ -169,7 +169,7 @@ def test_the_command_logs_the_set(
     assert run.data.metrics["grading/pass_rate_1"] == pytest.approx(report["passes"][0]["pass_rate"])
     assert {Path(item.path).name for item in client.list_artifacts(run.info.run_id, "curation")} == set(output_names(2))
     assert json.loads((tmp_path / "events").read_text().splitlines()[-1])["event"] == "end"
-    assert main([*command[:5], "--model", "nowhere", "--set", "tracking.uri="]) == 2
+    assert main([*command[:5], "--model", "nowhere"]) == 2
     assert "model.path nowhere" in capsys.readouterr().err
 
 
