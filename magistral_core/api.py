@@ -7,27 +7,48 @@ summary = api.run(recipe, on_event=print)
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from magistral_core.config import CurationRecipe, Recipe, load_curation, load_recipe, override
+from magistral_core.config import (
+    CodeCurationRecipe,
+    CurationRecipe,
+    GradingRecipe,
+    Recipe,
+    load_code_curation,
+    load_curation,
+    load_grading,
+    load_recipe,
+    override,
+)
 from magistral_core.errors import InputError
 from magistral_core.records import Problem
 
 if TYPE_CHECKING:
+    from magistral_core.config.curation import LlmSettings
+    from magistral_core.config.schema import TrackingSettings
+    from magistral_core.curation import Models
     from magistral_core.evaluation import EvaluationReport
     from magistral_core.pipeline.prepare import Plan, Prepared
     from magistral_core.pipeline.run import Until
 
 __all__ = [
+    "CodeCurationRecipe",
     "CurationRecipe",
+    "GradingRecipe",
     "Recipe",
+    "curate_code",
     "curate_math",
     "evaluate",
+    "grade_difficulty",
+    "load_code_curation",
     "load_curation",
+    "load_grading",
     "load_recipe",
     "model_folder",
     "plan",
@@ -35,6 +56,7 @@ __all__ = [
     "problems",
     "run",
     "stages",
+    "translate",
 ]
 
 OnEvent = Callable[[dict[str, Any]], None]
@@ -130,14 +152,9 @@ def evaluate(
         settings = recipe or (load_recipe("tiny", overrides) if "tiny" in (suite, model) else override({}, overrides))
         folder = model_folder(settings.model_copy(update={"model": settings.model.model_copy(update={"path": model})}))
         return measure(suite, folder, settings, name=model, data=data, on_progress=on_progress)
-    from magistral_core.pipeline.state import MODEL_FOLDER
-    from magistral_core.storage import CheckpointStore
-
-    store, step = CheckpointStore.from_uri(model)
-    with tempfile.TemporaryDirectory(prefix="magistral-evaluate-") as work:
-        manifest = store.download(step, Path(work), f"{MODEL_FOLDER}/")
-        settings = recipe or override(manifest.metadata["recipe"], overrides)
-        return measure(suite, Path(work) / MODEL_FOLDER, settings, name=model, data=data, on_progress=on_progress)
+    with _checkpoint(model) as (of_run, folder):
+        settings = recipe or override(of_run, overrides)
+        return measure(suite, folder, settings, name=model, data=data, on_progress=on_progress)
 
 
 def curate_math(inputs: Sequence[str], out: Path, recipe: CurationRecipe, on_event: OnEvent | None = None) -> dict[str, Any]:
@@ -152,16 +169,132 @@ def curate_math(inputs: Sequence[str], out: Path, recipe: CurationRecipe, on_eve
     Returns:
         The report, and `mlflow_url` of its run (empty without MLflow).
     """
+    from magistral_core.curation import OUTPUTS
     from magistral_core.curation import curate_math as curate
+
+    def work() -> dict[str, Any]:
+        model, translators = _language_model(recipe.llm), _translators(recipe)
+        return curate(inputs, out, recipe, model=model, translators=translators, on_event=on_event or _ignore)
+
+    return _logged(work, out, OUTPUTS, recipe.tracking)
+
+
+def curate_code(inputs: Sequence[str], out: Path, recipe: CodeCurationRecipe, on_event: OnEvent | None = None) -> dict[str, Any]:
+    """Curate code problems and, where MLflow is named, log the data set; see `curation.code.curate_code` and `curate_math`."""
+    from magistral_core.curation.code import OUTPUTS
+    from magistral_core.curation.code import curate_code as curate
+
+    def work() -> dict[str, Any]:
+        return curate(inputs, out, recipe, model=_language_model(recipe.llm), on_event=on_event or _ignore)
+
+    return _logged(work, out, OUTPUTS, recipe.tracking)
+
+
+def translate(inputs: Sequence[str], out: Path, recipe: CurationRecipe, on_event: OnEvent | None = None) -> dict[str, Any]:
+    """Translate a share of the English problems of files and, where MLflow is named, log the data set; arguments as in `curate_math`.
+
+    Raises InputError where `recipe.translate` names no model; see also `curation.translate_problems`.
+    """
+    from magistral_core.curation import TRANSLATION_OUTPUTS, translate_problems
+
+    def work() -> dict[str, Any]:
+        models = _translators(recipe)
+        if models is None:
+            raise InputError("no model is configured to translate with; set translate.model to a model folder or a hub name")
+        return translate_problems(inputs, out, recipe, models, on_event=on_event or _ignore)
+
+    return _logged(work, out, TRANSLATION_OUTPUTS, recipe.tracking)
+
+
+def grade_difficulty(
+    inputs: Sequence[str], out: Path, recipe: GradingRecipe, model: str, grader: str | None = None, on_event: OnEvent | None = None
+) -> dict[str, Any]:
+    """Grade the difficulty of problems and, where MLflow is named, log the data set; see `curation.grading_run`.
+
+    Args:
+        inputs: problem files, folders, `s3://...` or `hf:NAME`, such as the `kept.jsonl` of a curation.
+        out: folder for kept.jsonl, rejected.jsonl, the grades, the report and the card.
+        recipe: settings. Grades are kept in `storage.uri`, or in the environment's MAGISTRAL_STORAGE_URI, or else in `out`.
+        model: of pass 1: `tiny`, a folder, a hub name, or the URI of a checkpoint.
+        grader: of pass 2, if there is one: a model trained on what pass 1 kept.
+        on_event: gets progress.
+
+    Returns:
+        The report, and `mlflow_url` of its run (empty without MLflow).
+    """
+    from magistral_core.curation.grading_run import grade_difficulty as grade
+    from magistral_core.curation.grading_run import output_names
+    from magistral_core.curation.grading_samples import Grader
+    from magistral_core.storage import open_store
+
+    names = [model, *([grader] if grader is not None else [])]
+
+    def work() -> dict[str, Any]:
+        store = open_store(recipe.storage.uri or os.environ.get("MAGISTRAL_STORAGE_URI") or f"file:{out.absolute()}")
+        open_engines = None
+        if recipe.sampling.ray_address is not None:
+            from magistral_core.pipeline.sampling_ray import RayEngines
+
+            open_engines = functools.partial(RayEngines, recipe.sampling.ray_address)
+        with contextlib.ExitStack() as folders:
+            graders = [Grader(name, folders.enter_context(_model_at(name))) for name in names]
+            return grade(inputs, out, recipe, graders, store, open_engines=open_engines, on_event=on_event or _ignore)
+
+    return _logged(work, out, output_names(len(names)), recipe.tracking, "grade")
+
+
+@contextlib.contextmanager
+def _model_at(name: str) -> Iterator[Path]:
+    """The folder of a model by any of its names; a checkpoint's is fetched for the time of the block."""
+    if "/checkpoints/" not in name:
+        yield model_folder(override({}, {"model.path": name}))
+        return
+    with _checkpoint(name) as (_, folder):
+        yield folder
+
+
+@contextlib.contextmanager
+def _checkpoint(uri: str) -> Iterator[tuple[Mapping[str, Any], Path]]:
+    """The recipe of a checkpoint's run, and the folder of its model for the time of the block."""
+    from magistral_core.pipeline.state import MODEL_FOLDER
+    from magistral_core.storage import CheckpointStore
+
+    store, step = CheckpointStore.from_uri(uri)
+    with tempfile.TemporaryDirectory(prefix="magistral-model-") as work:
+        manifest = store.download(step, Path(work), f"{MODEL_FOLDER}/")
+        yield manifest.metadata["recipe"], Path(work) / MODEL_FOLDER
+
+
+def _language_model(settings: LlmSettings) -> Path | None:
+    return None if settings.model is None else _named_model(settings.model, "llm.model")
+
+
+def _translators(recipe: CurationRecipe) -> Models | None:
+    from magistral_core.curation import Models
+
+    settings = recipe.translate
+    if settings.model is None:
+        return None
+    solver = None if settings.solver is None else _named_model(settings.solver, "translate.solver")
+    return Models(_named_model(settings.model, "translate.model"), solver)
+
+
+def _logged(
+    work: Callable[[], dict[str, Any]], out: Path, outputs: Sequence[str], tracking: TrackingSettings, kind: str = "curate"
+) -> dict[str, Any]:
+    """The report of work on a data set, and the page of its MLflow run."""
     from magistral_core.curation.publish import publish
     from magistral_core.tracking import Tracker
 
-    uri = recipe.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+    uri = tracking.uri or os.environ.get("MLFLOW_TRACKING_URI", "")
     if uri:
         Tracker.check(uri)  # before minutes go into a set that could not be logged
-    model = None if recipe.llm.model is None else _named_model(recipe.llm.model, "llm.model")
-    report = curate(inputs, out, recipe, model=model, on_event=on_event or (lambda _: None))
-    return {**report, "mlflow_url": publish(report, out, uri, recipe.tracking.experiment) if uri else ""}
+    report = work()
+    return {**report, "mlflow_url": publish(report, out, outputs, uri, tracking.experiment, work=kind) if uri else ""}
+
+
+def _ignore(event: dict[str, Any]) -> None:
+    """Where nobody follows."""
 
 
 def _named_model(path: str, setting: str) -> Path:

@@ -6,9 +6,9 @@ docs/curation.md explains.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from magistral_core.config.schema import FieldNames, Fraction, GenerationSettings, PromptSettings, Section, TrackingSettings
 
@@ -59,16 +59,41 @@ class DecontaminationSettings(Section):
     threshold: Fraction = Field(0.8, gt=0.0, description="Jaccard similarity from which a problem is a near duplicate of an item")
 
 
-class LlmSettings(Section):
-    """The optional step through a language model: rewrites what rules cannot, judges what they doubt. Off without a model."""
+class AskSettings(Section):
+    """How a step asks a language model, by the one sampler."""
 
-    model: str | None = Field(None, description="a model folder able to follow instructions; null: skip the step")
+    model: str | None = Field(None, description="a model folder or hub name, of a model able to follow instructions; null: skip the step")
     engines: PositiveInt = Field(1, description="vLLM engines that sample at the same time")
     temperature: NonNegativeFloat = 0.0
     max_tokens: PositiveInt = Field(4096, description="longest reply")
     seed: NonNegativeInt = 0
     generation: GenerationSettings = GenerationSettings()
-    prompt: PromptSettings = Field(PromptSettings(), description="a problem too long for it keeps the decision of the rules")
+    prompt: PromptSettings = Field(PromptSettings(), description="a problem too long for it stays as it is")
+
+
+class LlmSettings(AskSettings):
+    """The optional step through a language model: rewrites what rules cannot, judges what they doubt. Off without a model."""
+
+
+class TranslateSettings(AskSettings):
+    """Translation of a share of the English problems (sections 2.2.4 and 4). Off without a model."""
+
+    temperature: NonNegativeFloat = Field(0.3, description="above 0 if a translation may be tried more than once")
+    share: Fraction = Field(0.1, description="of the English problems, drawn by a hash of seed and id")
+    languages: tuple[Literal["fr", "es", "it", "de", "zh", "ru"], ...] = Field(
+        ("fr", "es", "it", "de", "zh", "ru"), description="each drawn problem goes into one of them", min_length=1
+    )
+    keep_english: bool = Field(False, description="true: the translation joins the English problem; false: it takes its place")
+    tries: PositiveInt = Field(3, description="replies, each with a seed of its own, before a problem stays English")
+    solver: str | None = Field(
+        None, description="a model that solves both problems: one it can solve in English only was badly translated; null: no such check"
+    )
+
+    @model_validator(mode="after")
+    def _another_try_differs(self) -> Self:
+        if self.tries > 1 and self.temperature == 0:
+            raise ValueError(f"tries ({self.tries}) above 1 need temperature above 0: at 0 every reply is the same")
+        return self
 
 
 class CurationRecipe(Section):
@@ -81,5 +106,6 @@ class CurationRecipe(Section):
     llm: LlmSettings = LlmSettings()
     duplicates: DuplicateSettings = DuplicateSettings()
     decontaminate: DecontaminationSettings = DecontaminationSettings()
+    translate: TranslateSettings = TranslateSettings()
     tracking: TrackingSettings = TrackingSettings()
     shard_rows: PositiveInt = Field(10_000, description="rows after which finished work is kept on disk; a killed command goes on there")

@@ -11,7 +11,9 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from magistral_core.config.code_curation import CodeCurationRecipe
 from magistral_core.config.curation import CurationRecipe
+from magistral_core.config.grading import GradingRecipe
 from magistral_core.config.schema import Recipe
 from magistral_core.errors import InputError
 
@@ -26,7 +28,12 @@ _CUTTING = frozenset(
     }
 )
 #: Where in these folders each kind of recipe lies.
-_KINDS: dict[type[BaseModel], str] = {Recipe: "", CurationRecipe: "curation"}
+_KINDS: dict[type[BaseModel], str] = {
+    Recipe: "",
+    CurationRecipe: "curation",
+    CodeCurationRecipe: "curation/code",
+    GradingRecipe: "grading",
+}
 _Schema = TypeVar("_Schema", bound=BaseModel)
 
 
@@ -63,6 +70,16 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] | Mapping[str, Any] 
 def load_curation(name_or_path: str, overrides: Sequence[str] | Mapping[str, Any] = ()) -> CurationRecipe:
     """Load and validate a curation recipe; shipped ones lie in `recipes/curation/`. See `load_recipe`."""
     return _load(CurationRecipe, name_or_path, overrides)
+
+
+def load_code_curation(name_or_path: str, overrides: Sequence[str] | Mapping[str, Any] = ()) -> CodeCurationRecipe:
+    """Load and validate a recipe for code problems; shipped ones lie in `recipes/curation/code/`. See `load_recipe`."""
+    return _load(CodeCurationRecipe, name_or_path, overrides)
+
+
+def load_grading(name_or_path: str, overrides: Sequence[str] | Mapping[str, Any] = ()) -> GradingRecipe:
+    """Load and validate a grading recipe; shipped ones lie in `recipes/grading/`. See `load_recipe`."""
+    return _load(GradingRecipe, name_or_path, overrides)
 
 
 def _load(schema: type[_Schema], name_or_path: str, overrides: Sequence[str] | Mapping[str, Any]) -> _Schema:

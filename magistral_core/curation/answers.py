@@ -8,6 +8,7 @@ from magistral_core.curation.draft import Draft
 from magistral_core.curation.reasons import Reason
 from magistral_core.curation.statements import Finding
 from magistral_core.rewards.math.limits import MAX_CHARS
+from magistral_core.rewards.math.words import is_formula_word
 
 _NOTHING = re.compile(
     r"(?:none|n/?a|null|nan|unknown|tbd|-+|\?+|no (?:answer|solution given)|see (?:the )?(?:solution|explanation|above|below)|omitted|"
@@ -27,6 +28,8 @@ _SENTENCE_WITH_RESULT = re.compile(
     r"[^$]*\b(?:is|are|equals?|be|value|answer|(?:evaluates|converges|tends|equal) to)\s+(?:exactly\s+|precisely\s+)?\$([^$]+)\$\s*\.?\s*",
     re.IGNORECASE,
 )
+#: Units and function names have one or two letters, or are known to the verifier.
+_LONG_WORD = re.compile(r"[^\W\d_]{3,}")
 _YES_NO = re.compile(r"(?:\\text\s*\{)?\s*(?:yes|no|true|false)\s*\.?\}?", re.IGNORECASE)
 
 
@@ -56,6 +59,13 @@ def final_answer(draft: Draft, max_words: int) -> tuple[str, Finding | None]:
 def is_yes_no(answer: str) -> bool:
     """Whether an answer is yes, no, true or false."""
     return _YES_NO.fullmatch(answer.strip()) is not None
+
+
+def has_words(answer: str) -> bool:
+    r"""Whether an answer says something in a language: `Monday`, `yes`, `7 apples`, `\text{odd}`; not `7 cm`, `\sqrt{2}`, `pi/2`, `AB`."""
+    texts = " ".join(_TEXT.findall(answer))
+    found = _LONG_WORD.findall(f"{_COMMAND.sub(' ', _TEXT.sub(' ', answer))} {texts}")
+    return is_yes_no(answer) or any(not is_formula_word(word) and not word.isupper() for word in found)
 
 
 def word_count(answer: str) -> int:

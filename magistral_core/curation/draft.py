@@ -34,7 +34,7 @@ _OPTIONS = (*CHOICES, "answer_option_list")
 _PICTURES = ("picture", "image", "images", "figure", "diagram", "image_path")
 
 #: JSON can name half a character, which no file can hold.
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ def _text(value: Any, row: Row) -> str:
     if isinstance(value, Mapping):
         return ""
     try:
-        return _LONE_SURROGATE.sub("\ufffd", answer_text(value, row.place))
+        return LONE_SURROGATE.sub("\ufffd", answer_text(value, row.place))
     except InputError:
         return ""
 
@@ -115,6 +115,6 @@ def _question(value: Any, row: Row) -> str:
     if value is None:
         return ""
     try:
-        return _LONE_SURROGATE.sub("\ufffd", question_text(value, row.place))
+        return LONE_SURROGATE.sub("\ufffd", question_text(value, row.place))
     except InputError:
         return ""

@@ -10,18 +10,14 @@ them; with other inputs, settings or code it begins anew.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from magistral_core.curation.reasons import Reason
-from magistral_core.errors import InputError
+from magistral_core.curation.reasons import ReasonCode
+from magistral_core.curation.work import WorkFolder, write_whole
 
 
 @dataclass(slots=True)
@@ -63,7 +59,7 @@ class Entry:
         """File and line, as outputs name them."""
         return {"file": self.file, "line": self.line}
 
-    def reject(self, reason: Reason, detail: str) -> None:
+    def reject(self, reason: ReasonCode, detail: str) -> None:
         """Note why it goes no further."""
         self.reason, self.detail = reason.value, detail
 
@@ -83,39 +79,8 @@ class Entry:
 _DEFAULTS: dict[str, Any] = {item.name: "" for item in fields(Entry)} | {"index": 0, "line": 0, "level": 0, "options": ()}
 
 
-class Work:
-    """The work folder of one curation. A context manager: while it is open, no other command may write to the same output.
-
-    Args:
-        out: the output folder; made if missing.
-        identity: what finished work depends on; other work found there is removed.
-
-    Raises:
-        InputError: the folder cannot be made, or another curation writes there.
-    """
-
-    def __init__(self, out: Path, identity: str) -> None:
-        self.folder = out / ".work"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"--out {out}: cannot be made ({error.strerror}); choose another folder") from error
-        self._lock = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(self._lock)
-            raise InputError(f"--out {out}: another curation is writing there; wait for it, or choose another folder") from error
-        known = self.folder / "identity.json"
-        if not known.exists() or json.loads(known.read_text(encoding="utf-8")) != identity:
-            self._empty()
-            write_whole(known, [json.dumps(identity)])
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        os.close(self._lock)
+class Work(WorkFolder):
+    """The work folder of a curation of mathematics: finished shards, and what the language model changed."""
 
     def has_shard(self, number: int) -> bool:
         """Whether a shard was finished."""
@@ -146,27 +111,8 @@ class Work:
                 else:
                     yield entry
 
-    def remove(self) -> None:
-        """Take the folder away: the outputs are in place."""
-        shutil.rmtree(self.folder)
-
     def _shard(self, number: int) -> Path:
         return self.folder / f"rules-{number:08d}.jsonl"
-
-    def _empty(self) -> None:
-        for path in self.folder.iterdir():
-            if path.name != "lock":
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def write_whole(path: Path, lines: Iterable[str]) -> None:
-    """Write lines to a file that is whole, or absent."""
-    partial = path.with_name(path.name + ".tmp")
-    with partial.open("w", encoding="utf-8") as file:
-        file.writelines(line + "\n" for line in lines)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def _lines(path: Path) -> Iterator[Entry]:

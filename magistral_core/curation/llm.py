@@ -9,22 +9,15 @@ folder, so that a killed command does not sample a finished problem again.
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from magistral_core.config.curation import LlmSettings
+from magistral_core.curation.asking import Asker, Question, read_object
 from magistral_core.curation.entry import Entry
 from magistral_core.curation.reasons import Reason
-from magistral_core.errors import InputError
-from magistral_core.records import Completion, FinishReason, Problem, Request
-from magistral_core.rewards import answer_part
-
-#: What becomes of a backslash that was not doubled: `\\frac` reads as a form feed and `rac`.
-_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f]")
 
 SYSTEM = """\
 You prepare mathematics problems for an automatic grader, which sees only the final answer. Think first, between {open} and {close}, if \
@@ -81,10 +74,10 @@ def task_for(entry: Entry) -> str | None:
     return None
 
 
-def parse_reply(text: str, think_close: str) -> Reply:
-    """Read the last JSON object behind the thoughts."""
-    content = _last_object(answer_part(text, think_close))
-    if content is None or any(_CONTROL.search(value) for value in content.values() if isinstance(value, str)):
+def parse_reply(text: str) -> Reply:
+    """Read the last JSON object of an answer."""
+    content = read_object(text)
+    if content is None:
         return Reply("unreadable")
     question, answer = content.get("question"), content.get("answer")
     if isinstance(question, str) and question.strip() and isinstance(answer, str | int | float) and str(answer).strip():
@@ -107,59 +100,16 @@ def ask(
         InputError: the model cannot be used.
         InfrastructureError: an engine process died.
     """
-    from magistral_core.generation.arguments import model_context
-    from magistral_core.generation.chat import ChatRenderer
-    from magistral_core.generation.sampler import Sampler
-    from magistral_core.generation.tokens import Sampling
-
-    system = SYSTEM.format(open=settings.prompt.think_open, close=settings.prompt.think_close)
-    prompt = settings.prompt.model_copy(update={"system": system if settings.prompt.system == "default" else settings.prompt.system})
-    context = min(
-        model_context(model) or settings.prompt.max_tokens + settings.max_tokens, settings.prompt.max_tokens + settings.max_tokens
-    )
-    limit = context - min(settings.max_tokens, context // 2)
-    renderer = ChatRenderer(model, prompt, max_prompt_tokens=limit)
     waiting: dict[int, Entry] = {}
-    too_long: list[Entry] = []
 
-    def requests() -> Iterator[Request]:
+    def questions() -> Iterator[Question]:
         for entry in entries:
             task = task_for(entry)
-            if task is None:
-                continue
-            try:
-                rendered = renderer.render(Problem(id=entry.id, question=task, source=f"{entry.file}:{entry.line}"))
-            except InputError:  # longer than the limit
-                too_long.append(entry)
-                continue
-            waiting[entry.index] = entry
-            yield Request(entry.index, 0, rendered, settings.seed + entry.index, context - len(rendered.token_ids))
+            if task is not None:
+                waiting[entry.index] = entry
+                yield Question(entry.index, task, f"{entry.file}:{entry.line}")
 
-    sampling = Sampling(settings.temperature, 1.0)
-    with Sampler(model, settings.generation, max_model_len=context, engines=settings.engines, journal=journal, prompt=prompt) as sampler:
-        for completion in sampler.sample(requests(), sampling, on_done):
-            yield waiting.pop(completion.group_id), _understood(completion, settings.prompt.think_close)
-    for entry in too_long:
-        yield entry, None
-
-
-def _understood(completion: Completion, think_close: str) -> Reply:
-    if completion.finish_reason is FinishReason.LENGTH:
-        return Reply("unreadable", why="the reply was cut at its longest length")
-    return parse_reply(completion.text, think_close)
-
-
-def _last_object(text: str) -> dict[str, Any] | None:
-    """The last JSON object of a text that is not empty and stands inside no other."""
-    decoder = json.JSONDecoder()
-    found = None
-    at = text.find("{")
-    while at >= 0:
-        end = at + 1
-        try:
-            value, end = decoder.raw_decode(text, at)
-            found = value or found
-        except ValueError:
-            pass
-        at = text.find("{", end)
-    return found
+    with Asker(model, settings, journal, SYSTEM) as asker:
+        for question, answer in asker.ask(questions(), on_done):
+            reply = None if answer is None else parse_reply(answer)
+            yield waiting.pop(question.row), reply

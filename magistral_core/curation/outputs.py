@@ -1,4 +1,4 @@
-"""The last steps of a curation: duplicates are merged, evaluation items removed, and the outputs written."""
+"""The last steps of a curation: duplicates are merged, evaluation items removed, a share translated, and the outputs written."""
 
 from __future__ import annotations
 
@@ -6,20 +6,23 @@ import json
 import os
 from array import array
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import xxhash
 
 from magistral_core.config.curation import CurationRecipe
+from magistral_core.config.schema import FieldNames
 from magistral_core.curation.decontamination import EvaluationIndex
 from magistral_core.curation.duplicates import Deduplicator
-from magistral_core.curation.entry import Entry, Work, write_whole
+from magistral_core.curation.entry import Entry, Work
 from magistral_core.curation.lineage import SourceFile, code_version
 from magistral_core.curation.normalise import tokens
 from magistral_core.curation.progress import Progress
 from magistral_core.curation.reasons import Reason
-from magistral_core.curation.report import Tally, make_report, to_card, to_markdown
+from magistral_core.curation.report import Tally, make_report, math_card, to_markdown
+from magistral_core.curation.translating import Translation
+from magistral_core.curation.work import UniqueIds
+from magistral_core.problems.readers import read_rows
 from magistral_core.rewards import canonical_answer
 
 #: Files that a curation leaves in its output folder.
@@ -27,16 +30,16 @@ OUTPUTS = ("kept.jsonl", "rejected.jsonl", "report.json", "report.md", "card.md"
 
 
 class Writer:
-    """The last two steps: merging duplicates, and the outputs."""
+    """The last steps: merging duplicates, decontamination, translation, and the outputs."""
 
-    def __init__(self, out: Path, work: Work, recipe: CurationRecipe, index: EvaluationIndex) -> None:
-        self._out = out
+    def __init__(self, work: Work, recipe: CurationRecipe, index: EvaluationIndex, translation: Translation) -> None:
         self._work = work
         self._recipe = recipe
         self._index = index
+        self._translation = translation
         self._tally = Tally()
         self._matches: list[dict[str, Any]] = []
-        self._ids: set[int] = set()
+        self._ids = UniqueIds()
 
     def write(
         self,
@@ -76,17 +79,21 @@ class Writer:
                 file.flush()
                 os.fsync(file.fileno())
         self._tally.check(sources)
+        kept_file = self._work.folder / "kept.jsonl"
+        translated = self._translation.rewrite(lambda: read_rows(kept_file) if self._tally.kept else iter(()), FieldNames(), kept_file)
         settings = self._recipe.model_dump(mode="json")
-        report = make_report(self._recipe.name, version, code_version(), settings, sources, against, self._tally, self._matches, asked)
-        write_whole(self._work.folder / "report.json", [json.dumps(report, indent=1, ensure_ascii=False)])
-        write_whole(self._work.folder / "report.md", [to_markdown(report)])
-        write_whole(self._work.folder / "card.md", [to_card(report)])
-        for name in OUTPUTS:
-            os.replace(self._work.folder / name, self._out / name)
+        report = make_report(
+            self._recipe.name, version, code_version(), settings, sources, against, self._tally, self._matches, asked, translated
+        )
+        self._work.deliver(report, {"report.md": to_markdown(report), "card.md": math_card(report)}, OUTPUTS)
         return report
 
     def _kept(self, entry: Entry, note: dict[str, Any]) -> dict[str, Any]:
-        found: dict[str, Any] = {"id": self._unique(entry), "question": entry.question, "answer": entry.answer}
+        found: dict[str, Any] = {
+            "id": self._ids.unique(entry.id, entry.file, entry.line, entry.index),
+            "question": entry.question,
+            "answer": entry.answer,
+        }
         found |= {name: value for name, value in (("language", entry.language), ("level", entry.level)) if value}
         found["source"] = entry.source
         if entry.rewritten:
@@ -94,15 +101,6 @@ class Writer:
         if entry.doubt:
             found["doubt"] = entry.doubt
         return found | note
-
-    def _unique(self, entry: Entry) -> str:
-        """The row's id, or one with its place where another file has the same: training needs them unique."""
-        for candidate in (entry.id, f"{entry.id}@{entry.file}:{entry.line}", f"{entry.id}@{entry.index}"):
-            key = xxhash.xxh3_64_intdigest(candidate.encode())
-            if key not in self._ids:
-                self._ids.add(key)
-                return candidate
-        raise AssertionError("a row's index is unique")
 
 
 class _Merged:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Self
 
 
 class Stage(StrEnum):
-    """The filters, in the order in which a problem meets them. Difficulty (section 4 of the paper) comes after the last."""
+    """The filters, in the order in which a problem meets them. Difficulty comes after the last: see `GradingStage`."""
 
     COMPLETENESS = "completeness"
     ANSWER = "answer"
@@ -17,18 +18,39 @@ class Stage(StrEnum):
     DECONTAMINATION = "decontamination"
 
 
-class Reason(StrEnum):
-    """Reason codes. Each member has its filter as `stage` and a sentence for people as `__doc__`."""
+class CodeStage(StrEnum):
+    """The filters of code problems, in order."""
 
-    stage: Stage
+    COMPLETENESS = "completeness"
+    SOLUTIONS = "solutions"
+    TESTS = "tests"
 
-    def __new__(cls, code: str, stage: Stage = Stage.COMPLETENESS, doc: str = "") -> Reason:
+
+class GradingStage(StrEnum):
+    """The filters of a pass, in the order in which they give a problem its reason. Which problems stay doesn't depend on it."""
+
+    PROMPT = "prompt"
+    VERIFIER = "verifier"
+    MAJORITY = "majority against reference"
+    DIFFICULTY = "difficulty"
+
+
+class ReasonCode(StrEnum):
+    """A reason: a text that has its filter as `stage` and a sentence for people as `__doc__`."""
+
+    stage: StrEnum
+
+    def __new__(cls, code: str, stage: StrEnum = Stage.COMPLETENESS, doc: str = "") -> Self:
         """A text with its filter and its explanation. The defaults are for type checkers, which take `Reason(code)` for a call of this."""
         member = str.__new__(cls, code)
         member._value_ = code
         member.stage = stage
         member.__doc__ = doc
         return member
+
+
+class Reason(ReasonCode):
+    """Reasons to reject a mathematics problem."""
 
     EMPTY = "empty", Stage.COMPLETENESS, "There is no statement."
     TOO_LONG = "too_long", Stage.COMPLETENESS, "The statement is longer than `format.max_question_chars`."
@@ -50,7 +72,38 @@ class Reason(StrEnum):
 
     LLM_REJECTED = "llm_rejected", Stage.LLM, "The language model judged a doubtful problem unusable."
 
+    LLM_CHANGED_ANSWER = (
+        "llm_changed_answer",
+        Stage.LLM,
+        "The language model rewrote a multiple choice with another answer than its right option.",
+    )
+
     EXACT_DUPLICATE = "exact_duplicate", Stage.DUPLICATES, "The normalised statement was kept before."
     NEAR_DUPLICATE = "near_duplicate", Stage.DUPLICATES, "A statement with the same numbers and nearly the same words was kept before."
 
     CONTAMINATED = "contaminated", Stage.DECONTAMINATION, "An evaluation item shares an n-gram with it, or is nearly the same."
+
+
+class CodeReason(ReasonCode):
+    """Reasons to reject a code problem."""
+
+    MALFORMED = "malformed", CodeStage.COMPLETENESS, "Tests, solutions or limits have a form that cannot be read."
+    EMPTY = "empty", CodeStage.COMPLETENESS, "There is no statement."
+    CHECKS_ONLY = "checks_only", CodeStage.COMPLETENESS, "Its tests are assertions, which have no outputs to compare."
+    BROKEN_VALIDATOR = "broken_validator", CodeStage.COMPLETENESS, "Its output validator does not compile, or breaks."
+
+    NO_SOLUTIONS = "no_solutions", CodeStage.SOLUTIONS, "There is no solution in Python or C++."
+    NONE_RUNS = "none_runs", CodeStage.SOLUTIONS, "No solution ended well on any test."
+
+    TOO_FEW_TESTS = "too_few_tests", CodeStage.TESTS, "Fewer than `min_tests` tests are left that the solutions agree on."
+    UNSOLVED = "unsolved", CodeStage.TESTS, "Fewer than `min_solutions` solutions pass every test that is left."
+
+
+class GradingReason(ReasonCode):
+    """Reasons of grading."""
+
+    PROMPT_TOO_LONG = "prompt_too_long", GradingStage.PROMPT, "The model has no room for the prompt (`prompt.max_tokens`)."
+    UNGRADED = "ungraded", GradingStage.VERIFIER, "The verifier could not compare most of the samples with the reference."
+    GOLD_OUTVOTED = "gold_outvoted", GradingStage.MAJORITY, "Most samples agree on another answer: the reference is probably wrong."
+    TOO_HARD = "too_hard", GradingStage.DIFFICULTY, "Never or too seldom solved."
+    TOO_EASY = "too_easy", GradingStage.DIFFICULTY, "Always or too often solved."

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 from magistral_core.curation.entry import Entry
 from magistral_core.curation.lineage import SourceFile
-from magistral_core.curation.reasons import Reason, Stage
+from magistral_core.curation.reasons import Reason, ReasonCode, Stage
 
 #: Examples of each reason that the report shows.
 EXAMPLES = 3
@@ -63,20 +64,51 @@ def make_report(
     tally: Tally,
     matches: Sequence[Mapping[str, Any]],
     llm: Mapping[str, Any],
+    translation: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The content of report.json."""
+    return {
+        **common_report(name, version, code, settings, sources, tally, Reason, Stage),
+        "rows": tally.kept.total() + translation["added"],
+        "measures": translation_measures(translation),
+        "rewritten": dict(tally.rewritten),
+        "doubts_kept": dict(tally.doubts),
+        "llm": dict(llm),
+        "translation": dict(translation),
+        "duplicates_with_other_answer": tally.other_answer,
+        "decontamination": {
+            "against": [{"file": source.file, "rows": source.rows, "sha256": source.sha256} for source in against],
+            "matches": list(matches),
+        },
+    }
+
+
+def translation_measures(translation: Mapping[str, Any]) -> dict[str, float]:
+    """What MLflow gets of a translation; nothing if it was skipped."""
+    return {} if translation["model"] is None else {f"translation/{name}": translation[name] for name in ("drawn", "translated")}
+
+
+def common_report(
+    name: str,
+    version: str,
+    code: str,
+    settings: Mapping[str, Any],
+    sources: Sequence[SourceFile],
+    tally: Tally,
+    reasons: type[ReasonCode],
+    stages: Iterable[StrEnum],
+) -> dict[str, Any]:
+    """What every work on problems reports: counts by filter, reason and source, in a vocabulary of reasons and filters; and examples.
+
+    `rows` counts the lines of kept.jsonl and `measures` are metrics of the work's own for MLflow: who has other ones replaces these.
+    """
     by_reason: Counter[str] = Counter()
     for (_, reason), count in tally.rejected.items():
         by_reason[reason] += count
     read = sum(source.rows for source in sources)
-    stages, left = [], read
-    for stage in Stage:
-        lost = {reason.value: by_reason[reason.value] for reason in Reason if reason.stage is stage and by_reason[reason.value]}
-        stages.append({"stage": stage.value, "in": left, "rejected": lost, "out": left - sum(lost.values())})
-        left -= sum(lost.values())
     files = []
     for source in sources:
-        lost = {reason.value: tally.rejected[source.file, reason.value] for reason in Reason if tally.rejected[source.file, reason.value]}
+        lost = {reason.value: tally.rejected[source.file, reason.value] for reason in reasons if tally.rejected[source.file, reason.value]}
         files.append({"file": source.file, "sha256": source.sha256, "read": source.rows, "kept": tally.kept[source.file], "rejected": lost})
     return {
         "name": name,
@@ -85,34 +117,57 @@ def make_report(
         "read": read,
         "kept": tally.kept.total(),
         "rejected": by_reason.total(),
-        "reasons": {reason.value: by_reason[reason.value] for reason in Reason if by_reason[reason.value]},
-        "stages": stages,
+        "reasons": {reason.value: by_reason[reason.value] for reason in reasons if by_reason[reason.value]},
+        "stages": stage_counts(by_reason, read, reasons, stages),
         "sources": files,
-        "rewritten": dict(tally.rewritten),
-        "doubts_kept": dict(tally.doubts),
-        "llm": dict(llm),
-        "duplicates_with_other_answer": tally.other_answer,
-        "decontamination": {
-            "against": [{"file": source.file, "rows": source.rows, "sha256": source.sha256} for source in against],
-            "matches": list(matches),
-        },
+        "rows": tally.kept.total(),
+        "measures": {},
         "examples": tally.examples,
         "settings": dict(settings),
     }
 
 
+def stage_counts(by_reason: Mapping[str, int], read: int, reasons: type[ReasonCode], stages: Iterable[StrEnum]) -> list[dict[str, Any]]:
+    """What goes into each filter, what it rejects by reason, and what comes out."""
+    found, left = [], read
+    for stage in stages:
+        lost = {reason.value: by_reason[reason.value] for reason in reasons if reason.stage is stage and by_reason.get(reason.value)}
+        found.append({"stage": stage.value, "in": left, "rejected": lost, "out": left - sum(lost.values())})
+        left -= sum(lost.values())
+    return found
+
+
 def to_markdown(report: Mapping[str, Any]) -> str:
     """report.md."""
-    lines = [
+    lines = common_lines(report)
+    lines += [
+        "",
+        f"Rewritten multiple choices among the kept: {counts_text(report['rewritten'])}. "
+        f"Kept with a doubt: {counts_text(report['doubts_kept'])}.",
+    ]
+    lines += [f"Duplicates with another answer than the kept one: {report['duplicates_with_other_answer']}.", "", report["llm"]["note"], ""]
+    lines += _decontamination(report["decontamination"])
+    lines += translation_lines(report["translation"])
+    return "\n".join([*lines, *example_lines(report, Reason)])
+
+
+def common_lines(report: Mapping[str, Any]) -> list[str]:
+    """Title, counts at every filter, counts by source."""
+    return [
         f"# Curation of {report['name']}",
         "",
         f"{report['read']:,} rows read, {report['kept']:,} kept. Version `{report['version']}`.",
         "",
-    ]
-    lines += _funnel(report)
-    reasons = list(report["reasons"])
-    lines += [
+        *funnel_lines(report),
         "",
+        *source_lines(report),
+    ]
+
+
+def source_lines(report: Mapping[str, Any]) -> list[str]:
+    """A table of the sources, with their rejected rows by reason."""
+    reasons = list(report["reasons"])
+    lines = [
         "## By source",
         "",
         f"| source | read | kept | {' | '.join(reasons)} |".replace("|  |", "|"),
@@ -121,52 +176,67 @@ def to_markdown(report: Mapping[str, Any]) -> str:
     for source in report["sources"]:
         cells = [f"`{source['file']}`", source["read"], source["kept"], *(source["rejected"].get(reason, 0) for reason in reasons)]
         lines.append(f"| {' | '.join(map(str, cells))} |")
-    lines += [
-        "",
-        f"Rewritten multiple choices among the kept: {_counts(report['rewritten'])}. Kept with a doubt: {_counts(report['doubts_kept'])}.",
-    ]
-    lines += [f"Duplicates with another answer than the kept one: {report['duplicates_with_other_answer']}.", "", report["llm"]["note"], ""]
-    lines += _decontamination(report["decontamination"])
-    lines += ["## Examples", ""]
-    for reason in reasons:
-        lines += [f"### `{reason}`: {Reason(reason).__doc__}", ""]
+    return lines
+
+
+def example_lines(report: Mapping[str, Any], reasons: type[ReasonCode]) -> list[str]:
+    """A few rejected rows of each reason."""
+    lines = ["## Examples", ""]
+    for reason in report["reasons"]:
+        lines += [f"### `{reason}`: {reasons(reason).__doc__}", ""]
         for shown in report["examples"][reason]:
-            question = " ".join(shown["question"].split()).replace("`", "'")
-            lines.append(f"- {shown['source']['file']}:{shown['source']['line']}: `{question}` ({' '.join(shown['detail'].split())})")
+            place = f"{shown['source']['file']}:{shown['source']['line']}"
+            lines.append(f"- {place}: `{_one_line(shown['question'])}` ({' '.join(shown['detail'].split())})")
         lines.append("")
-    return "\n".join(lines)
+    return lines
 
 
-def to_card(report: Mapping[str, Any]) -> str:
-    """card.md: what the set is, where it comes from, how it was made, in one page."""
+def to_card(report: Mapping[str, Any], what: str, remarks: str) -> str:
+    """card.md: what the set is, where it comes from, how it was made, in one page.
+
+    Args:
+        report: the report.
+        what: what its problems are, as in "12 ... from 40 rows".
+        remarks: what else its lineage says.
+    """
     files = ["| source | rows | kept | SHA-256 of its rows |", "|---|---|---|---|"]
     files += [f"| `{item['file']}` | {item['read']} | {item['kept']} | `{item['sha256'][:16]}` |" for item in report["sources"]]
-    against = [item["file"] for item in report["decontamination"]["against"]]
-    compared = f"Compared with {', '.join(f'`{file}`' for file in against)}." if against else "Compared with no evaluation set."
     return "\n".join(
         [
             f"# {report['name']}, version {report['version']}",
             "",
-            f"{report['kept']:,} mathematics problems with one verifiable answer each, from {report['read']:,} rows, by rules after "
-            "Magistral (arXiv 2506.10910, section 4). Licences are those of the sources.",
+            f"{report['kept']:,} {what}, from {report['read']:,} rows, after Magistral (arXiv 2506.10910, section 4). "
+            "Licences are those of the sources.",
             "",
-            *_funnel(report),
+            *funnel_lines(report),
             "",
             "## Lineage",
             "",
             *files,
             "",
-            f"{compared} Code `{report['code']}`. Each line of `kept.jsonl` names its `source` (file and line), what it was "
-            "`rewritten_from`, and where its `duplicates` stood. The version is a hash of sources, settings and code.",
+            f"{remarks} Code `{report['code']}`. The version is a hash of sources, settings and code.",
             "",
         ]
     )
 
 
-def _funnel(report: Mapping[str, Any]) -> list[str]:
+def math_card(report: Mapping[str, Any]) -> str:
+    """card.md of mathematics problems."""
+    against = [item["file"] for item in report["decontamination"]["against"]]
+    compared = f"Compared with {', '.join(f'`{file}`' for file in against)}." if against else "Compared with no evaluation set."
+    named = "Each line of `kept.jsonl` names its `source` (file and line), what it was `rewritten_from`, and where its `duplicates` stood."
+    translation = report["translation"]
+    if translation["translated"]:
+        place = "joined" if translation["added"] else "took the place of"
+        named += f" {translation['translated']} translations {place} their English problems; `translated_from` has these."
+    return to_card(report, "mathematics problems with one verifiable answer each", f"{compared} {named} {translation['note']}")
+
+
+def funnel_lines(report: Mapping[str, Any]) -> list[str]:
+    """A table of the counts at every filter, by `stages`."""
     lines = ["| filter | in | rejected | out |", "|---|---|---|---|"]
     for stage in report["stages"]:
-        lines.append(f"| {stage['stage']} | {stage['in']} | {_counts(stage['rejected'])} | {stage['out']} |")
+        lines.append(f"| {stage['stage']} | {stage['in']} | {counts_text(stage['rejected'])} | {stage['out']} |")
     return lines
 
 
@@ -180,5 +250,28 @@ def _decontamination(found: Mapping[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
-def _counts(counts: Mapping[str, int]) -> str:
+def translation_lines(found: Mapping[str, Any]) -> list[str]:
+    """The section of a report about translation."""
+    lines = ["## Translation", "", found["note"], ""]
+    if found["model"] is None:
+        return lines
+    lines += ["| language | drawn | translated |", "|---|---|---|"]
+    lines += [f"| {language} | {count['drawn']} | {count['translated']} |" for language, count in found["languages"].items()]
+    lines += ["", f"At the first try {found['first_try']}. Replies that failed a check: {counts_text(found['failed_tries'])}."]
+    if found["solver"] is not None:
+        solved = {key: count for key, count in found["solver"].items() if key != "model"}
+        lines.append(f"Solver `{found['solver']['model']}`: {counts_text(solved)}.")
+    lines.append("")
+    for shown in found["examples"]:
+        result = shown.get("translation") or f"stays English: {shown['reason']} ({shown['detail']})"
+        lines.append(f"- `{shown['id']}` into {shown['language']}: `{_one_line(shown['question'])}` `{_one_line(result)}`")
+    return [*lines, ""]
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split()).replace("`", "'")[:_SHOWN]
+
+
+def counts_text(counts: Mapping[str, int]) -> str:
+    """Counts by name, for people."""
     return ", ".join(f"{name} {count}" for name, count in counts.items()) or "none"

@@ -4,7 +4,8 @@
     rules     completeness, answer, form, gold check; in shards that survive a kill
     model     optional: rewriting and doubts
     merge     duplicates among the survivors, in memory by hashes
-    write     decontamination, outputs beside their names; renamed at the very end
+    write     decontamination, outputs beside their names
+    translate optional: a share of what is kept; then the outputs are renamed
 
 Rows stream through each step; what is held in memory is about 700 bytes a survivor (its MinHash signature).
 """
@@ -18,19 +19,20 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from magistral_core.config.curation import CurationRecipe
-from magistral_core.config.schema import PromptSettings, RewardSettings
+from magistral_core.config.curation import CurationRecipe, SourceSettings
 from magistral_core.curation import llm
+from magistral_core.curation.asking import asked, not_asked
 from magistral_core.curation.decontamination import EvaluationIndex, EvaluationItem
 from magistral_core.curation.draft import Draft, read_draft
-from magistral_core.curation.entry import Entry, Work, write_whole
+from magistral_core.curation.entry import Entry, Work
 from magistral_core.curation.form import Passed, check_form
-from magistral_core.curation.lineage import SourceFile, survey, version_of
+from magistral_core.curation.golds import gold_faults, gold_verifier
+from magistral_core.curation.lineage import SourceFile, input_rows, survey_inputs, version_of
 from magistral_core.curation.outputs import Writer
 from magistral_core.curation.progress import OnEvent, Progress
 from magistral_core.curation.reasons import Reason
-from magistral_core.errors import InputError
-from magistral_core.problems import source_rows
+from magistral_core.curation.translating import Models, Translation
+from magistral_core.curation.work import check_out, write_whole
 from magistral_core.rewards import Verifier
 
 
@@ -40,6 +42,7 @@ def curate_math(
     recipe: CurationRecipe,
     *,
     model: Path | None = None,
+    translators: Models | None = None,
     on_event: OnEvent = lambda _: None,
 ) -> dict[str, Any]:
     """Curate mathematics problems; see the module.
@@ -49,6 +52,7 @@ def curate_math(
         out: folder for the outputs; made if missing, earlier outputs in it are replaced.
         recipe: settings.
         model: folder of the language model that `recipe.llm.model` names; None leaves that step out.
+        translators: folders of the models that `recipe.translate` names; None leaves that step out.
         on_event: gets `{"event": "progress", "stage", "done", "total"}` about twice a second.
 
     Returns:
@@ -58,18 +62,18 @@ def curate_math(
         InputError: an input, the output folder or the model cannot be used; nothing was written then.
         InfrastructureError: a worker pool or an engine broke; the same command goes on from the last shard.
     """
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out}: is a file; give a folder")
+    check_out(out)
     progress = Progress(on_event)
-    sources = survey(inputs, recipe, lambda done: progress("reading", done, 0))
+    sources = survey_inputs(inputs, recipe.problems, lambda done: progress("reading", done, 0))
     items, against = _evaluation_items(recipe)
     version = version_of(sources, against, recipe)
     total = sum(source.rows for source in sources)
     with Work(out, version) as work:
         _apply_rules(inputs, recipe, work, total, progress)
-        asked = _ask_model(recipe, model, work, total, progress)
-        report = Writer(out, work, recipe, EvaluationIndex(items, recipe.decontaminate)).write(
-            version, sources, against, asked, total, progress
+        replies = _ask_model(recipe, model, work, total, progress)
+        translation = Translation(recipe, translators, work.folder / "journals", progress)
+        report = Writer(work, recipe, EvaluationIndex(items, recipe.decontaminate), translation).write(
+            version, sources, against, replies, total, progress
         )
         work.remove()
     return report
@@ -77,11 +81,9 @@ def curate_math(
 
 def _evaluation_items(recipe: CurationRecipe) -> tuple[list[EvaluationItem], list[SourceFile]]:
     settings = recipe.decontaminate
-    as_input = recipe.model_copy(
-        update={"problems": recipe.problems.model_copy(update={"fields": settings.fields, "split": settings.split})}
-    )
-    sources = survey(settings.against, as_input)
-    drafts = (read_draft(row, settings.fields) for path in settings.against for row in source_rows(path, settings.split))
+    reading = SourceSettings(fields=settings.fields, split=settings.split)
+    sources = survey_inputs(settings.against, reading)
+    drafts = (read_draft(row, settings.fields) for row in input_rows(settings.against, reading))
     return [EvaluationItem(draft.file, draft.line, draft.question) for draft in drafts if draft.question], sources
 
 
@@ -89,16 +91,15 @@ def _shards(inputs: Sequence[str], recipe: CurationRecipe, work: Work) -> Iterat
     """Shards that are not finished yet, each with its number, its rows and how many rows lie before its end."""
     number, index, rows = 0, 0, list[tuple[int, Draft]]()
     finished = work.has_shard(0)
-    for path in inputs:
-        for row in source_rows(path, recipe.problems.split):
+    for row in input_rows(inputs, recipe.problems):
+        if not finished:
+            rows.append((index, read_draft(row, recipe.problems.fields)))
+        index += 1
+        if index % recipe.shard_rows == 0:
             if not finished:
-                rows.append((index, read_draft(row, recipe.problems.fields)))
-            index += 1
-            if index % recipe.shard_rows == 0:
-                if not finished:
-                    yield number, rows, index
-                number, rows = number + 1, []
-                finished = work.has_shard(number)
+                yield number, rows, index
+            number, rows = number + 1, []
+            finished = work.has_shard(number)
     if rows:
         yield number, rows, index
 
@@ -110,7 +111,7 @@ def _apply_rules(inputs: Sequence[str], recipe: CurationRecipe, work: Work, tota
     if first is None:
         return
     with contextlib.ExitStack() as stack:
-        verifier = stack.enter_context(_verifier(recipe)) if recipe.gold.check else None
+        verifier = stack.enter_context(gold_verifier(recipe.gold)) if recipe.gold.check else None
         while first is not None:
             number, rows, done = first
             entries = [_judge(index, draft, recipe) for index, draft in rows]
@@ -119,12 +120,6 @@ def _apply_rules(inputs: Sequence[str], recipe: CurationRecipe, work: Work, tota
             work.write_shard(number, entries)
             progress("rules and gold check", done, total)
             first = next(shards, None)
-
-
-def _verifier(recipe: CurationRecipe) -> Verifier:
-    gold = recipe.gold
-    limits = RewardSettings(language=0.0, workers=gold.workers, timeout_s=gold.timeout_s, memory_mb=gold.memory_mb)
-    return Verifier(limits, PromptSettings())
 
 
 def _judge(index: int, draft: Draft, recipe: CurationRecipe) -> Entry:
@@ -142,42 +137,42 @@ def _judge(index: int, draft: Draft, recipe: CurationRecipe) -> Entry:
 
 
 def check_golds(entries: Sequence[Entry], verifier: Verifier) -> None:
-    """Reject survivors whose reference answer does not verify against itself.
-
-    What fails is checked once more, by itself: on a busy machine a limit may have struck the wrong answer.
-    """
+    """Reject survivors whose reference answer does not verify against itself."""
     alive = [entry for entry in entries if not entry.reason]
-    verdicts = verifier.check_golds([entry.answer for entry in alive])
-    failed = [entry for entry, verdict in zip(alive, verdicts, strict=True) if not verdict.correct]
-    for entry in failed:
-        [verdict] = verifier.check_golds([entry.answer])
-        if not verdict.correct:
-            entry.reject(Reason.UNVERIFIABLE_GOLD, verdict.detail)
+    for number, detail in gold_faults([entry.answer for entry in alive], verifier).items():
+        alive[number].reject(Reason.UNVERIFIABLE_GOLD, detail)
 
 
 def _ask_model(recipe: CurationRecipe, model: Path | None, work: Work, total: int, progress: Progress) -> dict[str, Any]:
     """The language-model step; returns what the report says about it."""
     if model is None:
         tasks = sum(llm.task_for(entry) is not None for entry in work.entries())
-        note = f"The language-model step was skipped: no model is configured (`llm.model`); {tasks} rows would have gone to it."
-        return {"model": None, "note": note}
+        return not_asked(f"{tasks} rows")
     if not work.has_changes:
         changes: list[Entry] = []
         counts: Counter[str] = Counter()
-        asked = llm.ask(work.entries(), model, recipe.llm, work.folder / "journal", lambda done: progress("language model", done, 0))
-        for entry, reply in asked:
+        answers = llm.ask(work.entries(), model, recipe.llm, work.folder / "journal", lambda done: progress("language model", done, 0))
+        for entry, reply in answers:
             counts["too_long" if reply is None else reply.kind] += 1
             if reply is not None and reply.kind != "unreadable":
                 changes.append(_changed(entry, reply, recipe))
         rewritten = [entry for entry in changes if entry.rewritten == "model"]
         if recipe.gold.check and rewritten:
-            with _verifier(recipe) as verifier:
+            with gold_verifier(recipe.gold) as verifier:
                 check_golds(rewritten, verifier)
+                _check_right_options(rewritten, verifier)
         write_whole(work.folder / "replies.json", [json.dumps(counts)])
         work.write_changes(sorted(changes, key=lambda entry: entry.index))
-    replies = json.loads((work.folder / "replies.json").read_text(encoding="utf-8"))
-    said = ", ".join(f"{kind} {count}" for kind, count in sorted(replies.items())) or "nothing to ask"
-    return {"model": recipe.llm.model, "replies": replies, "note": f"Language model `{recipe.llm.model}`: {said}."}
+    return asked(recipe.llm, json.loads((work.folder / "replies.json").read_text(encoding="utf-8")))
+
+
+def _check_right_options(rewritten: Sequence[Entry], verifier: Verifier) -> None:
+    """Reject rewritings whose answer is not the content of the right option: the model changed the problem."""
+    alive = [entry for entry in rewritten if not entry.reason]
+    verdicts = verifier.answers_equal([(entry.right, entry.answer) for entry in alive])
+    for entry, verdict in zip(alive, verdicts, strict=True):
+        if not verdict.correct:
+            entry.reject(Reason.LLM_CHANGED_ANSWER, f"{entry.answer[:40]} in place of {entry.right[:40]}")
 
 
 def _changed(entry: Entry, reply: llm.Reply, recipe: CurationRecipe) -> Entry:
@@ -188,6 +183,7 @@ def _changed(entry: Entry, reply: llm.Reply, recipe: CurationRecipe) -> Entry:
         )
         changed = _judge(entry.index, draft, recipe)
         changed.original, changed.rewritten, changed.doubt = entry.question, "model", ""
+        changed.options, changed.right = entry.options, entry.right
         return changed
     if reply.kind == "impossible":
         entry.detail = f"{entry.detail}; the model: {reply.why}"[:300]

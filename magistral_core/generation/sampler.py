@@ -40,10 +40,20 @@ _JOURNAL_SECONDS = 10.0
 _AHEAD = 1.25
 
 
-class _Backend(Protocol):
-    def stream(self, requests: Iterable[tuple[Request, Sampling]]) -> Iterator[Completion]: ...
+class Engines(Protocol):
+    """One engine or several, wherever they run."""
 
-    def close(self) -> None: ...
+    def stream(self, requests: Iterable[tuple[Request, Sampling]]) -> Iterator[Completion]:
+        """Complete requests; yields in order of finishing. Raises InfrastructureError if an engine died."""
+        ...
+
+    def close(self) -> None:
+        """End the engines."""
+        ...
+
+
+#: Starts engines: (how many, model folder, engine settings, further arguments of `LocalEngine`).
+OpenEngines = Callable[[int, str | Path, GenerationSettings, dict[str, Any]], Engines]
 
 
 class Sampler:
@@ -57,6 +67,7 @@ class Sampler:
         journal: folder of the journal; None keeps nothing.
         prompt: thinking tags, see `GeneratorEngine`.
         seed: of the engines.
+        open_engines: starts them elsewhere than on this machine.
     """
 
     def __init__(
@@ -69,13 +80,15 @@ class Sampler:
         journal: str | Path | None = None,
         prompt: PromptSettings | None = None,
         seed: int = 0,
+        open_engines: OpenEngines | None = None,
     ) -> None:
         self._model_path = model_path
+        self._open_engines = open_engines
         self._journal_folder = journal
         self._engines = engines
         self._arguments: dict[str, Any] = {"max_model_len": max_model_len, "prompt": prompt or PromptSettings(), "seed": seed}
         self._generation = generation
-        self._backend: _Backend | None = None
+        self._backend: Engines | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -147,9 +160,11 @@ class Sampler:
             self._backend.close()
             self._backend = None
 
-    def _started(self) -> _Backend:
+    def _started(self) -> Engines:
         if self._backend is None:
-            if self._engines == 1:
+            if self._open_engines is not None:
+                self._backend = self._open_engines(self._engines, self._model_path, self._generation, self._arguments)
+            elif self._engines == 1:
                 self._backend = LocalEngine(self._model_path, self._generation, **self._arguments)
             else:
                 self._backend = _Pool(self._engines, self._model_path, self._generation, self._arguments)

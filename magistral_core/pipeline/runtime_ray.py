@@ -1,7 +1,7 @@
 """The runtime on Ray: generators, verifiers and trainer ranks as actors, on this machine or on a cluster.
 
-The only file that knows Ray. Roles are plain classes of their own rooms; an actor adds a mailbox and a process. Ray reports
-nothing to its makers, and a Ray started here listens on loopback only.
+The one file of the loop that knows Ray (`sampling_ray.py` is the other that does). Roles are plain classes of their own rooms; an actor
+adds a mailbox and a process. Ray reports nothing to its makers, and a Ray started here listens on loopback only.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ class RayRuntime:
 
     async def start(self, model_dir: Path, version: int, checkpoint: Path | None) -> None:
         settings = self._recipe.pipeline
-        _start_ray(settings.ray_address)
+        start_ray(settings.ray_address)
         if settings.ray_address is None:
             self._raylet = next(process for process in map(psutil.Process, _processes_of_ray()) if process.name() == "raylet")
         gpus = ray.cluster_resources().get("GPU", 0)
@@ -206,7 +206,7 @@ class RayRuntime:
         await asyncio.gather(
             *(self._start_generator(generator) for generator in range(self.generators)),
             self._start_trainers(model_dir, checkpoint),
-            *(_reply(verifier.score.remote([]), "verifier", VerifierError) for verifier in self._verifiers),
+            *(reply_of(verifier.score.remote([]), "verifier", VerifierError) for verifier in self._verifiers),
         )
         if settings.ray_address is None:
             folder.reaper.watch(_processes_of_ray())  # its agents would go on for a minute when we are killed
@@ -253,7 +253,7 @@ class RayRuntime:
     async def _forget(self, generator: int) -> None:
         if generator not in self._started:
             raise GeneratorError(f"generator {generator} was being started")
-        await _reply(self._generator_actors[generator].forget.remote(), f"generator {generator}", GeneratorError)
+        await reply_of(self._generator_actors[generator].forget.remote(), f"generator {generator}", GeneratorError)
 
     async def _or_replaced(self, generator: int, call: Awaitable[Any]) -> None:
         """Make a call on a generator while trainers are replaced. What killed those (a lost node) may have killed this one, too."""
@@ -263,7 +263,7 @@ class RayRuntime:
             await self.restart(generator)
 
     async def _start_generator(self, generator: int) -> None:
-        await _reply(self._generator_actors[generator].start.remote(), f"generator {generator}", GeneratorError)
+        await reply_of(self._generator_actors[generator].start.remote(), f"generator {generator}", GeneratorError)
         self._started.add(generator)
 
     def _seat(self, generator: int) -> dict[str, Any] | None:
@@ -286,7 +286,7 @@ class RayRuntime:
         # Over NCCL rank 0 sends while it trains: two calls at a time.
         calls = 2 if handover_kind(self._recipe.pipeline) == "nccl" else 1
         self._trainer_actors = [self._actor(TrainerActor, seat, max_concurrency=calls).remote() for seat in seats]
-        address, port = await _reply(self._trainer_actors[0].address.remote(), "trainer rank 0", TrainerError)
+        address, port = await reply_of(self._trainer_actors[0].address.remote(), "trainer rank 0", TrainerError)
         state = str(checkpoint) if checkpoint else None
         await self._all_ranks(
             "start", [(self._recipe, str(model_dir), state, rank, address, port) for rank in range(len(self._trainer_actors))]
@@ -300,10 +300,10 @@ class RayRuntime:
         return ray.remote(cls).options(num_cpus=0, runtime_env=environment, **where, **options)
 
     async def submit(self, generator: int, requests: Sequence[Request]) -> None:
-        await _reply(self._generator_actors[generator].submit.remote(requests), f"generator {generator}", GeneratorError)
+        await reply_of(self._generator_actors[generator].submit.remote(requests), f"generator {generator}", GeneratorError)
 
     async def collect(self, generator: int) -> list[Completion]:
-        return await _reply(self._generator_actors[generator].collect.remote(), f"generator {generator}", GeneratorError)  # type: ignore[no-any-return]
+        return await reply_of(self._generator_actors[generator].collect.remote(), f"generator {generator}", GeneratorError)  # type: ignore[no-any-return]
 
     async def score(self, groups: Sequence[Group]) -> list[Group]:
         number = min(range(len(self._verifiers)), key=self._verifying.__getitem__)
@@ -317,11 +317,11 @@ class RayRuntime:
         for _ in range(self._recipe.pipeline.max_restarts):
             verifier = self._verifiers[number]
             try:
-                return await _reply(verifier.score.remote(groups), "verifier", VerifierError)  # type: ignore[no-any-return]
+                return await reply_of(verifier.score.remote(groups), "verifier", VerifierError)  # type: ignore[no-any-return]
             except VerifierError:
                 if verifier is self._verifiers[number]:  # the first of several calls that it took with it
                     self._verifiers[number] = self._new_verifier()
-        return await _reply(self._verifiers[number].score.remote(groups), "verifier", VerifierError)  # type: ignore[no-any-return]
+        return await reply_of(self._verifiers[number].score.remote(groups), "verifier", VerifierError)  # type: ignore[no-any-return]
 
     async def train(self, rows: Sequence[Sequence[Microbatch]], step: int) -> StepReport:
         return StepReport.merge(await self._all_ranks("train", [(row, step) for row in rows]))
@@ -344,10 +344,12 @@ class RayRuntime:
         return await self._all_ranks(method, [arguments] * len(self._trainer_actors))
 
     async def ask_trainer(self, rank: int, method: str, *arguments: Any) -> Any:
-        return await _reply(getattr(self._trainer_actors[rank], method).remote(*arguments), f"trainer rank {rank}", TrainerError)
+        return await reply_of(getattr(self._trainer_actors[rank], method).remote(*arguments), f"trainer rank {rank}", TrainerError)
 
     async def ask_generator(self, generator: int, method: str, *arguments: Any) -> Any:
-        return await _reply(getattr(self._generator_actors[generator], method).remote(*arguments), f"generator {generator}", GeneratorError)
+        return await reply_of(
+            getattr(self._generator_actors[generator], method).remote(*arguments), f"generator {generator}", GeneratorError
+        )
 
     async def save(self, folder: Path) -> None:
         await self._all_ranks("save", [(str(folder),)] * len(self._trainer_actors))
@@ -367,7 +369,7 @@ class RayRuntime:
     async def _all_ranks(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         """The answers of all ranks. Where one fails, the others may wait for it for ever: its death is looked for first."""
         calls = [getattr(actor, method).remote(*args) for actor, args in zip(self._trainer_actors, arguments, strict=True)]
-        replies = [asyncio.ensure_future(_reply(call, f"trainer rank {i}", TrainerError)) for i, call in enumerate(calls)]
+        replies = [asyncio.ensure_future(reply_of(call, f"trainer rank {i}", TrainerError)) for i, call in enumerate(calls)]
         try:
             return list(await asyncio.gather(*replies))
         except InfrastructureError as error:
@@ -388,7 +390,8 @@ async def _end(actors: Sequence[Any]) -> None:
         ray.kill(actor)
 
 
-def _start_ray(address: str | None) -> None:
+def start_ray(address: str | None) -> None:
+    """Join a running cluster, or start a Ray of our own on this machine. Raises ConnectionError if there is no such cluster."""
     if address is not None:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         return
@@ -449,7 +452,7 @@ def _log_folder() -> str:
     return f"{node.get_session_dir_path()}/logs" if node else "Ray's session folder"
 
 
-async def _reply(call: Awaitable[T], who: str, death: type[RoleError]) -> T:
+async def reply_of(call: Awaitable[T], who: str, death: type[RoleError]) -> T:
     """Wait for an actor's answer; an error becomes one line that names the role, a dead actor (or a generator's dead engine) `death`."""
     try:
         return await call

@@ -155,7 +155,8 @@ class _Code:
         self._row = row
         self.used: set[str] = set()
         self.entry_point = str(self._take("entry_point") or "")
-        self.checker = Checker(flags=self._flags())
+        self.checker = read_checker(row)
+        self.used |= {"validator_flags", "output_validator"}
         self.time_limit_s = self._limit("time_limit_s")
         memory = self._limit("memory_limit_mb")
         self.memory_limit_mb = None if memory is None else max(int(memory), 1)
@@ -179,14 +180,6 @@ class _Code:
         self.used.add(name)
         return self._row.data.get(name)
 
-    def _flags(self) -> tuple[str, ...]:
-        flags = self._take("validator_flags")
-        if flags is None:
-            return ("case_sensitive",)
-        if not isinstance(flags, str):
-            raise InputError(f"{self._row.place}: field validator_flags: one text, this is a {type(flags).__name__}")
-        return tuple(flags.split())
-
     def _checks(self, question: str) -> tuple[TestCase, ...]:
         test, listed = self._row.data.get("test"), self._row.data.get("test_list")
         if isinstance(test, str) and self.entry_point:  # HumanEval: the prompt is code that the checks may use
@@ -199,6 +192,24 @@ class _Code:
             setup = "\n".join([*imports, str(self._row.data.get("test_setup_code") or "")])
             return tuple(TestCase(check=f"{setup}\n{item}\n") for item in listed)
         return ()
+
+
+def read_checker(row: Row) -> Checker:
+    """How a row's outputs are compared: `validator_flags`, and `output_validator` = `{files: {name: text}, main}`, `main` for Python only.
+
+    Raises InputError.
+    """
+    flags, validator = row.data.get("validator_flags"), row.data.get("output_validator") or {}
+    if not isinstance(flags, str | None):
+        raise InputError(f"{row.place}: field validator_flags: one text, this is a {type(flags).__name__}")
+    files = validator.get("files", {}) if isinstance(validator, dict) else None
+    if not isinstance(files, dict) or not all(isinstance(text, str) for text in files.values()):
+        raise InputError(f"{row.place}: field output_validator: an object with `files`, texts by name, and for Python `main`")
+    main = str(validator.get("main") or "")
+    if main and main not in files:
+        raise InputError(f"{row.place}: field output_validator: `main` is none of its files")
+    content = {name: text.encode("utf-8", "surrogateescape") for name, text in files.items()}
+    return Checker(Checker().flags if flags is None else tuple(flags.split()), content, main)
 
 
 def _tests(value: Any, place: str, function: bool) -> tuple[TestCase, ...]:

@@ -9,7 +9,7 @@ output_validators/          for problems with several right outputs (newer packa
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,13 @@ def find_packages(folder: Path) -> list[Path]:
     return [folder] if is_package(folder) else sorted(path.parent for path in folder.rglob("problem.yaml"))
 
 
-def read_package(folder: Path) -> Problem:
-    """Read a package. Raises InputError that names the file."""
+def read_package(folder: Path, *, lenient: bool = False) -> Problem:
+    """Read a package. Raises InputError that names the file.
+
+    Args:
+        folder: the package.
+        lenient: a package without tests, and tests without answers, are no error; `unanswered` has the latter.
+    """
     if not is_package(folder):
         raise InputError(f"{folder}: not a problem package, it has no problem.yaml")
     settings = _settings(folder / "problem.yaml")
@@ -45,7 +50,7 @@ def read_package(folder: Path) -> Problem:
         id=folder.name,
         question=_statement(folder),
         kind=ProblemKind.CODE,
-        tests=_tests(folder),
+        tests=_tests(folder, lenient),
         checker=_checker(folder, settings),
         time_limit_s=TIME_LIMIT_S * max(1.0, multiplier / USUAL_MULTIPLIER),
         memory_limit_mb=int(_number(limits.get("memory", MEMORY_LIMIT_MB), f"{folder}/problem.yaml: limits.memory")),
@@ -86,16 +91,27 @@ def _statement(folder: Path) -> str:
     return (_COMMENT.sub("", text) if best.suffix == ".tex" else text).strip() or folder.name
 
 
-def _tests(folder: Path) -> tuple[TestCase, ...]:
-    cases = []
+def unanswered(folder: Path) -> tuple[TestCase, ...]:
+    """Tests of a package that have an input and no answer; their output is empty."""
+    return tuple(TestCase(_text(path), name=name) for name, path in _inputs(folder) if not path.with_suffix(".ans").is_file())
+
+
+def _inputs(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Names and files of the inputs, samples first."""
     for part in ("sample", "secret"):
         for path in sorted((folder / "data" / part).rglob("*.in")):
-            answer = path.with_suffix(".ans")
-            if not answer.is_file():
-                raise InputError(f"{path}: no answer file {answer.name} beside it")
-            name = path.relative_to(folder / "data").with_suffix("").as_posix()
+            yield path.relative_to(folder / "data").with_suffix("").as_posix(), path
+
+
+def _tests(folder: Path, lenient: bool) -> tuple[TestCase, ...]:
+    cases = []
+    for name, path in _inputs(folder):
+        answer = path.with_suffix(".ans")
+        if answer.is_file():
             cases.append(TestCase(_text(path), _text(answer), name=name))
-    if not cases:
+        elif not lenient:
+            raise InputError(f"{path}: no answer file {answer.name} beside it")
+    if not cases and not lenient:
         raise InputError(f"{folder}/data: no tests (sample/NAME.in and secret/NAME.in, each with NAME.ans)")
     return tuple(cases)
 

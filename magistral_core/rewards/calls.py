@@ -43,19 +43,40 @@ def _code(name: str) -> bytes:
     return system_code(text.replace(_IMPORT, shared), name)
 
 
-def call(box: Box, program: Program, entry: str, test: TestCase, limits: Limits) -> Called:
-    """Call the function of a compiled solution with a test's arguments. Raises SandboxError."""
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """What a call gave: how the run ended, the value, and why there is none (empty: there is one)."""
+
+    result: RunResult
+    value: Any = None
+    fault: str = ""
+
+
+def returned(box: Box, program: Program, entry: str, arguments: str, limits: Limits) -> Returned:
+    """Call the function of a compiled solution. `arguments` as in `TestCase.input`. Raises SandboxError."""
     box.put("call.code", _code("call_program"))
-    request = json.dumps({"entry": entry, "input": test.input}).encode()
+    request = json.dumps({"entry": entry, "input": arguments}).encode()
     result = box.run(limits, program="call.code", source=program.main, stdin=request)
     if not result.ok:
-        return Called(result)
+        return Returned(result)
     try:
-        value = decode(json.loads(result.stdout), [])
+        return Returned(result, decode(json.loads(result.stdout), []))
     except (ValueError, TypeError, KeyError, LookupError, RecursionError):
-        return Called(result, "the function returned no plain value")
-    expected = expected_value(test.output)
-    return Called(result, "" if same_result(expected, value) else f"expected {_short(expected)}, returned {_short(value)}")
+        return Returned(result, fault="the function returned no plain value")
+
+
+def call(box: Box, program: Program, entry: str, test: TestCase, limits: Limits) -> Called:
+    """Call the function of a compiled solution with a test's arguments. Raises SandboxError."""
+    came = returned(box, program, entry, test.input, limits)
+    if not came.result.ok or came.fault:
+        return Called(came.result, came.fault)
+    return Called(came.result, result_difference(test.output, came.value))
+
+
+def result_difference(expected: str, value: Any) -> str:
+    """What is wrong with a function's result; empty if nothing."""
+    wanted = expected_value(expected)
+    return "" if same_result(wanted, value) else f"expected {_short(wanted)}, returned {_short(value)}"
 
 
 def check(

@@ -10,20 +10,22 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from typing import TypeVar
 
 from magistral_core.config.schema import CodeSettings
 from magistral_core.errors import InputError
 from magistral_core.records import Problem, ScoreStatus, TestCase
 from magistral_core.rewards import calls
 from magistral_core.rewards.format import first_code_block
-from magistral_core.rewards.outputs import Comparison
+from magistral_core.rewards.outputs import Comparison, expected_value, result_text
 from magistral_core.rewards.validator import Validator
-from magistral_core.sandbox import MIB, Language, Limits, Program, RunResult, RunStatus, Sandbox, SandboxError
+from magistral_core.sandbox import MIB, Box, Language, Limits, Program, RunResult, RunStatus, Sandbox, SandboxError
 
 CORRECT, WRONG = "correct", "wrong"
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,21 @@ class TestVerdict:
     cpu_seconds: float = 0.0
     wall_seconds: float = 0.0
     peak_memory_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a program made of one test.
+
+    Attributes:
+        status: how the run ended, as in `RunStatus`.
+        text: standard output, or a function's result as text; None unless the run ended well.
+        detail: one line for people.
+    """
+
+    status: str
+    text: str | None = None
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,28 +175,59 @@ class CodeJudge:
             SandboxError: no verdict was reached.
         """
         sandbox = self.prepare()
-        for attempt in range(self._retries + 1):
+
+        def judged() -> CodeVerdict:
             started = time.perf_counter()
-            try:
-                verdict = self._judge(sandbox, problem, program, tests, limits, compile_limits, stop)
-            except SandboxError:
-                if attempt == self._retries:
-                    raise
-            else:
-                return CodeVerdict(verdict.status, verdict.tests, len(tests), verdict.detail, time.perf_counter() - started)
-        raise AssertionError("unreachable")
+            verdict = self._judge(sandbox, problem, program, tests, limits, compile_limits, stop)
+            return CodeVerdict(verdict.status, verdict.tests, len(tests), verdict.detail, time.perf_counter() - started)
+
+        return self._persist(judged)
+
+    def outputs(
+        self, problem: Problem, program: Program, inputs: Sequence[str], limits: Limits, compile_limits: Limits, max_late: int
+    ) -> list[Output]:
+        """What a program makes of inputs, in order, compared with nothing.
+
+        Args:
+            problem: for its entry point.
+            program: the solution.
+            inputs: standard inputs, or a function's arguments.
+            limits, compile_limits: of one test, and of compiling.
+            max_late: timeouts after which it is not run any more; the tests behind them count as timeouts.
+
+        Raises:
+            SandboxError: the sandbox broke.
+        """
+        sandbox = self.prepare()
+        return self._persist(lambda: _outputs(sandbox, problem, program, inputs, limits, compile_limits, max_late))
+
+    @contextmanager
+    def comparing(self, problem: Problem) -> Iterator[Callable[[TestCase, str], str]]:
+        """What tells how an output's text differs from a test's expected one (empty: they count as equal), as judging does.
+
+        It is called in the thread that opened it, and raises SandboxError where a validator breaks.
+        """
+        if problem.entry_point:
+            yield lambda test, text: calls.result_difference(test.output, expected_value(text))
+            return
+        with ExitStack() as stack:
+            difference = _difference(self.prepare(), problem, stack)
+            yield lambda test, text: difference(test, text.encode("utf-8", "surrogateescape"))
+
+    def _persist(self, work: Callable[[], _Result]) -> _Result:
+        """Try again what the sandbox broke."""
+        for _ in range(self._retries):
+            with suppress(SandboxError):
+                return work()
+        return work()
 
     def _judge(
         self, sandbox: Sandbox, problem: Problem, program: Program, tests: Sequence[TestCase], limits: Limits, compiling: Limits, stop: bool
     ) -> CodeVerdict:
-        if asks_for_function(problem) and program.language is not Language.PYTHON:
-            return CodeVerdict(RunStatus.COMPILE_ERROR, detail="a problem that asks for a function takes Python only")
         with ExitStack() as stack:
-            box = stack.enter_context(sandbox.open(preload=_preload(problem, program)))
-            compiled = sandbox.compile(box, program, compiling)
-            if not compiled.ok:
-                words = compiled.stderr.decode(errors="replace").strip().splitlines()
-                return CodeVerdict(RunStatus.COMPILE_ERROR, detail=compiled.detail or _error_line(words))
+            box, fault = stack.enter_context(_compiled(sandbox, problem, program, compiling))
+            if fault:
+                return CodeVerdict(RunStatus.COMPILE_ERROR, detail=fault)
             if any(test.check for test in tests):
                 artifact = box.get(program.artifact)
                 box.close()
@@ -198,6 +246,50 @@ class CodeJudge:
                 if stop and verdicts[-1].status != CORRECT:
                     break
             return _verdict(verdicts)
+
+
+@contextmanager
+def _compiled(sandbox: Sandbox, problem: Problem, program: Program, compiling: Limits) -> Iterator[tuple[Box, str]]:
+    """A box with the compiled program, and why there is none in it (empty: there is)."""
+    with sandbox.open(preload=_preload(problem, program)) as box:
+        if asks_for_function(problem) and program.language is not Language.PYTHON:
+            yield box, "a problem that asks for a function takes Python only"
+            return
+        compiled = sandbox.compile(box, program, compiling)
+        words = compiled.stderr.decode(errors="replace").strip().splitlines()
+        yield box, "" if compiled.ok else compiled.detail or _error_line(words)
+
+
+def _outputs(
+    sandbox: Sandbox, problem: Problem, program: Program, inputs: Sequence[str], limits: Limits, compiling: Limits, max_late: int
+) -> list[Output]:
+    with _compiled(sandbox, problem, program, compiling) as (box, fault):
+        if fault:
+            return [Output(RunStatus.COMPILE_ERROR.value, detail=fault)] * len(inputs)
+        found: list[Output] = []
+        for text in inputs:
+            if sum(output.status == RunStatus.TIMEOUT for output in found) >= max_late:
+                found.append(Output(RunStatus.TIMEOUT.value, detail="not run: it was late too often"))
+            elif problem.entry_point:
+                found.append(_returned(calls.returned(box, program, problem.entry_point, text, limits)))
+            else:
+                result = sandbox.run(box, program, limits, text.encode("utf-8", "surrogateescape"))
+                found.append(_output(result, result.stdout.decode("utf-8", "surrogateescape")))
+        return found
+
+
+def _returned(came: calls.Returned) -> Output:
+    """A function's result as text."""
+    if came.fault:
+        return Output(RunStatus.RUNTIME_ERROR.value, detail=came.fault)
+    try:
+        return _output(came.result, result_text(came.value))
+    except ValueError:
+        return Output(RunStatus.RUNTIME_ERROR.value, detail="the function returned a number of thousands of digits")
+
+
+def _output(result: RunResult, text: str) -> Output:
+    return Output(result.status.value, text) if result.ok else Output(result.status.value, detail=_failure(result))
 
 
 def _preload(problem: Problem, program: Program) -> list[str]:
@@ -221,9 +313,14 @@ def _test_verdict(name: str, result: RunResult, difference: str) -> TestVerdict:
     if result.ok:
         status, detail = (WRONG, difference) if difference else (CORRECT, "")
     else:
-        words = result.stderr.decode(errors="replace").strip().splitlines()
-        status, detail = result.status.value, result.detail or (words[-1][:200] if words else f"exit code {result.exit_code}")
+        status, detail = result.status.value, _failure(result)
     return TestVerdict(name, status, detail, result.cpu_seconds, result.wall_seconds, result.peak_memory_bytes)
+
+
+def _failure(result: RunResult) -> str:
+    """How a run failed, as one line."""
+    words = result.stderr.decode(errors="replace").strip().splitlines()
+    return result.detail or (words[-1][:200] if words else f"exit code {result.exit_code}")
 
 
 def _verdict(tests: Sequence[TestVerdict]) -> CodeVerdict:

@@ -16,6 +16,8 @@ import zlib
 from collections import Counter
 from typing import Any, NamedTuple
 
+from magistral_core.rewards.markup import strip_markup
+
 #: Words of a chunk: enough for the classifier (all of 35 right at 20 words), few enough to see a switch of language.
 MAX_CHUNK_WORDS = 25
 #: Fewer words than these cannot be classified.
@@ -32,16 +34,6 @@ _CHARACTERS_A_WORD = 2
 #: One such character says as much as several letters of an alphabet.
 _LETTERS_A_CHARACTER = 3
 
-#: Where a block of code or formulas opens, and with what each closes; `\begin{x}` closes with its own name.
-_OPENING = re.compile(r"```|\$\$|\\\[|\\\(|\[asy\]|\\begin\{(\w{1,20}\*?)\}")
-_CLOSING = {"```": "```", "$$": "$$", "\\[": "\\]", "\\(": "\\)", "[asy]": "[/asy]"}
-_INLINE = re.compile(
-    r"`[^`\n]*`"
-    r"|\$(?=\S)[^$\n]{1,300}?(?<=\S)\$(?!\d)"  # inline formulas, but not the text between two prices
-    r"|https?://\S+"
-)
-_BOX = re.compile(r"\\(?:boxed|text|mathrm|frac|d?frac|sqrt)\s*(?:\{[^{}]*\})+")
-_COMMAND = re.compile(r"\\[a-zA-Z]+")
 _CJK = re.compile(r"[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 _KANA = re.compile(r"[\u3040-\u30ff]")
 _HANGUL = re.compile(r"[\uac00-\ud7af\u1100-\u11ff]")
@@ -61,14 +53,6 @@ class Language(NamedTuple):
     def too_short(self) -> bool:
         """Whether the text has too few words to be classified."""
         return self.words < MIN_WORDS
-
-
-def strip_markup(text: str) -> str:
-    """The prose of a text: without code, formulas, boxes and LaTeX commands."""
-    text = _INLINE.sub(" ", _strip_blocks(text))
-    if "\\" in text:
-        text = _COMMAND.sub(" ", _BOX.sub(" ", text))
-    return text
 
 
 def classify(text: str) -> Language:
@@ -125,25 +109,6 @@ def _detector() -> Any:
     detector = LangDetector(LangDetectConfig(max_input_length=None, model="lite"))
     detector.detect("a first sentence loads the model")
     return detector
-
-
-def _strip_blocks(text: str) -> str:
-    """Cut out closed blocks (code to the end if it never closes). Each kind of closing is missed once at most, so time stays linear."""
-    kept: list[str] = []
-    missing: set[str] = set()
-    position = searched = 0
-    while found := _OPENING.search(text, searched):
-        closing = _CLOSING.get(found.group()) or f"\\end{{{found.group(1)}}}"
-        end = -1 if closing in missing else text.find(closing, found.end())
-        searched = found.end()
-        if end >= 0:
-            kept.append(text[position : found.start()])
-            position = searched = end + len(closing)
-        elif closing == "```":
-            return " ".join((*kept, text[position : found.start()]))
-        else:
-            missing.add(closing)
-    return " ".join((*kept, text[position:]))
 
 
 def _sample(prose: str) -> str:

@@ -97,6 +97,17 @@ def expected_value(text: str) -> Any:
         return text.strip()
 
 
+def result_text(value: Any) -> str:
+    """A function's result as text that `expected_value` reads back: JSON if JSON can hold it, else a Python literal.
+
+    Raises ValueError for an integer of more digits than Python turns into text.
+    """
+    try:
+        return json.dumps(value)
+    except TypeError:
+        return repr(value)
+
+
 def same_result(expected: Any, got: Any, depth: int = 0) -> bool:
     """Whether a function's result is the expected value: numbers exactly, floats to their last digits, lists and tuples alike."""
     if depth > MAX_DEPTH:

@@ -49,14 +49,21 @@ def ensure_base_model(settings: TinySettings, cache_dir: Path | None = None, on_
     ask at the same time one builds while the others wait. `on_progress` gets the step and `{"loss", "grad_norm"}`. A folder that
     transformers and vLLM load comes back. Raises InfrastructureError where the cache cannot be written.
     """
-    path = base_model_path(settings, cache_dir)
+    return ensure_model(base_model_path(settings, cache_dir), lambda work: _train(settings, work, on_progress))
+
+
+def ensure_model(path: Path, build: Callable[[Path], Path]) -> Path:
+    """A model's folder in the cache. If it is not there, `build` makes it in a folder of its own and returns its place in that.
+
+    See `ensure_base_model` for what else holds.
+    """
     if path.is_dir():
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _lock(path.with_suffix(".lock")):
             if not path.is_dir():
-                _build(settings, path, on_progress)
+                _build(path, build)
     except OSError as error:
         raise InfrastructureError(
             f"the cache of base models {path.parent} cannot be written ({error.strerror or error}); set MAGISTRAL_CACHE to another folder"
@@ -85,34 +92,37 @@ def sft_examples(settings: TinySettings, tokenizer: PreTrainedTokenizerBase) -> 
     ]
 
 
-def _build(settings: TinySettings, path: Path, on_progress: Progress | None) -> None:
-    from transformers import AutoTokenizer
-
-    from magistral_core.sft.train import train_sft
-
+def _build(path: Path, build: Callable[[Path], Path]) -> None:
     for leftover in path.parent.glob(f".{path.name}-*"):  # of a build that was killed; the lock says that none is running
         shutil.rmtree(leftover)
     work = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
-        write_initial_model(work / "initial", settings)
-        examples = sft_examples(settings, AutoTokenizer.from_pretrained(work / "initial"))
-        train_sft(
-            work / "initial",
-            examples,
-            work / "trained",
-            steps=settings.sft_steps,
-            batch=settings.sft_batch,
-            learning_rate=LEARNING_RATE,
-            ranks=settings.sft_ranks,
-            seed=settings.seed,
-            dtype="float32",
-            token_budget=TOKEN_BUDGET,
-            warmup_steps=WARMUP_STEPS,
-            on_progress=on_progress,
-        )
-        (work / "trained").rename(path)
+        build(work).rename(path)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _train(settings: TinySettings, work: Path, on_progress: Progress | None) -> Path:
+    from transformers import AutoTokenizer
+
+    from magistral_core.sft.train import train_sft
+
+    write_initial_model(work / "initial", settings)
+    train_sft(
+        work / "initial",
+        sft_examples(settings, AutoTokenizer.from_pretrained(work / "initial")),
+        work / "trained",
+        steps=settings.sft_steps,
+        batch=settings.sft_batch,
+        learning_rate=LEARNING_RATE,
+        ranks=settings.sft_ranks,
+        seed=settings.seed,
+        dtype="float32",
+        token_budget=TOKEN_BUDGET,
+        warmup_steps=WARMUP_STEPS,
+        on_progress=on_progress,
+    )
+    return work / "trained"
 
 
 @contextmanager

@@ -40,13 +40,17 @@ def model_config(tokenizer: PreTrainedTokenizerFast) -> MistralConfig:
 
 
 def write_initial_model(folder: Path, settings: TinySettings) -> None:
-    """Write config, random float32 weights (seeded by `settings.seed`), tokenizer and generation config to `folder`."""
+    """Write the fresh model of these settings to `folder`; see `write_model`."""
+    write_model(folder, train_tokenizer(settings.world), settings.seed)
+
+
+def write_model(folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int) -> None:
+    """Write config, random float32 weights (seeded), tokenizer and generation config to `folder`."""
     import torch
     from transformers import GenerationConfig, MistralForCausalLM
 
-    tokenizer = train_tokenizer(settings.world)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
+        torch.manual_seed(seed)
         model = MistralForCausalLM(model_config(tokenizer))
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id

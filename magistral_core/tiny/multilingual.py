@@ -141,12 +141,17 @@ def draw(rng: random.Random, level: int) -> Exercise:
     """A random exercise of a level in a random language."""
     language, thing, start = rng.choice(LANGUAGES), rng.randrange(3), rng.randint(10, 99)
     changes = draw_changes(rng, start, level, low=2, high=99)
-    phrases = PHRASES[language]
-    sentences = [phrases.start.format(n=start, x=phrases.things[thing])]
-    sentences += [(phrases.gain if change > 0 else phrases.loss).format(k=abs(change), x=phrases.things[thing]) for change in changes]
-    sentences.append(phrases.question.format(x=phrases.things[thing]))
     numbers = (start, *changes)
-    return Exercise("word", level, numbers, language, phrases.joint.join(sentences), sum(numbers), thing)
+    return Exercise("word", level, numbers, language, statement(numbers, thing, language), sum(numbers), thing)
+
+
+def statement(numbers: tuple[int, ...], thing: int, language: str) -> str:
+    """The problem of these numbers (the start, then signed changes) in one of the languages."""
+    phrases = PHRASES[language]
+    sentences = [phrases.start.format(n=numbers[0], x=phrases.things[thing])]
+    sentences += [(phrases.gain if change > 0 else phrases.loss).format(k=abs(change), x=phrases.things[thing]) for change in numbers[1:]]
+    sentences.append(phrases.question.format(x=phrases.things[thing]))
+    return phrases.joint.join(sentences)
 
 
 def work(exercise: Exercise, slips: Slips, languages: tuple[str, str] | None = None) -> tuple[list[str], int]:

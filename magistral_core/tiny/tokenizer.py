@@ -34,6 +34,11 @@ SAMPLE = 4000
 
 def train_tokenizer(world: str, seed: int = 0) -> PreTrainedTokenizerFast:
     """A tokenizer for one world, deterministic in its arguments."""
+    return make_tokenizer(_corpus(world, seed), VOCABULARY[world])
+
+
+def make_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """A tokenizer of at most `vocabulary` tokens, made from texts without thinking tags; deterministic in its arguments."""
     from transformers import PreTrainedTokenizerFast
 
     special = [PAD, BOS, EOS, SYSTEM, USER, ASSISTANT]
@@ -45,12 +50,12 @@ def train_tokenizer(world: str, seed: int = 0) -> PreTrainedTokenizerFast:
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY[world] - len(tags),
+        vocab_size=vocabulary - len(tags),
         special_tokens=special,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_corpus(world, seed), trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in tags])
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

@@ -38,7 +38,12 @@ ALLOWED: dict[str, set[str]] = {
 #: One import each that the table does not foresee, with the reason.
 EXCEPTIONS = {("evaluation", "tiny"): "the tiny suite generates its own held-out problems"}
 #: Each engine behind one door. The command and the front door may look at any, to tell what is installed.
-ENGINES = {"ray": "pipeline/runtime_ray.py", "vllm": "generation/", "deepspeed": "training/", "mlflow": "tracking/"}
+ENGINES = {
+    "ray": ("pipeline/runtime_ray.py", "pipeline/sampling_ray.py"),
+    "vllm": "generation/",
+    "deepspeed": "training/",
+    "mlflow": "tracking/",
+}
 HEAVY = {"torch", "vllm", "ray", "prefect", "mlflow", "transformers", "deepspeed"}
 
 

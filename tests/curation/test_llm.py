@@ -20,7 +20,7 @@ CHOICE = {"question": "Which of the following is prime?", "answer": "B", "choice
 @pytest.mark.parametrize(
     ("text", "reply"),
     [
-        ('Hm.</think>{"question": "Name it.", "answer": "7"}', Reply("rewritten", "Name it.", "7")),
+        ('Well: {"question": "Name it.", "answer": "7"}', Reply("rewritten", "Name it.", "7")),
         ('{"question": "Name $\\\\frac{1}{2}$.", "answer": 7}', Reply("rewritten", "Name $\\frac{1}{2}$.", "7")),
         ('First {"usable": false}, no:\n```json\n{"usable": true}\n```', Reply("usable")),
         ('{"usable": false, "why": "a figure"}', Reply("unusable", why="a figure")),
@@ -29,7 +29,7 @@ CHOICE = {"question": "Which of the following is prime?", "answer": "B", "choice
     ],
 )
 def test_replies(text: str, reply: Reply) -> None:
-    assert parse_reply(text, "</think>") == reply
+    assert parse_reply(text) == reply
 
 
 @pytest.mark.parametrize(
@@ -41,12 +41,12 @@ def test_replies(text: str, reply: Reply) -> None:
         '{"question": "", "answer": "7"}',
         '{"question": "Name it."}',
         '{"question": "Name $\\frac{1}{2}$", "answer": "7"}',  # \f was not doubled
-        '{"usable": true</think>',
+        '{"usable": true',
         '[1, 2] {"usable"',
     ],
 )
 def test_what_cannot_be_read(text: str) -> None:
-    assert parse_reply(text, "</think>").kind == "unreadable"
+    assert parse_reply(text).kind == "unreadable"
 
 
 def test_who_is_asked_what() -> None:

@@ -12,7 +12,17 @@ import pytest
 from pydantic import BaseModel
 
 from magistral_core.cli.app import build_parser
-from magistral_core.config import CurationRecipe, Recipe, load_curation, load_recipe, recipe_names
+from magistral_core.config import (
+    CodeCurationRecipe,
+    CurationRecipe,
+    GradingRecipe,
+    Recipe,
+    load_code_curation,
+    load_curation,
+    load_grading,
+    load_recipe,
+    recipe_names,
+)
 from magistral_core.config.schema import FieldNames, ProblemSettings
 from magistral_core.problems import load_problems
 from magistral_core.rewards.extra import check_value, load_functions
@@ -52,7 +62,7 @@ def fields(model: type[BaseModel]) -> Iterator[str]:
                 yield from (f"{name}.{inner}" for inner in fields(candidate))
 
 
-SETTINGS = {*fields(Recipe), *fields(CurationRecipe)}
+SETTINGS = {field for schema in (Recipe, CurationRecipe, CodeCurationRecipe, GradingRecipe) for field in fields(schema)}
 
 
 def test_the_walk_over_settings_finds_nested_ones() -> None:
@@ -71,7 +81,8 @@ def test_commands_parse(page: Path) -> None:
     for words in commands(page):
         options = build_parser().parse_args(words)  # a wrong one exits
         if words[0] == "curate":
-            load_curation(options.recipe, options.overrides)
+            load = {"code": load_code_curation, "grade": load_grading}.get(words[1], load_curation)
+            load(options.recipe, options.overrides)
             continue
         recipe = getattr(options, "recipe", None) or "tiny"
         assert PLACEHOLDER.fullmatch(recipe) or recipe in recipe_names() or recipe.endswith(".yaml"), words

@@ -1,4 +1,4 @@
-"""The flow `curate-math` against a real Prefect server of its own: result, artifacts, and bad input."""
+"""The flows `curate-math` and `curate-code` against a real Prefect server of its own: result, artifacts, and bad input."""
 
 import json
 from pathlib import Path
@@ -7,8 +7,9 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.testing.utilities import prefect_test_harness
 
+from flows.curate_code import curate_code
 from flows.curate_math import curate_math
-from flows.parameters import CurateForm
+from flows.parameters import CurateCodeForm, CurateForm
 from magistral_core.errors import InputError
 from tasks.curation import funnel_rows
 
@@ -31,6 +32,13 @@ def test_the_flow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         rows = artifacts["curation-results"]
         assert (json.loads(rows) if isinstance(rows, str) else rows) == funnel_rows(report)
         assert report["version"] in artifacts["curation-summary"]
+        tests = [{"input": f"{number}\n", "output": "7\n"} for number in range(3)]
+        source.write_text(json.dumps({"statement": "Print 7.", "solutions": ["print(7)", "print(3 + 4)"], "tests": tests}) + "\n")
+        code = curate_code(CurateCodeForm(inputs=[str(source)], out=str(tmp_path / "code")))
+        assert (code["kept"], code["tests"], code["solutions"]) == (1, {"kept": 3}, {"correct": 2})
+        with get_client(sync_client=True) as client:
+            summaries = [artifact.data for artifact in client.read_artifacts() if artifact.key == "curation-summary"]
+        assert any("Tests: kept 3." in str(summary) for summary in summaries)
         with pytest.raises(InputError, match=r"broken\.jsonl:1: not JSON"):
             curate_math(CurateForm(inputs=[str(broken)], out=str(tmp_path / "other")))
 

@@ -91,7 +91,7 @@ def test_life_of_the_stack(stack_home: Path, monkeypatch: pytest.MonkeyPatch) ->
     # Deployments with a form, one of them on a schedule.
     api = stack.environment()["PREFECT_API_URL"]
     deployments = {item["name"]: item for item in ask(f"{api}/deployments/filter", {})}
-    assert deployments.keys() == {"train", "evaluate", "demo", "curate-math", "nightly"}
+    assert deployments.keys() == {"train", "evaluate", "demo", "curate-math", "curate-code", "grade-difficulty", "nightly"}
     assert deployments["nightly"]["schedules"][0]["schedule"]["cron"] == "30 3 * * *"
     assert {item["work_pool_name"] for item in deployments.values()} == {"magistral"}
     form = deployments["train"]["parameter_openapi_schema"]["definitions"]
@@ -129,7 +129,7 @@ def test_life_of_the_stack(stack_home: Path, monkeypatch: pytest.MonkeyPatch) ->
     }
     assert open_store("s3://magistral/kept").get_bytes("note") == b"still here"
     assert "kept" in {item["name"] for item in ask(f"{mlflow}/api/2.0/mlflow/experiments/search?max_results=10")["experiments"]}
-    assert len(ask(f"{api}/deployments/filter", {})) == 5
+    assert len(ask(f"{api}/deployments/filter", {})) == len(deployments)
     assert ask(f"{api}/flow_runs/filter", late) == []  # they don't all start now
 
 

@@ -10,6 +10,7 @@ import pytest
 from magistral_core.config.schema import ProblemSettings
 from magistral_core.errors import InputError
 from magistral_core.problems import Row, load_problems, parse_problem, read_package
+from magistral_core.problems.packages import unanswered
 from magistral_core.records import Checker, Problem, ProblemKind, TestCase
 
 
@@ -147,3 +148,22 @@ def test_broken_json_problems(data: dict[str, object], words: str) -> None:
     with pytest.raises(InputError, match=words) as error:
         parsed(**json.loads(json.dumps(data)))
     assert str(error.value).startswith("code.jsonl:3")
+
+
+def test_a_package_read_leniently(tmp_path: Path) -> None:
+    folder = package(tmp_path, **{"data__secret__c.in": "5\n"})
+    with pytest.raises(InputError, match=r"c\.in: no answer file"):
+        read_package(folder)
+    assert [test.name for test in read_package(folder, lenient=True).tests] == ["sample/1", "secret/b"]
+    assert unanswered(folder) == (TestCase("5\n", name="secret/c"),)
+
+
+def test_a_validator_in_a_row() -> None:
+    row = {"question": "q", "tests": [{"input": "1", "output": "2"}], "validator_flags": "x"}
+    files = {"v.py": "1", "w.py": "\udcff"}
+    found = parse_problem(Row("f", 1, {**row, "output_validator": {"files": files, "main": "v.py"}}))
+    assert found.checker == Checker(("x",), {"v.py": b"1", "w.py": b"\xff"}, "v.py")
+    assert found.extra == {}
+    for wrong in (7, {"files": []}, {"files": {"v.py": 1}}, {"files": files, "main": "u.py"}):
+        with pytest.raises(InputError, match="f:1: field output_validator"):
+            parse_problem(Row("f", 1, {**row, "output_validator": wrong}))

@@ -243,6 +243,37 @@ def test_no_verdict_masks_the_completion(judge: CodeJudge, group_of: Any) -> Non
     assert (score.status, score.reward, score.graded) == (ScoreStatus.ERROR, 0.0, False)
 
 
+def outputs(judge: CodeJudge, problem: Problem, source: str, inputs: list[str], max_late: int = 9) -> list[tuple[str, str | None]]:
+    limits = Limits(cpu_s=0.5, memory_bytes=300 * MIB)
+    program = Program.single(Language.PYTHON, source)
+    return [(found.status, found.text) for found in judge.outputs(problem, program, inputs, limits, judge.compile_limits, max_late)]
+
+
+def test_outputs_without_a_verdict(judge: CodeJudge) -> None:
+    assert outputs(judge, SUM, RIGHT, ["1 2", "3 4", "x"]) == [("ok", "3\n"), ("ok", "7\n"), ("runtime_error", None)]
+    assert outputs(judge, SUM, "(", ["1", "2"]) == [("compile_error", None)] * 2
+    twice = "def add(*values):\n    return values if values[0] else {1}\n"
+    assert outputs(judge, ADD, twice, ["[1, 2]", "[0]", '["a"]']) == [("ok", "[1, 2]"), ("ok", "{1}"), ("ok", '["a"]')]
+    slow = "if input() == 'a':\n    while True: pass\nprint(1)"
+    assert outputs(judge, SUM, slow, ["a", "b", "a", "b"], max_late=2) == [
+        ("timeout", None),
+        ("ok", "1\n"),
+        ("timeout", None),
+        ("timeout", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("problem", "same", "other"),
+    [(SUM, "2 \n", "3"), (ADD, "3.0", "4")],
+)
+def test_outputs_are_compared_as_judging_does(judge: CodeJudge, problem: Problem, same: str, other: str) -> None:
+    expected = problem.tests[1] if problem is SUM else problem.tests[0]
+    with judge.comparing(problem) as difference:
+        assert difference(expected, same) == ""
+        assert difference(expected, other) != ""
+
+
 def test_without_a_sandbox_code_rewards_refuse_to_start(monkeypatch: pytest.MonkeyPatch, group_of: Any, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))  # no bwrap, no setpriv
     monkeypatch.setattr("magistral_core.sandbox.canary._chosen", {})

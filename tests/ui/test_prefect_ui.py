@@ -52,7 +52,7 @@ def deployments(prefect: str) -> dict[str, Any]:
 
 def test_deployments_are_listed(prefect: str, page: Any) -> None:
     text = page(f"{prefect}/deployments")
-    for name in ("train", "evaluate", "demo", "curate-math", "nightly"):
+    for name in ("train", "evaluate", "demo", "curate-math", "curate-code", "grade-difficulty", "nightly"):
         assert f">{name}<" in text or f" {name} " in text
 
 
