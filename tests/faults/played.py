@@ -24,6 +24,9 @@ from magistral_core.storage import CheckpointStore
 
 STRUCK_RUN = Path(__file__).with_name("struck_run.py")
 _LOOK_S = 3.0
+#: How long a run's processes, and then its ports, may take to go. A process that ends gives up its memory, by which it is known, before
+#: its sockets.
+_LEFT_S = 10.0
 Event = dict[str, Any]
 
 
@@ -101,11 +104,13 @@ class Played:
         assert len(groups) == len(set(groups)) == ledger["trained"], "a group was trained twice"
         assert ledger["failed"] == 0
         assert ledger["submitted"] == ledger["trained"] + ledger["filtered"] + ledger["failed"] + ledger["in_flight"]
-        in_flight = _open_groups(end["checkpoints"][-1])
+        # Verifying goes on while the last checkpoint is written: which groups were open then, only its own ledger tells.
+        kept = _ledger_of(end["checkpoints"][-1])
+        in_flight = {int(group) for group in kept["open"]}
         assert not in_flight & set(groups)
-        assert in_flight | set(groups) <= set(range(ledger["submitted"]))
-        dropped = set(range(ledger["submitted"])) - in_flight - set(groups)
-        assert len(dropped) == ledger["filtered"], "a group was lost"
+        assert in_flight | set(groups) <= set(range(kept["submitted"]))
+        dropped = set(range(kept["submitted"])) - in_flight - set(groups)
+        assert len(dropped) == sum(kept["filtered"].values()), "a group was lost"
         assert _logged_steps(self.database, end["mlflow_run_id"]) == list(range(1, end["steps"] + 1))
         assert self.left == []
 
@@ -160,14 +165,13 @@ def play(
             ports, files_mapped = _follow(run, played.events, servers, outage)
             last = played.events[-1]["event"]
             assert last == ("struck" if role == "coordinator" and planned else "end"), f"after {last}: {run.log.read_text()[-4000:]}"
-            played.left += run.left_after(10)
+            played.left += run.left_after(_LEFT_S)
             if last == "struck":
                 assert run.process.wait(10) == -signal.SIGKILL
             else:
                 assert run.end() == 0
             played.left += [str(file) for file in files_mapped if file.exists()]
-            listening = {link.laddr.port for link in psutil.net_connections("tcp") if link.status == psutil.CONN_LISTEN}
-            played.left += [f"port {port}" for port in ports & listening]
+            played.left += _listening_after(_LEFT_S, ports)
     assert len(played.of("struck")) == len(strikes), "the run ended before it was struck everywhere"
     return played
 
@@ -205,12 +209,23 @@ def _follow(run: Program, events: list[Event], servers: Servers, outage: float) 
     return ports, files
 
 
-def _open_groups(checkpoint: str) -> set[int]:
-    """Groups in flight, as the last checkpoint has them."""
+def _listening_after(seconds: float, ports: set[int]) -> list[str]:
+    """Which of some TCP ports still have a listener after so long, and who it is."""
+    deadline = time.monotonic() + seconds
+    while True:
+        links = [link for link in psutil.net_connections("tcp") if link.status == psutil.CONN_LISTEN and link.laddr.port in ports]
+        if not links or time.monotonic() > deadline:
+            return [f"port {link.laddr.port} of process {link.pid}" for link in links]
+        time.sleep(0.2)
+
+
+def _ledger_of(checkpoint: str) -> dict[str, Any]:
+    """The ledger as a checkpoint has it."""
     store, step = CheckpointStore.from_uri(checkpoint)
     with tempfile.TemporaryDirectory() as folder:
         store.download(step, Path(folder), "loop.json")
-        return {int(group) for group in json.loads(Path(folder, "loop.json").read_text())["ledger"]["open"]}
+        ledger: dict[str, Any] = json.loads(Path(folder, "loop.json").read_text())["ledger"]
+        return ledger
 
 
 def _logged_steps(database: Path, run_id: str) -> list[int]:
