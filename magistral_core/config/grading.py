@@ -69,6 +69,6 @@ class GradingRecipe(Section):
     )
     verification: VerificationSettings = VerificationSettings()
     pass_1: PassSettings = Field(PassSettings(below=0.75), description="what the ordinary model's pass keeps")
-    pass_2: PassSettings = Field(PassSettings(majority=0.5), description="what the trained grader's pass keeps, of the whole set again")
+    pass_2: PassSettings = Field(PassSettings(majority=0.75), description="what the trained grader's pass keeps, of the whole set again")
     storage: StorageSettings = Field(StorageSettings(), description="where grades are kept; without any, `grades` in the output folder")
     tracking: TrackingSettings = TrackingSettings()
