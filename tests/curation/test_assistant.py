@@ -25,7 +25,7 @@ def test_a_careful_model_translates(careful: Path, tmp_path: Path) -> None:
     found = translation_table.translate(careful, 60, tmp_path)
     assert found["drawn"] == 60
     assert found["translated"] >= 54
-    assert found["right"] >= 0.95 * found["translated"]
+    assert found["right"] >= 0.88 * found["translated"]  # 0.96 of 300 in the published table; three standard errors of 60 below it
 
 
 def test_the_flaws_of_a_careless_model_are_caught(careless: Path, tmp_path: Path) -> None:
@@ -33,7 +33,7 @@ def test_the_flaws_of_a_careless_model_are_caught(careless: Path, tmp_path: Path
     assert {"numbers", "language", "marks", "unreadable"} <= found["failed_tries"].keys()
     assert found["first_try"] < 45
     assert found["translated"] > found["first_try"]
-    assert found["right"] >= 0.95 * found["translated"]
+    assert found["right"] >= 0.88 * found["translated"]  # 0.96 of 300 in the published table; three standard errors of 60 below it
 
 
 def test_multiple_choices_are_rewritten(careful: Path, careless: Path, tmp_path: Path) -> None:
