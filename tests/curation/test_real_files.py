@@ -39,7 +39,8 @@ def script() -> ModuleType:
 def test_planted_faults_of_code_problems(packages: str, tests: int) -> None:
     """Wrong outputs and bad solutions in contest packages are repaired or removed, and no right test goes with them."""
     script = load_script("code_curation_table")
-    folders = sorted((DATA / "kth_challenge").glob(packages))
+    folders = sorted(folder for folder in (DATA / "kth_challenge").glob(packages) if (folder / "problem.yaml").is_file())
+    folders = [folder for folder in folders if folder.name != "lightsout"]  # its programs take very long
     counts = script.measure(folders, 0, script.RememberingJudge(CodeSettings(compile_s=60.0)), tests)
     planted = {key: count for key, count in counts.items() if key[0] in (*script.KINDS, "cut", *script.BAD_LABELS)}
     found = sum(count for (_, fate), count in planted.items() if fate in ("repaired", "removed"))

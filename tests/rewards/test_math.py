@@ -19,6 +19,15 @@ from magistral_core.rewards.math.reader import read
 from magistral_core.rewards.math.scalars import constant
 
 SAME = [
+    ("$40$ g", "40\\text{ g}"),
+    ("$7$ hours", "7"),
+    ("$$18$$ coins", "18 coins"),
+    ("$61$ and $65$", "65, 61"),
+    ("$$6$$, $$-6$$", "-6, 6"),
+    ("$\\$15.12$", "15.12"),
+    ("$$$$Blue", "\\text{Blue}"),
+    ("150^{}\\circ", "150^\\circ"),
+    ("243 cm\\textsuperscript{2}", "243\\text{ cm}^2"),
     ("5", "5"),
     ("5", "5.0"),
     ("7", "07"),

@@ -33,6 +33,9 @@ _SUPERSCRIPTS = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿⁱ]+")
 _SUBSCRIPTS = re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
 _VULGAR_FRACTION = re.compile("[¼-¾⅐-⅞]")
 _WRAPPERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("`", "`"))
+#: A formula within words, `$40$ g`; two prices in a row are none. And one with nothing in it.
+_INLINE = re.compile(r"(?<!\\)(\$\$?)(?=[^\s$])((?:[^$\\]|\\.){1,300}?)(?<=[^\s\\])\1(?!\d)")
+_EMPTY_FORMULA = re.compile(r"(?<!\\)\$\$\s*\$\$")
 #: Commands for the fonts of words and of single letters; all become `\text`.
 _FONTS = (
     "text|mathrm|mathbf|mathit|textbf|textrm|textit|mbox|hbox|operatorname\\*?|textnormal|mathsf|textsf|mathtt|texttt|boldsymbol|bm|emph"
@@ -54,6 +57,8 @@ _EDITS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(?<!\\)\\!"), ""),
     (re.compile(r"\\q?quad(?![a-zA-Z])"), "  "),
     (re.compile(r"(?<!\\)\\[,;: ]|~"), " "),
+    (re.compile(r"\\textsuperscript\s*(?=\{)"), "^"),
+    (re.compile(r"\^\s*\{\s*\}\s*\\circ(?![a-zA-Z])"), r"^\\circ "),
     (re.compile(r"\^\s*\{\s*\\(?:circ|degree)\s*\}|\^\s*\\circ(?![a-zA-Z])|\\degree(?![a-zA-Z])"), r"^\\circ "),
 )
 _LETTER_TIMES = re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)")  # 3 x 10^5
@@ -74,6 +79,8 @@ def clean(text: str) -> str:
             inner = text[len(opening) : -len(closing)]
             if opening not in inner:
                 text = _without_full_stop(inner.strip())
+    if "$" in text:
+        text = _INLINE.sub(r" \2 ", _EMPTY_FORMULA.sub(" ", text))
     if "\\" in text or "~" in text or "{" in text:
         for pattern, replacement in _EDITS:
             text = pattern.sub(replacement, text)
