@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from magistral_core.config.schema import GenerationSettings
 from magistral_core.errors import InfrastructureError, InputError
@@ -78,8 +79,8 @@ class RayEngines:
         self._capacity = int(generation.max_num_seqs * _AHEAD)
         self._actors: list[Any] = []
         try:
-            options = _seat(engines, generation.tensor_parallel)
-            self._actors = [ray.remote(EngineActor).options(num_cpus=0, **options).remote() for _ in range(engines)]
+            seats = _seats(engines, generation.tensor_parallel)
+            self._actors = [ray.remote(EngineActor).options(num_cpus=0, **options).remote() for options in seats]
             starting = [actor.start.remote(str(model_path), generation, arguments) for actor in self._actors]
             for number, call in enumerate(starting):
                 _wait_for(call, number)
@@ -132,15 +133,20 @@ def _join(address: str) -> None:
         raise InputError(f"sampling.ray_address {address}: no Ray cluster answers there; start one with `ray start --head`") from error
 
 
-def _seat(engines: int, gpus: int) -> dict[str, Any]:
-    """Options of an actor. Raises InputError where a cluster with GPUs has too few."""
-    nodes = [int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]]
-    if not any(nodes):
-        return {"num_gpus": 0, "runtime_env": {"env_vars": dict(THREAD_ENVIRONMENT)}, "scheduling_strategy": "SPREAD"}
-    room = sum(node // gpus for node in nodes)
-    if room < engines:
-        raise InputError(f"sampling.engines ({engines}): the cluster has GPUs for {room}, at {gpus} an engine (generation.tensor_parallel)")
-    return {"num_gpus": gpus, "scheduling_strategy": "SPREAD"}
+def _seats(engines: int, gpus: int) -> list[dict[str, Any]]:
+    """Options of each actor. Raises InputError where a cluster with GPUs has too few."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    room = [int(node["Resources"].get("GPU", 0)) // gpus for node in nodes]
+    if not any("GPU" in node["Resources"] for node in nodes):
+        # Ray spreads by what actors take, and without a GPU they take nothing: they would all sit on one machine.
+        turns = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=True) for node in nodes]
+        environment = {"env_vars": dict(THREAD_ENVIRONMENT)}
+        return [{"num_gpus": 0, "runtime_env": environment, "scheduling_strategy": turns[number % len(turns)]} for number in range(engines)]
+    if sum(room) < engines:
+        raise InputError(
+            f"sampling.engines ({engines}): the cluster has GPUs for {sum(room)}, at {gpus} an engine (generation.tensor_parallel)"
+        )
+    return [{"num_gpus": gpus, "scheduling_strategy": "SPREAD"}] * engines
 
 
 def _wait_for(call: Awaitable[Any], number: int) -> Any:

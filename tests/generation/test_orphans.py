@@ -68,8 +68,9 @@ def test_engine_dies_with_a_killed_owner(model_folder: Path, tmp_path: Path) -> 
 @pytest.mark.asyncio(loop_scope="session")
 async def test_owner_learns_of_a_killed_engine(generator_engine: GeneratorEngine) -> None:
     """The last test that uses the session's engine: files run in alphabetical order."""
-    running = asyncio.create_task(generator_engine.generate(make_requests(1, 400)[0]))
-    await asyncio.sleep(0.2)
+    running = asyncio.gather(*(generator_engine.generate(request) for request in make_requests(64, 400)))
+    await asyncio.sleep(0.01)
+    assert generator_engine.running == 64
     (process,) = [child for child in multiprocessing.active_children() if child.name.startswith("EngineCore")]
     os.kill(process.pid, signal.SIGKILL)
     start = time.monotonic()
