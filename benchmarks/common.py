@@ -49,7 +49,7 @@ class Options:
     def over(self, defaults: T) -> T:
         """A benchmark's settings (a dataclass of bool, int, float, str and tuples of them) with what `--set` changes.
 
-        A tuple is given as `a,b,c`. Raises InputError for an unknown key or a value of another type.
+        A tuple is given as `a,b,c`, in brackets or not. Raises InputError for an unknown key or a value of another type.
         """
         known = {item.name: getattr(defaults, item.name) for item in fields(defaults)}  # type: ignore[arg-type]
         changes = {}
@@ -62,7 +62,7 @@ class Options:
 
 def _parse(key: str, text: str, default: Any) -> Any:
     if isinstance(default, tuple):
-        return tuple(_parse(key, part, default[0]) for part in text.split(","))
+        return tuple(_parse(key, part.strip(), default[0]) for part in text.strip("[] ").split(","))
     try:
         return _TRUTH[text.lower()] if isinstance(default, bool) else type(default)(text)
     except (ValueError, KeyError) as error:

@@ -135,9 +135,9 @@ def parity(*, problem: Problem, response: str, thoughts: str, answer: str, lengt
 def recipe(size: str, lengths: Lengths, **changes: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe, as data, for a random model and planned lengths. `changes` are merged into its sections."""
     n, longest = lengths.batch, lengths.longest
-    layers, hidden, *_ = SHAPES[size]
+    shape = SHAPES[size]
     prompt = 64
-    kv_bytes = 2 * n * (prompt + longest) * layers * hidden * 8
+    kv_bytes = 2 * n * (prompt + longest) * shape.layers * shape.hidden * 8
     sections: dict[str, dict[str, Any]] = {
         "model": {"path": str(model_folder(size))},
         "prompt": {"system": None, "max_tokens": prompt},

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -22,7 +22,7 @@ from magistral_core.pipeline.handover_nccl import NcclHandover
 from magistral_core.pipeline.placement import Placement, Seat, check_fits, place
 from magistral_core.pipeline.supervision import GeneratorError, RoleError, TrainerError, VerifierError
 from magistral_core.processes import THREAD_ENVIRONMENT, free_port
-from magistral_core.records import Completion, Group, Microbatch, Request
+from magistral_core.records import Completion, Group, Microbatch, Request, Score
 from magistral_core.rewards.poolsize import PoolSize
 from magistral_core.training.report import StepReport
 
@@ -128,8 +128,8 @@ class VerifierActor:
         self._verifier = Verifier(recipe.rewards, recipe.prompt, [stage.rewards.length for stage in recipe.stages()])
         self._verifier.start()
 
-    def score(self, groups: Sequence[Group]) -> list[Group]:
-        return self._verifier.score_many(list(groups))
+    def score(self, groups: Sequence[Group]) -> list[tuple[Score, ...]]:
+        return [group.scores for group in self._verifier.score_many(groups)]
 
     def close(self) -> None:
         self._verifier.close()
@@ -309,11 +309,12 @@ class RayRuntime:
         number = min(range(len(self._verifiers)), key=self._verifying.__getitem__)
         self._verifying[number] += 1
         try:
-            return await self._score(number, groups)
+            scores = await self._score(number, groups)
         finally:
             self._verifying[number] -= 1
+        return [replace(group, scores=found) for group, found in zip(groups, scores, strict=True)]
 
-    async def _score(self, number: int, groups: Sequence[Group]) -> list[Group]:
+    async def _score(self, number: int, groups: Sequence[Group]) -> list[tuple[Score, ...]]:
         for _ in range(self._recipe.pipeline.max_restarts):
             verifier = self._verifiers[number]
             try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -81,6 +81,25 @@ class Completion:
     def length(self) -> int:
         """Number of generated tokens, `|o_i|`."""
         return int(self.token_ids.shape[0])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """The arrays travel between processes as one piece of bytes: a buffer of each costs more than all that is in them."""
+        arrays = [np.asarray(getattr(self, name), dtype) for name, dtype in _ARRAYS]
+        content = b"".join([array.tobytes() for array in arrays])
+        return _completion, (self.group_id, self.index, [len(a) for a in arrays], content, self.text, str(self.finish_reason))
+
+
+_ARRAYS: tuple[tuple[str, Any], ...] = (("prompt_ids", np.int32), ("token_ids", np.int32), ("logprobs", np.float32), ("versions", np.int32))
+
+
+def _completion(group_id: int, index: int, lengths: list[int], content: bytes, text: str, reason: str) -> Completion:
+    """What `Completion.__reduce__` took apart."""
+    arrays: dict[str, np.ndarray] = {}
+    start = 0
+    for length, (name, dtype) in zip(lengths, _ARRAYS, strict=True):
+        arrays[name] = np.frombuffer(content, dtype, length, start)
+        start += arrays[name].nbytes
+    return Completion(group_id, index, text=text, finish_reason=FinishReason(reason), **arrays)
 
 
 @dataclass(frozen=True, slots=True)

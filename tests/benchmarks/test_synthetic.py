@@ -59,6 +59,15 @@ def test_a_random_model_has_its_size_and_never_ends_by_itself(size: str, tmp_pat
     assert rest.max() < 0.5  # noise, and no token but the end is held down
 
 
+@pytest.mark.parametrize("size", SHAPES)
+def test_recipes_of_all_sizes_hold_two_batches_of_the_longest(size: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.synthetic.model_folder", lambda size: tmp_path / size)  # making one takes seconds
+    found = Recipe.model_validate(recipe(size, Lengths(32, 5.0, 16, 8)))
+    assert found.pipeline.n_async == found.generation.max_num_seqs == 32
+    values = 32 * (64 + 160) * SHAPES[size].layers * SHAPES[size].hidden * 2  # a key and a value
+    assert found.generation.kv_cache_gib == max(0.1, 4 * values / 2**30)
+
+
 @pytest.mark.slow
 def test_a_planned_recipe_is_valid_and_its_prompts_write_a_whole_answer() -> None:
     prepared = api.prepare(Recipe.model_validate(recipe("0.1M", Lengths(32, 5.0, 16, 8), pipeline={"trainers": 2})))

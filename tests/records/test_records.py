@@ -7,6 +7,8 @@ from dataclasses import FrozenInstanceError, fields, is_dataclass
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from magistral_core import records
 from magistral_core.records import (
@@ -49,6 +51,18 @@ def test_records_cross_process_borders(record: object) -> None:
     again = pickle.loads(pickle.dumps(record))
     assert type(again) is type(record)
     assert str(again) == str(record)
+
+
+@given(st.lists(st.integers(0, 2**31 - 1), max_size=6), st.lists(st.floats(width=32), max_size=6), st.sampled_from(FinishReason))
+def test_a_completion_keeps_its_arrays_across_process_borders(ids: list[int], logprobs: list[float], reason: FinishReason) -> None:
+    tokens, versions = np.array(ids, np.int32), np.arange(len(logprobs), dtype=np.int32)
+    before = Completion(3, 1, tokens, tokens[::-1], np.array(logprobs, np.float32), versions, "so \u00e9", reason)
+    after = pickle.loads(pickle.dumps(before))
+    for item in fields(Completion):
+        was, now = getattr(before, item.name), getattr(after, item.name)
+        np.testing.assert_array_equal(now, was)
+        assert type(now) is type(was)
+        assert getattr(now, "dtype", None) == getattr(was, "dtype", None)
 
 
 def test_every_public_record_is_tested_here() -> None:
