@@ -6,8 +6,8 @@ without   the same coordinator, vLLM's engine in its own process as before, the 
           and the stack's processes are stopped (SIGSTOP) meanwhile
 
 The schedule is synchronous, so that both do the same work in the same order: the tiny recipe, the same base model and seeds, a learning
-rate that changes nothing. Compared is the time a generated token, over the steps after the first few. Model and batch are small: with
-larger steps the share only falls.
+rate that changes nothing. Compared is the time a generated token, over the steps after the first few. What the three cost goes by the
+completion, what a step costs by the parameters as well; so a second model, which says the same with more neurons, stands beside the first.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +29,25 @@ import psutil
 import yaml
 
 from benchmarks.common import Headline, Options, Result, in_child
-from magistral_core.errors import InfrastructureError
+from magistral_core.errors import InfrastructureError, InputError
 
 SUMMARY = "the same steps with and without Prefect, MLflow and Ray together, start-up apart"
 
 _SIDES = ("with", "without")
+#: Neurons of a layer, by million parameters of the model; None: as the tiny recipe has them. Those that are added have no effect.
+_NEURONS = {0.8: None, 10.0: 6400}
+#: Steps of the larger model are as much longer.
+_FEWER = 4
 _SERVICES_OF_OTHERS = ("PREFECT_", "MLFLOW_", "AWS_", "MAGISTRAL_")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Runs of each side; optimiser steps of a run that count, after some that do not; completions of a step and their most tokens."""
+    """Million parameters of the models; runs of each side; optimiser steps of a run that count, after some that do not; completions of a
+    step and their most tokens. The larger model takes a quarter of the steps.
+    """
 
+    millions: tuple[float, ...] = tuple(_NEURONS)
     repetitions: int = 2
     steps: int = 8
     settle: int = 2
@@ -51,35 +58,46 @@ class Settings:
 def run(options: Options) -> Result:
     """See the module."""
     settings = options.over(Settings(repetitions=5, steps=20, settle=4, completions=256) if options.full else Settings())
-    repetitions = []
+    if unknown := set(settings.millions) - set(_NEURONS):
+        raise InputError(f"bench overhead: millions={min(unknown):g}: there are models of {', '.join(f'{size:g}' for size in _NEURONS)}")
+    repetitions: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="overhead-") as folder, _stack(Path(folder) / "home") as (environment, pids):
-        in_child("benchmarks.overhead:make_base_model", environment=environment, recipe=_recipe("base", settings))
-        for number in range(settings.repetitions):
-            sides = list(_SIDES)[:: -1 if number % 2 else 1]
-            measured = {side: _side(side, number, Path(folder), settings, environment, pids) for side in sides}
-            repetitions.append(measured)
-    over = [100 * (item["with"]["us_a_token"] / item["without"]["us_a_token"] - 1) for item in repetitions]
-    table = [
-        {
-            "side": side,
-            **{
-                title: statistics.median(item[side][name] for item in repetitions)
-                for title, name in (
-                    ("step (s)", "step_s"),
-                    ("time a generated token (us)", "us_a_token"),
-                    ("before and after the steps (s)", "around_s"),
-                )
-            },
-        }
-        for side in _SIDES
-    ]
+        bench = _Bench(settings, Path(folder), environment, pids)
+        for size in settings.millions:
+            model = bench.make_model(size)
+            for number in range(settings.repetitions):
+                sides = list(_SIDES)[:: -1 if number % 2 else 1]
+                repetitions.append({"million parameters": size, **{side: bench.measure(side, number, size, model) for side in sides}})
+    over = {size: [_over(item) for item in repetitions if item["million parameters"] == size] for size in settings.millions}
+    largest = max(settings.millions)
     return Result(
-        Headline("Prefect, MLflow and Ray over the bare steps", statistics.median(over), "%", higher_is_better=False),
+        Headline(
+            f"Prefect, MLflow and Ray over the bare steps, {largest:g}M parameters",
+            statistics.median(over[largest]),
+            "%",
+            higher_is_better=False,
+        ),
         asdict(settings),
-        table,
-        [{"side": side, **values} for item in repetitions for side, values in item.items()],
-        [f"Pair by pair: {', '.join(f'{share:+.1f}%' for share in over)}."],
+        [_row(size, side, repetitions, over[size]) for size in settings.millions for side in _SIDES],
+        [{"million parameters": item["million parameters"], "side": side, **item[side]} for item in repetitions for side in _SIDES],
+        [f"{size:g}M parameters, pair by pair: {', '.join(f'{share:+.1f}%' for share in shares)}." for size, shares in over.items()],
     )
+
+
+def _over(item: dict[str, Any]) -> float:
+    return float(100 * (item["with"]["us_a_token"] / item["without"]["us_a_token"] - 1))
+
+
+def _row(size: float, side: str, repetitions: list[dict[str, Any]], over: list[float]) -> dict[str, Any]:
+    mine = [item[side] for item in repetitions if item["million parameters"] == size]
+    return {
+        "million parameters": size,
+        "side": side,
+        "step (s)": statistics.median(item["step_s"] for item in mine),
+        "time a generated token (us)": statistics.median(item["us_a_token"] for item in mine),
+        "over the bare steps (%)": statistics.median(over) if side == "with" else 0.0,
+        "before and after the steps (s)": statistics.median(item["around_s"] for item in mine),
+    }
 
 
 @contextlib.contextmanager
@@ -101,26 +119,47 @@ def _magistral(environment: dict[str, str], *arguments: str) -> str:
     return done.stdout
 
 
-def _side(side: str, number: int, folder: Path, settings: Settings, environment: dict[str, str], pids: list[int]) -> Any:
-    recipe = _recipe(f"overhead-{side}-{number}", settings)
-    began = time.time()
-    if side == "without":
-        with _stopped(pids):
-            steps = in_child("benchmarks.overhead:bare", environment=environment, recipe=recipe)["steps"]
-    else:
-        file = folder / f"{recipe['name']}.yaml"
-        file.write_text(yaml.safe_dump(recipe))
-        _magistral(environment, "run", str(file))
-        steps = _events(Path(environment["MAGISTRAL_HOME"]), began)
-    wall = time.time() - began
-    counted = [step for step in steps if step["step"] > settings.settle]
-    seconds = sum(step["seconds"] for step in counted)
-    return {
-        "step_s": statistics.median(step["seconds"] for step in counted),
-        "us_a_token": 1e6 * seconds / sum(step["tokens"] for step in counted),
-        "around_s": wall - sum(step["seconds"] for step in steps),
-        "steps": [step["seconds"] for step in counted],
-    }
+@dataclass(frozen=True)
+class _Bench:
+    settings: Settings
+    folder: Path
+    environment: dict[str, str]
+    pids: list[int]
+
+    def make_model(self, size: float) -> str:
+        """What all runs of a size begin from."""
+        return in_child(  # type: ignore[no-any-return]
+            "benchmarks.overhead:make_model",
+            environment=self.environment,
+            recipe=_recipe("base", self.settings),
+            neurons=_NEURONS[size],
+            folder=str(self.folder / f"{size:g}M"),
+        )["folder"]
+
+    def measure(self, side: str, number: int, size: float, model: str) -> dict[str, Any]:
+        """One run of a side."""
+        fewer = _FEWER if _NEURONS[size] else 1
+        settings = replace(self.settings, steps=max(1, self.settings.steps // fewer), settle=max(1, self.settings.settle // fewer))
+        recipe = _recipe(f"overhead-{size:g}-{side}-{number}".replace(".", "-"), settings)
+        recipe["model"] |= {"path": model}
+        began = time.time()
+        if side == "without":
+            with _stopped(self.pids):
+                steps = in_child("benchmarks.overhead:bare", environment=self.environment, recipe=recipe)["steps"]
+        else:
+            file = self.folder / f"{recipe['name']}.yaml"
+            file.write_text(yaml.safe_dump(recipe))
+            _magistral(self.environment, "run", str(file))
+            steps = _events(Path(self.environment["MAGISTRAL_HOME"]), began)
+        wall = time.time() - began
+        counted = [step for step in steps if step["step"] > settings.settle]
+        seconds = sum(step["seconds"] for step in counted)
+        return {
+            "step_s": statistics.median(step["seconds"] for step in counted),
+            "us_a_token": 1e6 * seconds / sum(step["tokens"] for step in counted),
+            "around_s": wall - sum(step["seconds"] for step in steps),
+            "steps": [step["seconds"] for step in counted],
+        }
 
 
 @contextlib.contextmanager
@@ -167,12 +206,27 @@ def _recipe(name: str, settings: Settings) -> dict[str, Any]:
     return recipe
 
 
-def make_base_model(recipe: dict[str, Any]) -> dict[str, Any]:
-    """In a process of its own: what all runs begin from, into the cache."""
+def make_model(recipe: dict[str, Any], neurons: int | None, folder: str) -> dict[str, Any]:
+    """In a process of its own: the recipe's base model; in `folder`, if any, with so many neurons a layer: those added do nothing."""
     from magistral_core import api
     from magistral_core.config import Recipe
 
-    return {"folder": str(api.model_folder(Recipe.model_validate(recipe)))}
+    base = api.model_folder(Recipe.model_validate(recipe))
+    if neurons is None:
+        return {"folder": str(base)}
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    config = AutoConfig.from_pretrained(base)
+    config.intermediate_size = neurons
+    wide = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    weights = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).state_dict()
+    with torch.no_grad():
+        for name, parameter in wide.state_dict().items():
+            parameter.zero_()[tuple(map(slice, weights[name].shape))] = weights[name]
+    wide.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(base).save_pretrained(folder)
+    return {"folder": folder}
 
 
 def bare(recipe: dict[str, Any]) -> dict[str, Any]:

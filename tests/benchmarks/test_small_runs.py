@@ -49,9 +49,11 @@ def test_packing(tmp_path: Path) -> None:
 
 def test_overhead(tmp_path: Path) -> None:
     content = bench("overhead", tmp_path / "out.json", "repetitions=1", "steps=2", "settle=1", "completions=64")
-    sides = {item["side"]: item for item in content["repetitions"]}
-    assert sides.keys() == {"with", "without"}
-    assert all(len(item["steps"]) == 2 and item["around_s"] > 0 for item in sides.values())
+    sides = {(item["million parameters"], item["side"]): item for item in content["repetitions"]}
+    assert sides.keys() == {(size, side) for size in (0.8, 10.0) for side in ("with", "without")}
+    assert all(len(item["steps"]) == (2 if size < 1 else 1) and item["around_s"] > 0 for (size, _), item in sides.items())
+    # The larger model says the same with more work.
+    assert sides[10.0, "without"]["us_a_token"] > 2 * sides[0.8, "without"]["us_a_token"]
 
 
 def test_the_script_for_a_gpu_works_on_a_cpu(tmp_path: Path) -> None:
