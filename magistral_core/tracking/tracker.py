@@ -278,7 +278,13 @@ class Tracker:
             model_type="checkpoint",
         )
         self._client.finalize_logged_model(model.model_id, "READY")
-        self._client.log_outputs(self._run_id, [LoggedModelOutput(model.model_id, step)])
+        try:
+            self._client.log_outputs(self._run_id, [LoggedModelOutput(model.model_id, step)])
+        except mlflow_error():
+            # A second time is refused; the first may have been heard and its answer lost, even by the client, which repeats too.
+            outputs = self._client.get_run(self._run_id).outputs
+            if model.model_id not in {item.model_id for item in (outputs.model_outputs if outputs else [])}:
+                raise
         points = [Metric(key, value, time_ms, step, model_id=model.model_id) for key, value in metrics.items()]
         if points:
             self._client.log_batch(self._run_id, metrics=points, synchronous=True)

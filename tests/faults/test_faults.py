@@ -46,9 +46,10 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("run", ROLES, indirect=True, scope="module")
 def test_every_strike_in_every_state(run: Played, state: str, results: Results) -> None:
-    results.outage = MINUTE_S
-    results.rows[run.role, state] = run.cell(state)
+    cell = run.cell(state)
     run.check()
+    results.outage = MINUTE_S
+    results.rows[run.role, state] = cell
 
 
 @pytest.mark.faults

@@ -74,6 +74,20 @@ def test_a_run_with_everything_in_it(uri: str, tmp_path: Path) -> None:
     assert tracker.run_url == (f"{place.uri}/#/experiments/{run.info.experiment_id}/runs/{tracker.run_id}" if place.ui else "")
 
 
+def test_what_is_told_again_because_its_answer_was_lost_is_there_once(uri: str) -> None:
+    with Tracker.start(uri, "again", "tiny") as tracker:
+        for _ in range(2):
+            tracker.log_checkpoint(10, "s3://b/step-10", {"loss": 0.5})
+            tracker.log_dataset("problems", "abc", "s3://b/problems", 3, "training")
+            tracker.log_samples(10, [{"reward": 1.0}])
+    client = connect(locate(uri))
+    run = client.get_run(tracker.run_id)
+    assert len(run.outputs.model_outputs) == len(run.inputs.dataset_inputs) == 1
+    assert [item.name for item in client.search_logged_models([run.info.experiment_id])] == ["step-10"]
+    assert len(json.loads(run.data.tags["mlflow.loggedArtifacts"])) == 1
+    assert {point.value for point in client.get_metric_history(tracker.run_id, "checkpoint/loss")} == {0.5}
+
+
 def make_run(uri: str, experiment: str, last: int, **resume: Any) -> Tracker:
     """Steps up to `last`, with samples every 5 and a checkpoint at 10, as an attempt that is then killed."""
     tracker = Tracker.start(uri, experiment, "tiny", {"seed": 0}, {"magistral.run": "tiny-1-001"}, **resume)
