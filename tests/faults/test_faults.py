@@ -77,7 +77,7 @@ def test_one_strike_a_role(role: str, strikes: list[dict[str, str]], tmp_path: P
 def test_killed_in_every_state_a_synchronous_run_is_undisturbed_to_the_bit(
     tmp_path_factory: pytest.TempPathFactory, servers: Servers, writer_model: Path
 ) -> None:
-    settings = {**_COMMON, "pipeline.runtime": "local", "pipeline.schedule": "sync", "training.learning_rate": 1e-4}
+    settings = {**_COMMON, "pipeline.runtime": "local", "pipeline.schedule": "sync", "training.learning_rate": 1e-5}
     settings |= {"model.path": str(writer_model), "training.max_steps": 24}
     strikes = [{"role": "coordinator", "state": state} for state in STATES]
     disturbed = play("coordinator", strikes, settings, tmp_path_factory.mktemp("disturbed"), servers, 0.0)
