@@ -83,6 +83,7 @@ class Side:
             stderr=self._log,
         )
         self.ready = self._line()
+        self._wait_for_its_stop()
         self._signal(signal.SIGSTOP)
 
     def __enter__(self) -> Self:
@@ -138,6 +139,11 @@ class Side:
             said = self._log.read().decode(errors="replace").strip()
             raise InfrastructureError(f"{self._function} ended in its process: {said[-1500:]}")
         return json.loads(text)  # type: ignore[no-any-return]
+
+    def _wait_for_its_stop(self) -> None:
+        """The child stops itself right after the first line. If ours came first, it would do so after SIGCONT, and stand still for ever."""
+        while psutil.Process(self._process.pid).status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE):
+            time.sleep(0.001)
 
     def _tree(self) -> list[psutil.Process]:
         try:

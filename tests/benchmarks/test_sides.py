@@ -29,6 +29,12 @@ def test_a_side_stands_still_between_its_turns() -> None:
     assert not helper.is_running() or helper.status() == psutil.STATUS_ZOMBIE
 
 
+@pytest.mark.timeout(60)
+def test_a_side_that_is_slow_to_stop_does_not_stop_after_it_is_told_to_go_on() -> None:
+    with Side("tests.benchmarks.toy_side:slow_to_stop", {}) as side:
+        assert [line["step"] for line in side.advance(1).lines] == [1]
+
+
 def test_a_side_that_fails_says_why() -> None:
     with Side("tests.benchmarks.toy_side:fail", {}) as side, pytest.raises(InfrastructureError, match="no such model"):
         side.advance(1)

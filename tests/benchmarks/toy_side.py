@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -17,6 +18,14 @@ def count(*, emit: Callable[..., None], seconds: float) -> None:
         step += 1
         print("chatter, which must not be taken for a step")
         emit(step=step)
+
+
+def slow_to_stop(*, emit: Callable[..., None]) -> None:
+    """Has no processor for a while between its first line and its stop."""
+    stop = os.kill
+    os.kill = lambda *arguments: (time.sleep(0.5), stop(*arguments))  # type: ignore[assignment]
+    emit(ready=True)
+    emit(step=1)
 
 
 def fail(*, emit: Callable[..., None]) -> None:
