@@ -137,8 +137,8 @@ def _counted(verdicts: Iterable[GradingReason | None]) -> dict[str, int]:
 def tables(results: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: both passes by level, then what became of wrong and right references."""
     lines = [
-        "| seed | level | pass rate, pass 1 -> 2 | kept by pass 1 | kept by pass 2 | too hard in pass 1 | of these kept by pass 2 |",
-        "|---|---|---|---|---|---|---|",
+        "| seed | steps | level | pass rate, pass 1 -> 2 | kept by pass 1 | kept by pass 2 | too hard in pass 1 | of these kept by pass 2 |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for result in results:
         for row in result["levels"]:
@@ -146,10 +146,10 @@ def tables(results: Sequence[Mapping[str, Any]]) -> str:
             rates = " -> ".join(f"{rate:.2f}" for rate in row["pass_rates"])
             hard = row["too_hard_in_pass_1"]
             lines.append(
-                f"| {result['seed']} | {row['level']} | {rates} | {before.get('kept', 0)} of {row['problems']} | {after.get('kept', 0)} | "
+                f"| {result['seed']} | {result['steps']} | {row['level']} | {rates} | {before.get('kept', 0)} of {row['problems']} | {after.get('kept', 0)} | "
                 f"{sum(hard.values())} | {hard.get('kept', 0)} |"
             )
-    lines += ["", "| seed | references | problems | outvoted | kept | too hard | too easy |", "|---|---|---|---|---|---|---|"]
+    lines += ["", "| seed | steps | references | problems | outvoted | kept | too hard | too easy |", "|---|---|---|---|---|---|---|---|"]
     for result in results:
         wrong, right = result["wrong"], result["right"]
         kinds = {
@@ -159,15 +159,15 @@ def tables(results: Sequence[Mapping[str, Any]]) -> str:
         }
         for kind, counts in kinds.items():
             cells = [counts.get(name, 0) for name in ("gold_outvoted", "kept", "too_hard", "too_easy")]
-            lines.append(f"| {result['seed']} | {kind} | {sum(counts.values())} | {' | '.join(map(str, cells))} |")
+            lines.append(f"| {result['seed']} | {result['steps']} | {kind} | {sum(counts.values())} | {' | '.join(map(str, cells))} |")
     return "\n".join(lines) + "\n"
 
 
 def publish(results: Sequence[Mapping[str, Any]]) -> None:
-    """Put results, by seed, into their file, and the tables of all into the page."""
-    known = {result["seed"]: result for result in (json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else [])}
-    known |= {result["seed"]: result for result in results}
-    ordered = [known[seed] for seed in sorted(known)]
+    """Put results, by seed and steps, into their file, and the tables of all into the page."""
+    before = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
+    known = {(result["seed"], result["steps"]): result for result in [*before, *results]}
+    ordered = [known[key] for key in sorted(known)]
     RESULTS.write_text(json.dumps(ordered, indent=1) + "\n", encoding="utf-8")
     PAGE.write_text(put_between(PAGE.read_text(encoding="utf-8"), "grading-table", tables(ordered)), encoding="utf-8")
 
