@@ -127,7 +127,9 @@ class Played:
         starts = [event["resumed_step"] for event in after if event["event"] == "start"]
         assert restarts == {"generator": ["generator"], "trainer": ["trainers"]}.get(self.role, [])
         assert len(starts) == (self.role in ("trainer", "coordinator"))
-        recovered = next(event["time"] for event in after if _recovered(event, self.role, strike["step"]))
+        # A generator's death is noticed later than a trainer's step may end, which counts it among the healthy still.
+        known = next(i for i, event in enumerate(after) if event["event"] == "restart") if self.role == "generator" else 0
+        recovered = next(event["time"] for event in after[known:] if _recovered(event, self.role, strike["step"]))
         again = f"{strike['step'] - starts[0]} steps taken again" if starts else ""
         # A new coordinator counts its own.
         anew = 0 if self.role == "coordinator" else max(event["anew"] for event in after if event["event"] == "trained") - strike["anew"]
