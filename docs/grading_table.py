@@ -137,7 +137,8 @@ def _counted(verdicts: Iterable[GradingReason | None]) -> dict[str, int]:
 def tables(results: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: both passes by level, then what became of wrong and right references."""
     lines = [
-        "| seed | steps | level | pass rate, pass 1 -> 2 | kept by pass 1 | kept by pass 2 | too hard in pass 1 | of these kept by pass 2 |",
+        "| seed | steps | level | pass rate, pass 1 -> 2 | kept by pass 1 | kept by pass 2 "
+        "| too hard in pass 1 | of these kept by pass 2 |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for result in results:
@@ -146,8 +147,8 @@ def tables(results: Sequence[Mapping[str, Any]]) -> str:
             rates = " -> ".join(f"{rate:.2f}" for rate in row["pass_rates"])
             hard = row["too_hard_in_pass_1"]
             lines.append(
-                f"| {result['seed']} | {result['steps']} | {row['level']} | {rates} | {before.get('kept', 0)} of {row['problems']} | {after.get('kept', 0)} | "
-                f"{sum(hard.values())} | {hard.get('kept', 0)} |"
+                f"| {result['seed']} | {result['steps']} | {row['level']} | {rates} | "
+                f"{before.get('kept', 0)} of {row['problems']} | {after.get('kept', 0)} | {sum(hard.values())} | {hard.get('kept', 0)} |"
             )
     lines += ["", "| seed | steps | references | problems | outvoted | kept | too hard | too easy |", "|---|---|---|---|---|---|---|---|"]
     for result in results:
