@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -110,11 +111,14 @@ class Program:
         return found
 
     def kill_all(self) -> None:
-        """Whatever a failed test has left."""
+        """Whatever a failed test has left; what would remove the folders of weights is killed as well."""
+        folders = self.weight_folders()
         for process in [*self.family(), self.process]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         self.process.communicate()
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def command(process: psutil.Process) -> list[str]:
