@@ -69,14 +69,9 @@ def run(options: Options) -> Result:
                 sides = list(_SIDES)[:: -1 if number % 2 else 1]
                 repetitions.append({"million parameters": size, **{side: bench.measure(side, number, size, model) for side in sides}})
     over = {size: [_over(item) for item in repetitions if item["million parameters"] == size] for size in settings.millions}
-    largest = max(settings.millions)
+    worst = max(statistics.median(shares) for shares in over.values())
     return Result(
-        Headline(
-            f"Prefect, MLflow and Ray over the bare steps, {largest:g}M parameters",
-            statistics.median(over[largest]),
-            "%",
-            higher_is_better=False,
-        ),
+        Headline("Prefect, MLflow and Ray over the bare steps, worst model", worst, "%", higher_is_better=False),
         asdict(settings),
         [_row(size, side, repetitions, over[size]) for size in settings.millions for side in _SIDES],
         [{"million parameters": item["million parameters"], "side": side, **item[side]} for item in repetitions for side in _SIDES],
