@@ -1,6 +1,6 @@
 """Two passes of grading on the tiny world, with wrong references planted; the tables of docs/grading.md.
 
-    .venv/bin/python -m docs.grading_table --work DIR [--seed N] [--problems N] [--steps N]
+    .venv/bin/python -m docs.grading_table --work DIR [--seed N] [--problems N] [--steps N] [--set KEY=VALUE]
 
 One seed: problems of all four levels in equal numbers; in 5% of each level one digit of the reference is replaced. Pass 1 by the tiny base
 model, reinforcement learning by the recipe `tiny` on what it kept, pass 2 of the whole set by the trained model. Thresholds are those of
@@ -22,6 +22,7 @@ from typing import Any
 from benchmarks.page import put_between
 from magistral_core import api
 from magistral_core.config import load_grading
+from magistral_core.config.grading import GradingRecipe
 from magistral_core.curation.grading import Grade, judge
 from magistral_core.curation.grading_store import read_grades
 from magistral_core.curation.reasons import GradingReason
@@ -61,13 +62,13 @@ def other_digit(answer: str, rng: random.Random) -> str:
     return changed if int(changed) != int(answer) else other_digit(answer, rng)
 
 
-def run_seed(work: Path, seed: int, count: int, steps: int) -> dict[str, Any]:
-    """Both passes and the training between them; returns what came out."""
+def run_seed(work: Path, seed: int, count: int, steps: int, changes: Sequence[str] = ()) -> dict[str, Any]:
+    """Both passes and the training between them; returns what came out. `changes` are those of the recipe `tiny`, `KEY=VALUE`."""
     work.mkdir(parents=True, exist_ok=True)
     source, kept = work / "problems.jsonl", work / "pass-1" / "kept.jsonl"
     rows, true = make_problems(count, seed)
     source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    recipe = load_grading("tiny", [f"storage.uri=file:{work / 'store'}", f"sampling.seed={seed}"])
+    recipe = load_grading("tiny", [f"storage.uri=file:{work / 'store'}", f"sampling.seed={seed}", *changes])
     grader = work / "grader.txt"
     if not grader.exists():
         api.grade_difficulty([str(source)], work / "pass-1", recipe, "tiny")
@@ -76,20 +77,34 @@ def run_seed(work: Path, seed: int, count: int, steps: int) -> dict[str, Any]:
         grader.write_text(api.run(training)["checkpoints"][-1], encoding="utf-8")
     report = api.grade_difficulty([str(source)], work / "pass-2", recipe, "tiny", grader.read_text(encoding="utf-8"))
     passes = [dict(read_grades((work / "pass-2" / f"grades-{number}.parquet").read_bytes(), f"pass {number}")) for number in (1, 2)]
-    verdicts = [
-        {key: judge(grade, settings) for key, grade in grades.items()}
-        for grades, settings in zip(passes, (recipe.pass_1, recipe.pass_2), strict=True)
-    ]
+    verdicts = [{key: judge(grade, recipe.pass_1) for key, grade in passes[0].items()}, _verdicts(work / "pass-2")]
     right = [row for row in rows if row["id"] not in true]
     return {
         "seed": seed,
         "problems": count,
         "steps": steps,
+        "vote": _vote(recipe),
+        "rechecked": report["passes"][1]["rechecked"],
         "passes": [{name: item[name] for name in ("pass_rate", "kept", "by_pass_rate", "stages", "votes")} for item in report["passes"]],
         "levels": [by_level(level, [row["id"] for row in right if row["level"] == level], passes, verdicts) for level in LEVELS],
         "wrong": wrong_references(true, passes[1], verdicts[1]),
         "right": right_references([row["id"] for row in right], passes[1], verdicts[1]),
     }
+
+
+def _vote(recipe: GradingRecipe) -> str:
+    """Whose samples vote in pass 2, and how many have to agree."""
+    samples, temperature = recipe.sampling.samples, recipe.sampling.temperature
+    if recipe.recheck.samples:
+        samples, temperature = recipe.recheck.samples, recipe.recheck.temperature
+    return f"{recipe.pass_2.majority:g} of {samples} at {temperature:g}"
+
+
+def _verdicts(folder: Path) -> dict[str, GradingReason | None]:
+    """What a grading decided, by problem."""
+    kept, rejected = ((folder / name).read_text(encoding="utf-8").splitlines() for name in ("kept.jsonl", "rejected.jsonl"))
+    rows = map(json.loads, rejected)
+    return {json.loads(line)["id"]: None for line in kept} | {row["id"]: GradingReason(row["reason"]) for row in rows}
 
 
 def by_level(
@@ -150,7 +165,7 @@ def tables(results: Sequence[Mapping[str, Any]]) -> str:
                 f"| {result['seed']} | {result['steps']} | {row['level']} | {rates} | "
                 f"{before.get('kept', 0)} of {row['problems']} | {after.get('kept', 0)} | {sum(hard.values())} | {hard.get('kept', 0)} |"
             )
-    lines += ["", "| seed | steps | references | problems | outvoted | kept | too hard | too easy |", "|---|---|---|---|---|---|---|---|"]
+    lines += ["", "| seed | steps | vote | references | problems | outvoted | kept | too hard | too easy |", f"|{'---|' * 9}"]
     for result in results:
         wrong, right = result["wrong"], result["right"]
         kinds = {
@@ -160,14 +175,15 @@ def tables(results: Sequence[Mapping[str, Any]]) -> str:
         }
         for kind, counts in kinds.items():
             cells = [counts.get(name, 0) for name in ("gold_outvoted", "kept", "too_hard", "too_easy")]
-            lines.append(f"| {result['seed']} | {result['steps']} | {kind} | {sum(counts.values())} | {' | '.join(map(str, cells))} |")
+            row = [result["seed"], result["steps"], result["vote"], kind, sum(counts.values()), *cells]
+            lines.append(f"| {' | '.join(map(str, row))} |")
     return "\n".join(lines) + "\n"
 
 
 def publish(results: Sequence[Mapping[str, Any]]) -> None:
-    """Put results, by seed and steps, into their file, and the tables of all into the page."""
+    """Put results, by steps, vote and seed, into their file, and the tables of all into the page."""
     before = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
-    known = {(result["seed"], result["steps"]): result for result in [*before, *results]}
+    known = {(result["steps"], result["vote"], result["seed"]): result for result in [*before, *results]}
     ordered = [known[key] for key in sorted(known)]
     RESULTS.write_text(json.dumps(ordered, indent=1) + "\n", encoding="utf-8")
     PAGE.write_text(put_between(PAGE.read_text(encoding="utf-8"), "grading-table", tables(ordered)), encoding="utf-8")
@@ -178,6 +194,7 @@ if __name__ == "__main__":
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--problems", type=int, default=1200)
-    parser.add_argument("--steps", type=int, default=110)
+    parser.add_argument("--steps", type=int, default=220)
+    parser.add_argument("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE", help="of the grading recipe")
     options = parser.parse_args()
-    publish([run_seed(options.work, options.seed, options.problems, options.steps)])
+    publish([run_seed(options.work, options.seed, options.problems, options.steps, options.changes)])

@@ -57,6 +57,16 @@ class PassSettings(Section):
         return self
 
 
+class RecheckSettings(Section):
+    """Before a pass that votes calls a reference wrong, problems of which more than half of the samples contradict it are sampled again."""
+
+    samples: NonNegativeInt = Field(0, description="completions a problem, and they alone vote then; 0: those of the pass vote")
+    temperature: PositiveFloat = Field(
+        1.0,
+        description="a trained grader repeats its mistakes; above its training's temperature they scatter sooner than what is right",
+    )
+
+
 class GradingRecipe(Section):
     """One grading, whole."""
 
@@ -70,5 +80,10 @@ class GradingRecipe(Section):
     verification: VerificationSettings = VerificationSettings()
     pass_1: PassSettings = Field(PassSettings(below=0.75), description="what the ordinary model's pass keeps")
     pass_2: PassSettings = Field(PassSettings(majority=0.75), description="what the trained grader's pass keeps, of the whole set again")
+    recheck: RecheckSettings = RecheckSettings()
     storage: StorageSettings = Field(StorageSettings(), description="where grades are kept; without any, `grades` in the output folder")
     tracking: TrackingSettings = TrackingSettings()
+
+    def rechecking(self) -> Self:
+        """The same recipe, sampling as a second look does."""
+        return self.model_copy(update={"sampling": self.sampling.model_copy(update=self.recheck.model_dump())})

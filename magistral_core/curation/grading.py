@@ -16,6 +16,8 @@ from magistral_core.curation.reasons import GradingReason
 
 #: Share of the samples that must have been graded: fewer say more about the verifier than about the problem.
 _LEAST_GRADED = 0.5
+#: What is less than this can be no majority.
+_HALF = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,21 +98,35 @@ def equal_classes(right: Mapping[str, int], others: Mapping[str, int], equal: se
     return tuple(sorted(found, key=lambda group: (-group.votes, not group.correct, group.answer)))
 
 
-def judge(grade: Grade | None, settings: PassSettings) -> GradingReason | None:
+def contested(grade: Grade | None, settings: PassSettings) -> bool:
+    """Whether a pass that votes has more than half of its samples against the reference."""
+    return grade is not None and settings.majority is not None and _other_majority(grade, _HALF)
+
+
+def judge(grade: Grade | None, settings: PassSettings, again: Grade | None = None) -> GradingReason | None:
     """Why a pass removes a problem; None if it stays. Without a grade the prompt was too long.
 
     The vote comes before difficulty, though the paper names it last: a wrong reference is never met, and `too_hard` would say less.
+
+    Args:
+        grade: of the pass.
+        settings: its thresholds.
+        again: samples of a second look, which vote instead.
     """
     if grade is None:
         return GradingReason.PROMPT_TOO_LONG
     rate = grade.pass_rate
     if rate is None or grade.graded < _LEAST_GRADED * grade.samples:
         return GradingReason.UNGRADED
-    if settings.majority is not None and _other_majority(grade, settings.majority) and rate <= settings.support:
+    if settings.majority is not None and _outvoted(again or grade, settings.majority, settings.support):
         return GradingReason.GOLD_OUTVOTED
     if rate <= settings.above:
         return GradingReason.TOO_HARD
     return GradingReason.TOO_EASY if rate >= settings.below else None
+
+
+def _outvoted(grade: Grade, majority: float, support: float) -> bool:
+    return _other_majority(grade, majority) and (grade.pass_rate or 0.0) <= support
 
 
 def _other_majority(grade: Grade, majority: float) -> bool:

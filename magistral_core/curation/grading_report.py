@@ -25,8 +25,9 @@ class PassResult:
     Attributes:
         model: the grader, as it was named.
         key: under which its grades are kept.
-        sampled: problems that this command sampled; the others had a grade.
+        sampled: problems that this command sampled, those of a second look twice; the others had a grade.
         grades: of every problem, in order; None where the prompt was too long.
+        again: grades of a second look, in the same order; None where there was none.
         reasons: the verdicts, in the same order; None: kept.
     """
 
@@ -34,6 +35,7 @@ class PassResult:
     key: str
     sampled: int
     grades: Sequence[Grade | None]
+    again: Sequence[Grade | None]
     reasons: Sequence[GradingReason | None]
 
     def numbers(self) -> dict[str, Any]:
@@ -45,6 +47,7 @@ class PassResult:
             "model": self.model,
             "grades": self.key,
             "sampled": self.sampled,
+            "rechecked": sum(grade is not None for grade in self.again),
             "kept": len(self.reasons) - lost.total(),
             "pass_rate": fmean(rates) if rates else None,
             "by_pass_rate": _histogram(rates),
@@ -95,6 +98,7 @@ def to_markdown(report: Mapping[str, Any]) -> str:
             "",
             f"Mean pass rate {rate}, {result['sampled']:,} problems sampled now.",
             "",
+            *_recheck_lines(report["settings"]["recheck"], result),
         ]
         lines += [*funnel_lines(result), "", "| pass rate | problems |", "|---|---|"]
         lines += [f"| {label} | {count} |" for label, count in result["by_pass_rate"].items()]
@@ -107,6 +111,14 @@ def to_markdown(report: Mapping[str, Any]) -> str:
         for before, counts in report["crossing"].items():
             lines.append(f"| {before} | {' | '.join(str(counts.get(after, 0)) for after in verdicts)} |")
     return "\n".join([*lines, "", *source_lines(report), "", *example_lines(report, GradingReason)])
+
+
+def _recheck_lines(recheck: Mapping[str, Any], result: Mapping[str, Any]) -> list[str]:
+    if not result["rechecked"]:
+        return []
+    samples, temperature = recheck["samples"], recheck["temperature"]
+    text = f"More than half of the samples contradicted {result['rechecked']:,} references: {samples} more at temperature {temperature:g}"
+    return [f"{text} decided which of them are outvoted.", ""]
 
 
 def grading_card(report: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
     read      every problem of every input: bad input ends it here, before any work
     pass 1    k samples a problem from an ordinary model; grades are stored as they come
     pass 2    optional: the same by the trained grader, over the whole set again; then it decides
+    recheck   optional, in a pass that votes: where most samples contradict the reference, more samples decide about it
     write     outputs beside their names, renamed at the very end
 
 Between the passes a grader is trained on what pass 1 kept, by the command `run`. A pass whose grades are stored already samples nothing:
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from magistral_core.config.grading import GradingRecipe
 from magistral_core.config.schema import ProblemSettings
 from magistral_core.curation.entry import Entry
-from magistral_core.curation.grading import Grade, judge
+from magistral_core.curation.grading import Grade, contested, judge
 from magistral_core.curation.grading_report import PassResult, grading_card, make_report, to_markdown
 from magistral_core.curation.grading_samples import Grader, grade_missing, problem_key, what_samples_depend_on
 from magistral_core.curation.grading_store import GradeStore, write_grades
@@ -77,7 +78,7 @@ def grade_difficulty(
     store.check()
     with WorkFolder(out, version) as work:
         passes = [
-            _run_pass(number, grader, problems, recipe, GradeStore(store, depends), open_engines, progress)
+            _run_pass(number, grader, problems, recipe, GradeStore(store, depends), store, open_engines, progress)
             for number, (grader, depends) in enumerate(zip(graders, about, strict=True), start=1)
         ]
         report = _write(work, problems, passes, version, sources, recipe, progress)
@@ -91,20 +92,28 @@ def _run_pass(
     problems: Sequence[Problem],
     recipe: GradingRecipe,
     grades: GradeStore,
+    store: ObjectStore,
     open_engines: OpenEngines | None,
     progress: Progress,
 ) -> PassResult:
     """Sample what has no grade yet, and judge the whole set."""
     keys = [problem_key(problem) for problem in problems]
-    unique = dict(zip(keys, problems, strict=True))
-
-    def on_done(done: int) -> None:
-        progress(f"pass {number}", done, len(unique))
-
-    sampled = grade_missing(unique, recipe, grader, grades, open_engines=open_engines, on_done=on_done)
-    found = [grades.get(key) for key in keys]
     settings = recipe.pass_1 if number == 1 else recipe.pass_2
-    return PassResult(grader.name, grades.key, sampled, found, [judge(grade, settings) for grade in found])
+
+    def sample(stage: str, wanted: Mapping[str, Problem], how: GradingRecipe, into: GradeStore) -> int:
+        return grade_missing(wanted, how, grader, into, open_engines=open_engines, on_done=lambda done: progress(stage, done, len(wanted)))
+
+    sampled = sample(f"pass {number}", dict(zip(keys, problems, strict=True)), recipe, grades)
+    found = [grades.get(key) for key in keys]
+    again: list[Grade | None] = [None] * len(keys)
+    if recipe.recheck.samples:
+        doubtful = {key: problem for key, problem, grade in zip(keys, problems, found, strict=True) if contested(grade, settings)}
+        how = recipe.rechecking()
+        more = GradeStore(store, what_samples_depend_on(grader, how))
+        sampled += sample(f"pass {number}, again", doubtful, how, more)
+        again = [more.get(key) if key in doubtful else None for key in keys]
+    reasons = [judge(grade, settings, second) for grade, second in zip(found, again, strict=True)]
+    return PassResult(grader.name, grades.key, sampled, found, again, reasons)
 
 
 def output_names(passes: int) -> tuple[str, ...]:
@@ -128,7 +137,7 @@ def _read(inputs: Sequence[str], recipe: GradingRecipe) -> list[Problem]:
 
 
 def _version(sources: Sequence[SourceFile], about: Sequence[Mapping[str, Any]], recipe: GradingRecipe) -> str:
-    settings = recipe.model_dump(mode="json", include={"name", "problems", "pass_1", "pass_2"})
+    settings = recipe.model_dump(mode="json", include={"name", "problems", "pass_1", "pass_2", "recheck"})
     files = [[source.file, source.rows, source.sha256] for source in sources]
     return digest_of({"sources": files, "graders": list(about), "settings": settings, "code": code_version()})
 
@@ -148,12 +157,12 @@ def _write(
     for i, problem in enumerate(problems):
         file, _, line = problem.source.rpartition(":")
         entry = Entry(i, file, int(line), problem.id, problem.question, problem.answer, problem.language, problem.level)
-        row = _row(problem, entry, [result.grades[i] for result in passes])
+        row = _row(problem, entry, [(result.grades[i], result.again[i]) for result in passes])
         reason = passes[-1].reasons[i]
         if reason is None:
             tally.keep(entry)
         else:
-            entry.reject(reason, _detail(reason, passes[-1].grades[i]))
+            entry.reject(reason, _detail(reason, passes[-1].grades[i], passes[-1].again[i]))
             tally.reject(entry)
             row |= {"reason": reason.value, "stage": reason.stage.value, "detail": entry.detail}
         lines[reason is None].append(json.dumps(row, ensure_ascii=False, default=str))
@@ -169,27 +178,31 @@ def _write(
     return report
 
 
-def _row(problem: Problem, entry: Entry, grades: Sequence[Grade | None]) -> dict[str, Any]:
+def _row(problem: Problem, entry: Entry, grades: Sequence[tuple[Grade | None, Grade | None]]) -> dict[str, Any]:
     """A problem as an output line: what its own line said, and what each pass found."""
     extra = {name: value for name, value in problem.extra.items() if name not in ("source", "grades", "pass_rate")}
     row = {"id": problem.id, "question": problem.question, "answer": problem.answer, **extra, "source": entry.source}
     row |= {name: value for name, value in (("language", problem.language), ("level", problem.level)) if value}
     if "source" in problem.extra:
         row["origin"] = problem.extra["source"]
-    last = grades[-1]
-    return row | {"pass_rate": None if last is None else last.pass_rate, "grades": [_found(grade) for grade in grades]}
+    last, _ = grades[-1]
+    return row | {"pass_rate": None if last is None else last.pass_rate, "grades": [_found(*both) for both in grades]}
 
 
-def _found(grade: Grade | None) -> dict[str, Any] | None:
+def _found(grade: Grade | None, again: Grade | None = None) -> dict[str, Any] | None:
+    """A grade as an output has it, with that of a second look, if there was one."""
     if grade is None:
         return None
+    if again is not None:
+        return {**(_found(grade) or {}), "again": _found(again)}
     most = grade.answers[0].answer if grade.answers else None
     return {"pass_rate": grade.pass_rate, "correct": grade.correct, "graded": grade.graded, "majority": most, "agreement": grade.agreement}
 
 
-def _detail(reason: GradingReason, grade: Grade | None) -> str:
+def _detail(reason: GradingReason, grade: Grade | None, again: Grade | None) -> str:
     if grade is None:
         return ""
     if reason is GradingReason.GOLD_OUTVOTED:
+        grade = again or grade
         return f"{grade.answers[0].votes} of {grade.graded} answered {grade.answers[0].answer[:80]}"
     return f"{grade.correct} of {grade.graded} right"

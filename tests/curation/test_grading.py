@@ -15,7 +15,7 @@ from infra.s3 import S3Server
 from magistral_core.config import load_grading
 from magistral_core.config.grading import PassSettings
 from magistral_core.config.schema import PromptSettings, RewardSettings
-from magistral_core.curation.grading import AnswerClass, Grade, equal_classes, judge, votes_by_agreement
+from magistral_core.curation.grading import AnswerClass, Grade, contested, equal_classes, judge, votes_by_agreement
 from magistral_core.curation.grading_report import PassResult, grading_card, make_report, to_markdown
 from magistral_core.curation.grading_samples import grade_groups, problem_key
 from magistral_core.curation.grading_store import GradeStore, read_grades, write_grades
@@ -83,6 +83,25 @@ def test_the_vote_takes_only_what_agrees_on_another_answer(found: Grade, majorit
         assert without is not GradingReason.TOO_EASY
     else:
         assert with_vote is without
+
+
+@given(grades(), grades(), st.floats(0.5, 1.0, exclude_max=True))
+def test_a_second_look_decides_about_the_reference_alone(found: Grade, again: Grade, majority: float) -> None:
+    settings = PassSettings(majority=majority)
+    verdict, without = judge(found, settings, again), judge(found, PLAIN)
+    if without is GradingReason.UNGRADED:
+        assert verdict is GradingReason.UNGRADED
+    else:
+        outvoted = again.agreement > majority and not again.answers[0].correct and (again.pass_rate or 0.0) <= settings.support
+        assert verdict is (GradingReason.GOLD_OUTVOTED if outvoted else without)
+
+
+@given(grades(), st.floats(0.5, 1.0, exclude_max=True))
+def test_what_a_vote_takes_is_looked_at_again(found: Grade, majority: float) -> None:
+    settings = PassSettings(majority=majority)
+    assert contested(found, settings) or judge(found, settings) is not GradingReason.GOLD_OUTVOTED
+    assert not contested(found, PLAIN)
+    assert not contested(None, settings)
 
 
 @given(grades(), st.tuples(st.floats(0, 1), st.floats(0, 1)).filter(lambda pair: pair[0] < pair[1]))
@@ -201,8 +220,12 @@ def test_the_report() -> None:
     before = [None, GradingReason.TOO_HARD, GradingReason.TOO_HARD, GradingReason.TOO_EASY]
     after = [None, None, GradingReason.GOLD_OUTVOTED, None]
     found = [grade(8), grade(0, 3), grade(0, 14), None]
-    passes = [PassResult("base", "k1", 4, found, before), PassResult("trained", "k2", 4, found, after)]
-    settings = load_grading("difficulty").model_dump(mode="json")
+    nothing = [None] * 4
+    passes = [
+        PassResult("base", "k1", 4, found, nothing, before),
+        PassResult("trained", "k2", 5, found, [None, None, grade(0, 100), None], after),
+    ]
+    settings = load_grading("difficulty", ["recheck.samples=128", "recheck.temperature=1.6"]).model_dump(mode="json")
     report = make_report("x", "v", "c", settings, [SourceFile("f", 0, "0" * 64)], Tally(), passes)
     assert report["crossing"] == {"kept": {"kept": 1}, "too_hard": {"kept": 1, "gold_outvoted": 1}, "too_easy": {"kept": 1}}
     assert report["recovered"] == 1
@@ -211,6 +234,8 @@ def test_the_report() -> None:
     assert first["by_pass_rate"] == {"0": 2, "0 to 0.25": 0, "0.25 to 0.5": 0, "0.5 to 0.75": 1, "0.75 to 1": 0, "1": 0}
     assert report["measures"]["grading/pass_rate_1"] == pytest.approx(1 / 6)
     text = to_markdown(report)
+    assert "contradicted 1 references: 128 more at temperature 1.6 decided" in text.split("## Pass 2")[1]
+    assert "contradicted" not in text.split("## Pass 2")[0]
     assert "| too_hard | 1 | 1 |" in text  # verdicts of pass 2 in alphabetical order
     assert "`base`, then `trained`" in grading_card(report)
 

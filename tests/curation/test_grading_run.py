@@ -32,6 +32,7 @@ SETTINGS = (
     "generation.max_num_seqs=64",
     "generation.kv_cache_gib=0.0625",
     "pass_1.below=1.0",
+    "recheck.samples=0",
 )
 ORIGIN = {"file": "raw.jsonl", "line": 3}
 ROWS: list[dict[str, Any]] = [
@@ -112,6 +113,32 @@ def test_grades_are_used_again(done: tuple[str, Path, dict[str, Any]], writer_mo
     assert longer["passes"][0]["sampled"] == 1
     few = recipe("sampling.samples=2")
     assert grade_difficulty([more], tmp_path / "out", few, graders, store)["passes"][0]["sampled"] == 1
+
+
+def test_what_most_samples_contradict_is_sampled_again(done: tuple[str, Path, dict[str, Any]], writer_model: Path, tmp_path: Path) -> None:
+    source, folder, report = done
+    store, graders = open_store(f"file:{folder / 'store'}"), [Grader("base", writer_model), Grader("trained", writer_model)]
+    again = recipe("recheck.samples=24", "recheck.temperature=0.8", "pass_2.majority=0.5")
+    first = grade_difficulty([source], tmp_path / "out", again, graders, store)
+    rows = {row["id"]: row for name in ("kept", "rejected") for row in lines(tmp_path / "out" / f"{name}.jsonl")}
+    looked_at = {name for name, row in rows.items() if row["grades"][1] and "again" in row["grades"][1]}
+    against = {
+        name
+        for name, row in rows.items()
+        if (found := row["grades"][1]) and found["agreement"] > 0.5 and found["majority"] != row["answer"]
+    }
+    assert looked_at == against
+    assert looked_at <= {row["id"] for row in ROWS if row["answer"] == "2"}
+    assert first["passes"][1]["rechecked"] == first["passes"][1]["sampled"] == len(looked_at) > 0
+    assert first["passes"][0]["rechecked"] == 0, "only a pass that votes looks again"
+    for name in looked_at:
+        second = rows[name]["grades"][1]["again"]
+        assert second["graded"] == 24
+        outvoted = second["agreement"] > 0.5 and second["pass_rate"] <= 1 / 16
+        assert (rows[name].get("reason") == "gold_outvoted") == outvoted
+    assert first["version"] != report["version"]
+    repeated = grade_difficulty([source], tmp_path / "out", again, graders, store)
+    assert repeated["passes"][1]["sampled"] == 0, "those samples are kept as well"
 
 
 @pytest.mark.slow
