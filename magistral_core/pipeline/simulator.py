@@ -140,6 +140,11 @@ class _Engine:
 class Simulator:
     """One run of one schedule. `run(steps)` once.
 
+    Args:
+        cluster: how fast its roles are.
+        schedule: which.
+        draws: lengths and verdicts of each group; None: the cluster's.
+
     Attributes:
         ledger: of the whole run.
         step_times: when each optimiser step ended, in virtual seconds.
@@ -147,10 +152,10 @@ class Simulator:
         ages: (mean, largest) of the tokens of each step.
     """
 
-    def __init__(self, cluster: Cluster, schedule: Schedule) -> None:
+    def __init__(self, cluster: Cluster, schedule: Schedule, draws: Draws | None = None) -> None:
         self._cluster, self._schedule = cluster, schedule
         self._settings = cluster.settings("async" if schedule == "async" else "sync")  # one-step-off takes whole batches, as sync does
-        self._draws, self._loss = Draws(cluster), LossSettings()
+        self._draws, self._loss = draws or Draws(cluster), LossSettings()
         self.ledger = Ledger()
         self._admission = Admission(self._settings, self.ledger.open)
         self._engines = [_Engine(cluster) for _ in range(cluster.generators)]
