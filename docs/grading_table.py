@@ -93,11 +93,11 @@ def run_seed(work: Path, seed: int, count: int, steps: int, changes: Sequence[st
 
 
 def _vote(recipe: GradingRecipe) -> str:
-    """Whose samples vote in pass 2, and how many have to agree."""
-    samples, temperature = recipe.sampling.samples, recipe.sampling.temperature
-    if recipe.recheck.samples:
-        samples, temperature = recipe.recheck.samples, recipe.recheck.temperature
-    return f"{recipe.pass_2.majority:g} of {samples} at {temperature:g}"
+    """Whose samples vote in pass 2, and how many have to agree, or to be ahead."""
+    sampling, recheck = recipe.sampling, recipe.recheck
+    if recheck.samples:
+        return f"lead {recheck.lead:g} of {recheck.samples} at {recheck.temperature:g}"
+    return f"{recipe.pass_2.majority:g} of {sampling.samples} at {sampling.temperature:g}"
 
 
 def _verdicts(folder: Path) -> dict[str, GradingReason | None]:

@@ -61,6 +61,7 @@ class RecheckSettings(Section):
     """Before a pass that votes calls a reference wrong, problems of which more than half of the samples contradict it are sampled again."""
 
     samples: NonNegativeInt = Field(0, description="completions a problem, and they alone vote then; 0: those of the pass vote")
+    lead: Fraction = Field(0.5, description="a larger share of them that another answer has more than the reference outvotes it")
     temperature: PositiveFloat = Field(
         1.0,
         description="a trained grader repeats its mistakes; above its training's temperature they scatter sooner than what is right",
@@ -86,4 +87,4 @@ class GradingRecipe(Section):
 
     def rechecking(self) -> Self:
         """The same recipe, sampling as a second look does."""
-        return self.model_copy(update={"sampling": self.sampling.model_copy(update=self.recheck.model_dump())})
+        return self.model_copy(update={"sampling": self.sampling.model_copy(update=self.recheck.model_dump(exclude={"lead"}))})

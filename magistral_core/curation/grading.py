@@ -103,7 +103,7 @@ def contested(grade: Grade | None, settings: PassSettings) -> bool:
     return grade is not None and settings.majority is not None and _other_majority(grade, _HALF)
 
 
-def judge(grade: Grade | None, settings: PassSettings, again: Grade | None = None) -> GradingReason | None:
+def judge(grade: Grade | None, settings: PassSettings, again: Grade | None = None, lead: float = _HALF) -> GradingReason | None:
     """Why a pass removes a problem; None if it stays. Without a grade the prompt was too long.
 
     The vote comes before difficulty, though the paper names it last: a wrong reference is never met, and `too_hard` would say less.
@@ -112,21 +112,27 @@ def judge(grade: Grade | None, settings: PassSettings, again: Grade | None = Non
         grade: of the pass.
         settings: its thresholds.
         again: samples of a second look, which vote instead.
+        lead: by a larger share of these another answer is ahead of a reference that is outvoted.
     """
     if grade is None:
         return GradingReason.PROMPT_TOO_LONG
     rate = grade.pass_rate
     if rate is None or grade.graded < _LEAST_GRADED * grade.samples:
         return GradingReason.UNGRADED
-    if settings.majority is not None and _outvoted(again or grade, settings.majority, settings.support):
+    if _led(again, lead) if again is not None else _outvoted(grade, settings):
         return GradingReason.GOLD_OUTVOTED
     if rate <= settings.above:
         return GradingReason.TOO_HARD
     return GradingReason.TOO_EASY if rate >= settings.below else None
 
 
-def _outvoted(grade: Grade, majority: float, support: float) -> bool:
-    return _other_majority(grade, majority) and (grade.pass_rate or 0.0) <= support
+def _led(grade: Grade, lead: float) -> bool:
+    """Whether another answer is ahead of the reference by more than a share of the samples."""
+    return bool(grade.answers) and grade.answers[0].votes - grade.correct > lead * grade.graded
+
+
+def _outvoted(grade: Grade, settings: PassSettings) -> bool:
+    return settings.majority is not None and _other_majority(grade, settings.majority) and (grade.pass_rate or 0.0) <= settings.support
 
 
 def _other_majority(grade: Grade, majority: float) -> bool:

@@ -106,13 +106,13 @@ def _run_pass(
     sampled = sample(f"pass {number}", dict(zip(keys, problems, strict=True)), recipe, grades)
     found = [grades.get(key) for key in keys]
     again: list[Grade | None] = [None] * len(keys)
-    if recipe.recheck.samples:
-        doubtful = {key: problem for key, problem, grade in zip(keys, problems, found, strict=True) if contested(grade, settings)}
+    doubtful = {key: problem for key, problem, grade in zip(keys, problems, found, strict=True) if contested(grade, settings)}
+    if doubtful and recipe.recheck.samples:
         how = recipe.rechecking()
         more = GradeStore(store, what_samples_depend_on(grader, how))
         sampled += sample(f"pass {number}, again", doubtful, how, more)
         again = [more.get(key) if key in doubtful else None for key in keys]
-    reasons = [judge(grade, settings, second) for grade, second in zip(found, again, strict=True)]
+    reasons = [judge(grade, settings, second, recipe.recheck.lead) for grade, second in zip(found, again, strict=True)]
     return PassResult(grader.name, grades.key, sampled, found, again, reasons)
 
 

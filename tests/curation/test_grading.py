@@ -85,14 +85,13 @@ def test_the_vote_takes_only_what_agrees_on_another_answer(found: Grade, majorit
         assert with_vote is without
 
 
-@given(grades(), grades(), st.floats(0.5, 1.0, exclude_max=True))
-def test_a_second_look_decides_about_the_reference_alone(found: Grade, again: Grade, majority: float) -> None:
-    settings = PassSettings(majority=majority)
-    verdict, without = judge(found, settings, again), judge(found, PLAIN)
+@given(grades(), grades(), st.floats(0.0, 1.0))
+def test_a_second_look_decides_about_the_reference_alone(found: Grade, again: Grade, lead: float) -> None:
+    verdict, without = judge(found, VOTE, again, lead), judge(found, PLAIN)
     if without is GradingReason.UNGRADED:
         assert verdict is GradingReason.UNGRADED
     else:
-        outvoted = again.agreement > majority and not again.answers[0].correct and (again.pass_rate or 0.0) <= settings.support
+        outvoted = any(item.votes - again.correct > lead * again.graded for item in again.answers if not item.correct)
         assert verdict is (GradingReason.GOLD_OUTVOTED if outvoted else without)
 
 
