@@ -11,8 +11,8 @@ from tasks.curation import follow_curation
 from tasks.training import broken_not_wrong
 
 #: Percent of the whole at which each step begins, about, with one pass and with two.
-_BEGINS = {"reading": 0, "pass 1": 1, "writing": 99}
-_BEGINS_OF_TWO = {"reading": 0, "pass 1": 1, "pass 2": 50, "writing": 99}
+_BEGINS = {"reading": 0, "pass 1": 1, "pass 1, again": 90, "writing": 99}
+_BEGINS_OF_TWO = {"reading": 0, "pass 1": 1, "pass 1, again": 45, "pass 2": 50, "pass 2, again": 90, "writing": 99}
 
 
 @task(name="grade", retries=2, retry_delay_seconds=10, retry_condition_fn=broken_not_wrong, persist_result=True, result_serializer="json")
@@ -34,6 +34,7 @@ def pass_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
             "pass": number,
             "model": result["model"],
             "problems": report["read"],
+            "looked at again": result["rechecked"],
             **{reason: count for stage in result["stages"] for reason, count in stage["rejected"].items()},
             "kept": result["kept"],
             "mean pass rate": None if result["pass_rate"] is None else round(result["pass_rate"], 4),

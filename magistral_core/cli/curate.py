@@ -144,6 +144,8 @@ def _show_passes(report: Mapping[str, Any]) -> None:
         lost = ", ".join(f"{reason} {count}" for stage in result["stages"] for reason, count in stage["rejected"].items())
         rate = "-" if result["pass_rate"] is None else f"{result['pass_rate']:.3f}"
         print(f"pass {number}  {result['model']}: pass rate {rate}, kept {result['kept']} of {report['read']}  {lost}".rstrip())
+        if result["rechecked"]:
+            print(f"        {result['rechecked']} contradicted references were looked at again")
     if "recovered" in report:
         print(f"{report['recovered']} problems that were too hard in pass 1 are kept")
 
