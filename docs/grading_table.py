@@ -156,7 +156,7 @@ def tables(results: Sequence[Mapping[str, Any]]) -> str:
         "| too hard in pass 1 | of these kept by pass 2 |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for result in results:
+    for result in {(result["steps"], result["seed"]): result for result in results}.values():  # the vote has no part in these
         for row in result["levels"]:
             before, after = row["verdicts"]
             rates = " -> ".join(f"{rate:.2f}" for rate in row["pass_rates"])
