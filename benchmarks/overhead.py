@@ -89,6 +89,7 @@ def _row(size: float, side: str, repetitions: list[dict[str, Any]], over: list[f
         "million parameters": size,
         "side": side,
         "step (s)": statistics.median(item["step_s"] for item in mine),
+        "of which training (s)": statistics.median(item["training_s"] for item in mine),
         "time a generated token (us)": statistics.median(item["us_a_token"] for item in mine),
         "over the bare steps (%)": statistics.median(over) if side == "with" else 0.0,
         "before and after the steps (s)": statistics.median(item["around_s"] for item in mine),
@@ -151,6 +152,7 @@ class _Bench:
         seconds = sum(step["seconds"] for step in counted)
         return {
             "step_s": statistics.median(step["seconds"] for step in counted),
+            "training_s": statistics.median(step["training"] for step in counted),
             "us_a_token": 1e6 * seconds / sum(step["tokens"] for step in counted),
             "around_s": wall - sum(step["seconds"] for step in steps),
             "steps": [step["seconds"] for step in counted],
@@ -181,7 +183,8 @@ def _events(home: Path, since: float) -> list[dict[str, Any]]:
 
 def _step(step: int, metrics: dict[str, float]) -> dict[str, Any]:
     seconds = metrics["speed/step_seconds"]
-    return {"step": step, "seconds": seconds, "tokens": metrics["speed/generated_tokens_per_s"] * seconds}
+    tokens = metrics["speed/generated_tokens_per_s"] * seconds
+    return {"step": step, "seconds": seconds, "training": metrics["busy/trainers"] * seconds, "tokens": tokens}
 
 
 def _recipe(name: str, settings: Settings) -> dict[str, Any]:
