@@ -21,7 +21,7 @@ from functools import partial
 from typing import Any
 
 from benchmarks.common import Headline, Options, Pairs, Result, cores, pinned
-from benchmarks.journal import Journal
+from benchmarks.journal import Journal, without_journal
 from benchmarks.sides import RAY_ENVIRONMENT, Side, Steps
 from benchmarks.synthetic import Lengths, recipe
 
@@ -69,10 +69,11 @@ def run(options: Options) -> Result:
             "x",
             higher_is_better=True,
         ),
-        {**asdict(settings), "skew": _SKEW, "group_size": _GROUP_SIZE, "batch": _BATCH, "models": RATIOS, "ways": WAYS},
+        {**without_journal(settings), "skew": _SKEW, "group_size": _GROUP_SIZE, "batch": _BATCH, "models": RATIOS, "ways": WAYS},
         rows,
         found,
         ["Generators are busy while they hold a sequence; occupancy is the mean number of sequences over the most that they may hold."],
+        journal.earlier_seconds,
     )
 
 

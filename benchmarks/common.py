@@ -79,6 +79,7 @@ class Result:
         table: rows of the table in docs/performance.md, all with the same columns.
         repetitions: every measurement, as taken.
         remarks: sentences that belong beneath the table: what falls short, and why.
+        earlier_seconds: that parts took which an earlier call had measured.
     """
 
     headline: Headline
@@ -86,11 +87,13 @@ class Result:
     table: Sequence[Mapping[str, Any]]
     repetitions: Sequence[Mapping[str, Any]]
     remarks: Sequence[str] = ()
+    earlier_seconds: float = 0.0
 
     def to_json(self, name: str, *, full: bool, seconds: float) -> dict[str, Any]:
         """The result file's content, with the machine it was made on."""
-        machine = machine_facts()
-        return {"benchmark": name, "full": full, "seconds": round(seconds, 1), **_plain(asdict(self)), "machine": machine}
+        content = _plain(asdict(self))
+        seconds += content.pop("earlier_seconds")
+        return {"benchmark": name, "full": full, "seconds": round(seconds, 1), **content, "machine": machine_facts()}
 
 
 def _plain(value: Any) -> Any:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 
 class Journal:
-    """A file of JSON lines, one a part; with an empty path nothing is kept."""
+    """A file of JSON lines, one a part; with an empty path nothing is kept.
+
+    Attributes:
+        earlier_seconds: that the parts which were found there took.
+    """
 
     def __init__(self, path: str) -> None:
         self._path = Path(path) if path else None
         self._done: dict[str, dict[str, Any]] = {}
+        self.earlier_seconds = 0.0
         if self._path is not None and self._path.exists():
             for line in self._path.read_text(encoding="utf-8").splitlines():
                 entry = json.loads(line)
@@ -23,8 +30,17 @@ class Journal:
         """What the file holds of this part, if it has as many repetitions; else what `measure` finds now."""
         entry = self._done.get(key)
         if entry is None or entry["repetitions"] < repetitions:
-            entry = {"key": key, "repetitions": repetitions, "found": measure()}
+            began = time.monotonic()
+            found = measure()
+            entry = {"key": key, "repetitions": repetitions, "seconds": round(time.monotonic() - began, 1), "found": found}
             if self._path is not None:
                 with self._path.open("a", encoding="utf-8") as lines:
                     lines.write(json.dumps(entry) + "\n")
+        else:
+            self.earlier_seconds += entry["seconds"]
         return entry["found"]
+
+
+def without_journal(settings: Any) -> dict[str, Any]:
+    """A benchmark's settings for its result file: where its parts were kept is nobody's business."""
+    return {name: value for name, value in asdict(settings).items() if name != "journal"}

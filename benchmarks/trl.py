@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from benchmarks.common import Headline, Options, Pairs, Result, cores, in_turn, pinned
-from benchmarks.journal import Journal
+from benchmarks.journal import Journal, without_journal
 from benchmarks.sides import RAY_ENVIRONMENT, Side, Steps
 from benchmarks.synthetic import Lengths, recipe
 from magistral_core.errors import InfrastructureError, InputError
@@ -88,7 +88,7 @@ def run(options: Options) -> Result:
             "completions a second over TRL's, geometric mean of the cells", statistics.geometric_mean(ratios), "x", higher_is_better=True
         ),
         {
-            **asdict(settings),
+            **without_journal(settings),
             "group_size": GROUP_SIZE,
             "batch": _BATCH,
             "batches": _batches(),
@@ -98,6 +98,7 @@ def run(options: Options) -> Result:
         [_row(cell, ratio) for cell, ratio in zip(cells, ratios, strict=True)],
         [*cells, *rewards],
         [*_remarks(cells, ratios), *_reward_remarks(rewards, settings.reward)],
+        journal.earlier_seconds,
     )
 
 

@@ -22,7 +22,8 @@ def cell(skew: float, ours: list[float], theirs: list[float]) -> dict[str, Any]:
 
 
 def journal(path: Path, found: dict[str, Any], repetitions: int) -> str:
-    path.write_text("".join(json.dumps({"key": key, "repetitions": repetitions, "found": value}) + "\n" for key, value in found.items()))
+    entries = [{"key": key, "repetitions": repetitions, "seconds": 1.0, "found": value} for key, value in found.items()]
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
     return str(path)
 
 
