@@ -90,9 +90,10 @@ def test_nothing_outlives_the_flow(tmp_path: Path, signum: int) -> None:
 @pytest.mark.faults
 def test_a_killed_command_is_infrastructure(tmp_path: Path) -> None:
     pids: list[int] = []
+    of_other_tests = {child.pid for child in psutil.Process().children()}
 
     def kill() -> None:
-        children = psutil.Process().children()
+        children = [child for child in psutil.Process().children() if child.pid not in of_other_tests]
         if children and not pids:
             pids.append(children[0].pid)
             children[0].kill()
