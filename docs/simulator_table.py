@@ -4,9 +4,9 @@
 
 Of each model the simulated cluster has one generator and one trainer. Taken from the measurement are: the generators' busy time of both
 runs, from which follow the two terms of a decoding step's time; the trainer's time for a step of the synchronous run; and what of that
-run's steps neither role worked, as the time from a complete group to its scores. Lengths are those of the
-benchmark's plan, and no group is dropped, as there. Everything else is the simulator's: when which role waits, how many sequences are
-decoded when, and so how fast both schedules are.
+run's steps neither role worked, as the time from a complete group to its scores. Lengths are those of the benchmark's plan, and no group is
+dropped, as there. Everything else is the simulator's: when which role waits, how many sequences are decoded when, and so how fast the
+asynchronous schedule is.
 """
 
 from __future__ import annotations

@@ -85,6 +85,12 @@ class GradingRecipe(Section):
     storage: StorageSettings = Field(StorageSettings(), description="where grades are kept; without any, `grades` in the output folder")
     tracking: TrackingSettings = TrackingSettings()
 
+    @model_validator(mode="after")
+    def _something_to_look_at(self) -> Self:
+        if self.recheck.samples and self.pass_1.majority is None and self.pass_2.majority is None:
+            raise ValueError("recheck.samples: no pass votes, so nothing is looked at again; set pass_2.majority, or recheck.samples to 0")
+        return self
+
     def rechecking(self) -> Self:
         """The same recipe, sampling as a second look does."""
         return self.model_copy(update={"sampling": self.sampling.model_copy(update=self.recheck.model_dump(exclude={"lead"}))})

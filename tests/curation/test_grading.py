@@ -245,9 +245,10 @@ def test_the_report() -> None:
         ("pass_1.above=0.8", "above (0.8) must be less than below (0.75)"),
         ("pass_2.majority=0.4", "pass_2.majority"),
         ("sampling.sample=8", "did you mean sampling.samples?"),
+        ("recheck.samples=8 pass_2.majority=null", "recheck.samples: no pass votes"),
     ],
 )
 def test_wrong_settings_are_told(change: str, told: str) -> None:
     with pytest.raises(InputError) as caught:
-        load_grading("difficulty", [change])
+        load_grading("difficulty", change.split())
     assert told in str(caught.value)
