@@ -26,10 +26,13 @@ class Journal:
                 entry = json.loads(line)
                 self._done[entry["key"]] = entry
 
+    def has(self, key: str, repetitions: int) -> bool:
+        """Whether the file holds this part with as many repetitions."""
+        return key in self._done and self._done[key]["repetitions"] >= repetitions
+
     def once(self, key: str, repetitions: int, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What the file holds of this part, if it has as many repetitions; else what `measure` finds now."""
-        entry = self._done.get(key)
-        if entry is None or entry["repetitions"] < repetitions:
+        if not self.has(key, repetitions):
             began = time.monotonic()
             found = measure()
             entry = {"key": key, "repetitions": repetitions, "seconds": round(time.monotonic() - began, 1), "found": found}
@@ -37,6 +40,7 @@ class Journal:
                 with self._path.open("a", encoding="utf-8") as lines:
                     lines.write(json.dumps(entry) + "\n")
         else:
+            entry = self._done[key]
             self.earlier_seconds += entry["seconds"]
         return entry["found"]
 

@@ -44,7 +44,8 @@ class Settings:
     """The grid, its repetitions, those of the time to the same reward, and that reward.
 
     `rows` and `cache` are TRL's: completions that it trains at once, and `cache_implementation` ("static"; empty: what it does by default).
-    `journal` names a file in which each cell is kept as soon as it is done: what it holds is not measured again.
+    `journal` names a file in which each cell is kept as soon as it is done: what it holds is not measured again. With `kept_only` the
+    result is of the cells that it holds, and nothing is measured.
     """
 
     sizes: tuple[str, ...] = ("1M", "10M")
@@ -56,6 +57,7 @@ class Settings:
     rows: int = 16
     cache: str = ""
     journal: str = ""
+    kept_only: bool = False
 
 
 PUBLISHED = Settings(sizes=("1M", "10M", "50M"), means=(32, 256), repetitions=5, reward_repetitions=5)
@@ -77,11 +79,15 @@ def run(options: Options) -> Result:
             for size in settings.sizes
             for mean in settings.means
             for skew in settings.skews
+            if not settings.kept_only or journal.has(f"{size}/{mean}/{skew:g}", settings.repetitions)
         ]
         rewards = [
             journal.once(f"reward/{settings.reward}/{number}", 1, partial(_to_reward, number, settings.reward))
             for number in range(settings.reward_repetitions)
+            if not settings.kept_only or journal.has(f"reward/{settings.reward}/{number}", 1)
         ]
+    if not cells:
+        raise InputError("bench trl: kept_only: the journal holds no cell with so many repetitions; leave kept_only out to measure them")
     ratios = [Pairs(tuple(cell["ours"]), tuple(cell["trl"])).ratio for cell in cells]
     return Result(
         Headline(

@@ -73,12 +73,12 @@ def grade_difficulty(
     progress = Progress(on_event)
     sources = survey_inputs(inputs, recipe.problems, lambda done: progress("reading", done, 0))
     problems = _read(inputs, recipe)
-    about = [what_samples_depend_on(grader, recipe) for grader in graders]
+    about = [what_samples_depend_on(grader.fingerprint(), recipe) for grader in graders]
     version = _version(sources, about, recipe)
     store.check()
     with WorkFolder(out, version) as work:
         passes = [
-            _run_pass(number, grader, problems, recipe, GradeStore(store, depends), store, open_engines, progress)
+            _run_pass(number, grader, problems, recipe, depends, store, open_engines, progress)
             for number, (grader, depends) in enumerate(zip(graders, about, strict=True), start=1)
         ]
         report = _write(work, problems, passes, version, sources, recipe, progress)
@@ -91,7 +91,7 @@ def _run_pass(
     grader: Grader,
     problems: Sequence[Problem],
     recipe: GradingRecipe,
-    grades: GradeStore,
+    depends: Mapping[str, Any],
     store: ObjectStore,
     open_engines: OpenEngines | None,
     progress: Progress,
@@ -99,6 +99,7 @@ def _run_pass(
     """Sample what has no grade yet, and judge the whole set."""
     keys = [problem_key(problem) for problem in problems]
     settings = recipe.pass_1 if number == 1 else recipe.pass_2
+    grades = GradeStore(store, depends)
 
     def sample(stage: str, wanted: Mapping[str, Problem], how: GradingRecipe, into: GradeStore) -> int:
         return grade_missing(wanted, how, grader, into, open_engines=open_engines, on_done=lambda done: progress(stage, done, len(wanted)))
@@ -109,7 +110,7 @@ def _run_pass(
     doubtful = {key: problem for key, problem, grade in zip(keys, problems, found, strict=True) if contested(grade, settings)}
     if doubtful and recipe.recheck.samples:
         how = recipe.rechecking()
-        more = GradeStore(store, what_samples_depend_on(grader, how))
+        more = GradeStore(store, what_samples_depend_on(depends["model"], how))
         sampled += sample(f"pass {number}, again", doubtful, how, more)
         again = [more.get(key) if key in doubtful else None for key in keys]
     reasons = [judge(grade, settings, second, recipe.recheck.lead) for grade, second in zip(found, again, strict=True)]

@@ -66,10 +66,10 @@ def problem_key(problem: Problem) -> str:
     return xxhash.xxh3_128_hexdigest("\0".join((problem.question, problem.answer)).encode("utf-8", "surrogatepass"))
 
 
-def what_samples_depend_on(grader: Grader, recipe: GradingRecipe) -> dict[str, Any]:
-    """Everything that a grade depends on but the problem; thresholds, engines and places do not count."""
+def what_samples_depend_on(weights: Mapping[str, str], recipe: GradingRecipe) -> dict[str, Any]:
+    """What a grade depends on but the problem: the grader's fingerprint, prompt and sampling; neither thresholds nor places."""
     return {
-        "model": grader.fingerprint(),
+        "model": weights,
         "prompt": recipe.prompt.model_dump(exclude={"on_long"}),
         "sampling": recipe.sampling.model_dump(exclude={"engines", "ray_address"}),
         "dtype": recipe.generation.dtype,

@@ -14,6 +14,7 @@ from benchmarks import load, trl
 from benchmarks.common import Options
 from benchmarks.sides import RAY_ENVIRONMENT, Side
 from benchmarks.synthetic import Lengths, recipe
+from magistral_core.errors import InputError
 
 
 def cell(skew: float, ours: list[float], theirs: list[float]) -> dict[str, Any]:
@@ -39,6 +40,16 @@ def test_every_cell_is_in_the_table_and_the_headline_is_their_geometric_mean(tmp
     assert "1M/32/1. The trainers take 60 to 60%" in text  # the cell below the goal, with what its time goes into
     assert "1M/32/5" not in text
     assert "40 s, TRL 100 s, 2.5x" in text
+
+
+def test_a_part_of_the_grid_can_be_stated_without_measuring(tmp_path: Path) -> None:
+    done = {"1M/32/5": cell(5.0, [120.0, 110.0, 120.0], [10.0, 10.0, 10.0])}
+    settings = {"kept_only": "true", "journal": journal(tmp_path / "j", done, 5)}
+    result = load("trl")(Options(full=True, settings=settings))
+    assert [(row["parameters"], row["mean tokens"], row["skew"]) for row in result.table] == [("1M", 32, "5")]
+    assert result.headline.value == pytest.approx(12.0)
+    with pytest.raises(InputError, match="kept_only: the journal holds no cell"):
+        load("trl")(Options(settings=settings | {"repetitions": "6"}))
 
 
 def test_the_published_grid_is_the_one_that_was_fixed_beforehand() -> None:
