@@ -135,6 +135,7 @@ def train(
     lengths: Mapping[str, Any] | None,
     threads: Sequence[int],
     rows: int,
+    precision: str = "float32",
     settings: Mapping[str, Any],
     out: str,
 ) -> None:
@@ -146,6 +147,7 @@ def train(
         lengths: arguments of `Lengths`; None: completions end by themselves.
         threads: numbers of threads to try, each for a step; one: that is taken.
         rows: `per_device_train_batch_size`.
+        precision: `bfloat16` is TRL's default: float32 weights under autocast.
         settings: of `GRPOConfig`, beside those taken from the recipe.
         out: a folder, which stays empty.
     """
@@ -163,7 +165,7 @@ def train(
     config = GRPOConfig(
         output_dir=out,
         use_cpu=True,
-        bf16=False,
+        bf16=precision == "bfloat16",
         gradient_checkpointing=False,
         per_device_train_batch_size=rows,
         gradient_accumulation_steps=pipeline.n_minibatch // rows,

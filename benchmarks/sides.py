@@ -69,16 +69,16 @@ class Side:
         function: `module:function`, called in the child with `arguments` and a function `emit(**values)`, to be called after each
             optimiser step, and once, before the first step, when everything is loaded.
         arguments: JSON.
-        environment: variables of the child, beside this process's.
+        environment: variables of the child, beside this process's; None: the child has none of that name.
     """
 
-    def __init__(self, function: str, arguments: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, function: str, arguments: Mapping[str, Any], environment: Mapping[str, str | None] | None = None) -> None:
         self._function = function
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  (closed by `close`)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.sides", function, json.dumps(arguments)],
             cwd=_ROOT,
-            env={**os.environ, **(environment or {})},
+            env={name: value for name, value in {**os.environ, **(environment or {})}.items() if value is not None},
             stdout=subprocess.PIPE,
             stderr=self._log,
         )
@@ -115,7 +115,9 @@ class Side:
         return Steps(lines[-1]["at"] - began, tuple(lines), dict(spent))
 
     def close(self) -> None:
-        """End the child and all that it started."""
+        """End the child and all that it started; nothing the second time."""
+        if self._log.closed:
+            return
         tree = self._tree()
         self._signal(signal.SIGCONT)
         if self._process.poll() is None:

@@ -19,7 +19,8 @@ from magistral_core.errors import InputError
 
 def cell(skew: float, ours: list[float], theirs: list[float]) -> dict[str, Any]:
     profile = {"ours": {"trainer ms": 6.0, "engine ms": 3.0, "generator ms": 0.5, "main ms": 0.5}, "trl": {"main ms": 40.0}}
-    return {"size": "1M", "mean": 32, "skew": skew, "batch": 64, "ours": ours, "trl": theirs, "profile": profile}
+    precision = {"ours": "float32", "trl": "bfloat16"}
+    return {"size": "1M", "mean": 32, "skew": skew, "batch": 64, "precision": precision, "ours": ours, "trl": theirs, "profile": profile}
 
 
 def journal(path: Path, found: dict[str, Any], repetitions: int) -> str:
