@@ -35,6 +35,18 @@ def test_a_side_that_is_slow_to_stop_does_not_stop_after_it_is_told_to_go_on() -
         assert [line["step"] for line in side.advance(1).lines] == [1]
 
 
+@pytest.mark.parametrize(
+    ("given", "found"), [({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active"), ({"OMP_WAIT_POLICY": None}, None)]
+)
+def test_a_side_has_the_variables_it_is_given_and_none_it_must_not_have(
+    given: dict[str, str | None], found: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
+    with Side("tests.benchmarks.toy_side:environment", {"name": "OMP_WAIT_POLICY"}, given) as side:
+        assert side.ready["value"] == found
+        side.close()  # once here, once by the block
+
+
 def test_a_side_that_fails_says_why() -> None:
     with Side("tests.benchmarks.toy_side:fail", {}) as side, pytest.raises(InfrastructureError, match="no such model"):
         side.advance(1)

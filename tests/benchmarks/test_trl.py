@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from benchmarks import load, trl
@@ -51,6 +53,16 @@ def test_a_part_of_the_grid_can_be_stated_without_measuring(tmp_path: Path) -> N
     assert result.headline.value == pytest.approx(12.0)
     with pytest.raises(InputError, match="kept_only: the journal holds no cell"):
         load("trl")(Options(settings=settings | {"repetitions": "6"}))
+
+
+def test_of_several_sides_the_fastest_stays_and_the_others_end() -> None:
+    seconds = {"slow": 0.3, "fast": 0.02}
+    with contextlib.ExitStack() as stack:
+        sides = {name: stack.enter_context(Side("tests.benchmarks.toy_side:count", {"seconds": s})) for name, s in seconds.items()}
+        name, side = trl._fastest(sides)
+        assert name == "fast"
+        assert len(side.advance(2).lines) == 2
+        assert not psutil.pid_exists(sides["slow"].pid)
 
 
 def test_the_published_grid_is_the_one_that_was_fixed_beforehand() -> None:

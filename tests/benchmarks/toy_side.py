@@ -28,6 +28,11 @@ def slow_to_stop(*, emit: Callable[..., None]) -> None:
     emit(step=1)
 
 
+def environment(*, emit: Callable[..., None], name: str) -> None:
+    emit(value=os.environ.get(name))
+    emit(step=1)
+
+
 def fail(*, emit: Callable[..., None]) -> None:
     emit(ready=True)
     raise RuntimeError("no such model")
