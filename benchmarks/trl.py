@@ -38,7 +38,7 @@ _RANKS = 2
 #: where the batch is small: a step of an engine costs nearly the same for half as many sequences.
 _ONE_GENERATOR = 64
 #: Ours computes the larger models in bfloat16, the recipe's default; TRL takes whichever is faster in the cell.
-_OURS_PRECISION = {"1M": "float32", "10M": "bfloat16", "50M": "bfloat16"}
+_OURS_PRECISION = {"0.1M": "float32", "1M": "float32", "10M": "bfloat16", "50M": "bfloat16"}
 _TRL_PRECISIONS = ("float32", "bfloat16")
 #: The command's own setting for engines, that idle threads sleep at once, costs TRL's two threads a quarter of their speed.
 _TRL_ENVIRONMENT = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": None}
@@ -80,6 +80,8 @@ def run(options: Options) -> Result:
             f"bench trl: TRL is not installed ({error}); run make setup, or pip install '.[bench]' -c constraints.txt"
         ) from error
     settings = options.over(PUBLISHED if options.full else Settings())
+    if unknown := set(settings.sizes) - set(_OURS_PRECISION):
+        raise InputError(f"bench trl: sizes={min(unknown)}: there are models of {', '.join(_OURS_PRECISION)}")
     journal = Journal(settings.journal)
     with pinned(cores()[:2]):
         cells = [

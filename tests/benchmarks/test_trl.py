@@ -65,6 +65,11 @@ def test_of_several_sides_the_fastest_stays_and_the_others_end() -> None:
         assert not psutil.pid_exists(sides["slow"].pid)
 
 
+def test_a_size_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(InputError, match="sizes=7M: there are models of 0.1M, 1M, 10M, 50M"):
+        load("trl")(Options(settings={"sizes": "1M,7M"}))
+
+
 def test_the_published_grid_is_the_one_that_was_fixed_beforehand() -> None:
     grid = trl.PUBLISHED
     assert (grid.sizes, grid.means, grid.skews) == (("1M", "10M", "50M"), (32, 256), (1.0, 5.0))
@@ -85,15 +90,17 @@ def test_schedules_are_compared_pair_by_pair(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_both_sides_generate_and_train_the_same_tokens(tmp_path: Path) -> None:
+def test_both_sides_generate_and_train_the_same_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("trl")
     lengths = Lengths(16, 2.0, 16, 8)
     data = recipe("0.1M", lengths)
     plan = {"recipe": data, "lengths": asdict(lengths)}
     with Side("benchmarks.ours:train", {**plan, "roles_pinned": True}, RAY_ENVIRONMENT) as side:
         ours = side.advance(2).lines + side.advance(2).lines  # stopped in between, Ray and all
-    with Side("benchmarks.grpo_trl:train", {**plan, "threads": [1], "rows": 8, "settings": {}, "out": str(tmp_path)}) as side:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")  # as the command sets it for engines; it would slow TRL's threads down
+    with trl._trl("0.1M", lengths, "float32", trl.Settings(rows=8), str(tmp_path)) as side:
         theirs = side.advance(2).lines
+        assert "OMP_WAIT_POLICY" not in psutil.Process(side.pid).environ()
     assert {line["tokens"] for line in theirs} == {lengths.of_batch(0).sum()}
     assert sum(line["tokens"] for line in ours) == pytest.approx(4 * lengths.of_batch(0).sum(), rel=0.5)  # whole groups, in another order
     assert all(0.4 < line["reward"] < 0.8 for line in theirs)  # 0.1 for the format, and the share of even bytes
