@@ -159,6 +159,10 @@ def _set(data: dict[str, Any], dotted: str, value: Any) -> None:
         child = node.get(part)
         if child is None:
             child = node[part] = {}
+        if isinstance(child, list):
+            raise InputError(
+                f"--set {dotted}: {part} is a list; set the whole of it, as in --set '{dotted.partition(f'.{part}.')[0]}.{part}=[...]'"
+            )
         if not isinstance(child, dict):
             raise InputError(f"--set {dotted}: {part} is a value, not a section")
         node = child

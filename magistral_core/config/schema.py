@@ -136,6 +136,7 @@ class RewardSettings(Section):
     language: NonNegativeFloat = Field(0.1, description="for problem, thoughts and answer in one language; 0 turns it off")
     length: LengthReward | None = Field(None, description="soft length penalty; null for none")
     extra: tuple[str, ...] = Field((), description="own reward functions, `module:function`, run in the worker pool")
+    extra_folder: str = Field("", description="folder that their modules lie in; empty: where the command is started")
     workers: PositiveInt = Field(2, description="verifier worker processes of one verifier, at least")
     max_workers: PositiveInt | None = Field(
         None, description="at most, while many verifications wait; null: one a core of the verifier's machine, or `workers` if more"
@@ -194,6 +195,7 @@ class PipelineSettings(Section):
     allow_stale: bool = Field(False, description="permit n_async > 2 * n_batch")
     max_filtered_groups: PositiveInt = Field(2000, description="groups dropped or failed in a row without a step before the run stops")
     stall_timeout_s: PositiveFloat = Field(600.0, description="time without any progress before the run stops")
+    start_timeout_s: PositiveFloat = Field(3600.0, description="deadline of starting every role, or of replacing dead trainers")
     update_timeout_s: PositiveFloat = Field(60.0, description="deadline of one weight update of one generator")
     max_restarts: NonNegativeInt = Field(3, description="restarts of a dead role in a row, without work done, before the run stops")
 
@@ -299,7 +301,7 @@ class TrackingSettings(Section):
 class EvaluationSettings(Section):
     """Evaluation of the model before and after training, and by `magistral evaluate` (section 5.1)."""
 
-    suite: str | None = Field(None, description="suite that the parent flow evaluates before and after; null for none")
+    suite: str | None = Field(None, description="suite that the demo flow, and the end of each curriculum stage, evaluate; null for none")
     problems: PositiveInt | None = Field(None, description="only the first so many problems of the suite; null: all")
     samples: PositiveInt | None = Field(None, description="completions per problem; null: the suite's own number")
     temperature: NonNegativeFloat | None = Field(None, description="null: the suite's own")

@@ -126,6 +126,8 @@ def free_names(code: str) -> set[str]:
 
 def main() -> None:
     request, link = json.load(sys.stdin), Link()
+    result = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what a check prints is no part of the result
     results: list[str | None] = []
     for code in request["checks"]:
         fault = None
@@ -146,7 +148,8 @@ def main() -> None:
         results.append(fault)
         if fault is not None and request["stop"]:
             break
-    json.dump(results, sys.stdout)
+    json.dump(results, result)
+    result.close()
 
 
 if __name__ == "__main__":

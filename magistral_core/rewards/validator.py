@@ -50,8 +50,8 @@ class Validator:
 
     def difference(self, test: TestCase, output: bytes) -> str:
         """Why it rejects an output; empty if it accepts. Raises SandboxError for any other end."""
-        self._box.put("test.in", test.input.encode())
-        self._box.put("test.ans", test.output.encode())
+        self._box.put("test.in", test.input.encode("utf-8", "surrogateescape"))
+        self._box.put("test.ans", test.output.encode("utf-8", "surrogateescape"))
         folder = self._box.folder
         arguments = [f"{folder}/test.in", f"{folder}/test.ans", f"{self._box.work}/{_FEEDBACK}/", *self._flags]
         result = self._sandbox.run(self._box, self._program, LIMITS, output, arguments, folders=[_FEEDBACK], writable=True)

@@ -80,7 +80,9 @@ class Verifier:
         self._lengths = tuple(lengths) or (rewards.length,)
         self._prompt = prompt
         self._extra = part_names(rewards.extra)
-        self._pool = WorkerPool(PoolSize.of(rewards), rewards.timeout_s, rewards.memory_mb, rewards.retries, rewards.extra)
+        self._pool = WorkerPool(
+            PoolSize.of(rewards), rewards.timeout_s, rewards.memory_mb, rewards.retries, rewards.extra, rewards.extra_folder
+        )
         self._code = CodeJudge(rewards.code, rewards.retries)
         self._sandboxes = ThreadPoolExecutor(usable_workers(rewards.code.workers), "sandbox")
         self._lock = threading.Lock()
@@ -111,7 +113,8 @@ class Verifier:
         if any(problem.kind is ProblemKind.CODE for problem in problems):
             self._code.prepare()
         if self._rewards.extra:
-            pool = WorkerPool(PoolSize(1, 1), self._rewards.timeout_s, self._rewards.memory_mb, 0, self._rewards.extra)
+            rewards = self._rewards
+            pool = WorkerPool(PoolSize(1, 1), rewards.timeout_s, rewards.memory_mb, 0, rewards.extra, rewards.extra_folder)
             pool.start()
             pool.close()
 
@@ -258,6 +261,8 @@ class Verifier:
             judged = future.result()
         except SandboxError as error:
             return Verdict(ScoreStatus.ERROR, str(error)), 0.0
+        except Exception as error:  # noqa: BLE001  (one program must not end a run: its completion is masked, and the reason counted)
+            return Verdict(ScoreStatus.ERROR, f"judging the program failed ({type(error).__name__}: {error})"[:300]), 0.0
         share = judged.passed / judged.total if self._rewards.code.proportional and judged.total else float(judged.correct)
         return Verdict(judged.score_status, judged.detail, judged.seconds), share
 

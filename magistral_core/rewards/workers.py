@@ -91,7 +91,14 @@ class WorkerPool:
     """Processes, as many as `size` permits and the backlog asks for; thread-safe. `start` it, `submit` jobs, `close` it."""
 
     def __init__(
-        self, size: PoolSize, timeout_s: float, memory_mb: int, retries: int = 1, extra: Sequence[str] = (), idle_s: float = IDLE_S
+        self,
+        size: PoolSize,
+        timeout_s: float,
+        memory_mb: int,
+        retries: int = 1,
+        extra: Sequence[str] = (),
+        folder: str = "",
+        idle_s: float = IDLE_S,
     ) -> None:
         self._size = size
         self._idle_s = idle_s
@@ -99,7 +106,7 @@ class WorkerPool:
         self._wake = threading.Semaphore(0)
         self._timeout_s = timeout_s
         self._retries = retries
-        self._setup = {"extra": tuple(extra), "memory_bytes": memory_mb * 2**20, "folder": str(Path.cwd())}
+        self._setup = {"extra": tuple(extra), "memory_bytes": memory_mb * 2**20, "folder": str(Path(folder).absolute())}
         self._queue: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
         self._zygote = _Zygote()
         self._threads: list[threading.Thread] = []

@@ -199,6 +199,32 @@ def test_a_broken_check_is_no_verdict(judge: CodeJudge) -> None:
         verdict(judge, problem, RIGHT_ADD)
 
 
+def test_what_a_check_prints_is_no_part_of_its_result(judge: CodeJudge) -> None:
+    loud = "print('checking')\nassert add(1, 2) == 3"
+    problem = Problem("b", "q", kind=ProblemKind.CODE, tests=(TestCase(check=loud),))
+    assert verdict(judge, problem, RIGHT_ADD).correct
+    assert not verdict(judge, problem, "def add(a, b):\n    return 4").correct
+
+
+def test_bytes_of_a_package_that_are_no_text_reach_its_validator(judge: CodeJudge) -> None:
+    accepting = {"v.py": b"import sys\nsys.exit(42 if open(sys.argv[2], 'rb').read() == b'\\xff' else 43)\n"}
+    byte = b"\xff".decode("utf-8", "surrogateescape")
+    problem = Problem("v", "q", kind=ProblemKind.CODE, tests=(TestCase("", byte),), checker=Checker((), accepting, main="v.py"))
+    assert verdict(judge, problem, "print(1)").correct
+
+
+def test_a_defect_of_judging_masks_the_completion_and_ends_nothing(
+    judge: CodeJudge, group_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: Any, **settings: Any) -> Any:
+        raise UnicodeError("a defect")
+
+    monkeypatch.setattr(CodeJudge, "judge_answer", broken)
+    [score] = scored(RewardSettings(language=0.0), group_of(SUM, f"<think>x</think>{fenced(RIGHT)}"))
+    assert (score.status, score.graded) == (ScoreStatus.ERROR, False)
+    assert "a defect" in score.detail
+
+
 def test_a_broken_sandbox_is_tried_again_then_no_verdict(judge: CodeJudge, monkeypatch: pytest.MonkeyPatch) -> None:
     tries = []
     opened = Sandbox.open

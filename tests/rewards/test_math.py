@@ -35,6 +35,20 @@ SAME = [
     ("1,000", "1000"),
     ("1000", "1\\,000"),
     ("1000", "1{,}000"),
+    ("\\frac{1,024}{3}", "\\frac{1024}{3}"),
+    ("1024/3", "\\dfrac{1,024}{3}"),
+    ("\\frac{1}{1,000}", "0.001"),
+    ("\\sqrt{1,024}", "32"),
+    ("\\{1,024\\}", "\\{1,24\\}"),
+    ("36", "3 dozens"),
+    ("|x|", "\\sqrt{x^2}"),
+    ("ab\\sqrt{3}", "\\sqrt{3a^2b^2}"),
+    ("e^{2x}", "\\cosh 2x+\\sinh 2x"),
+    ("1-\\tanh^2(2x)", "\\frac{1}{\\cosh^2(2x)}"),
+    ("2\\cos\\frac{\\theta}{2}", "\\sqrt{2+2\\cos\\theta}"),
+    ("\\lfloor n/2\\rfloor", "\\frac{2n-1+(-1)^n}{4}"),
+    ("\\binom{n}{2}", "\\frac{n(n-1)}{2}"),
+    ("\\max(a,b)", "\\frac{a+b+|a-b|}{2}"),
     ("1500", "1.5e3"),
     ("300000", "3 \\times 10^{5}"),
     ("1/2", "0.5"),
@@ -101,6 +115,22 @@ SAME = [
 ]
 DIFFERENT = [
     ("5", "6"),
+    # equal in one range, another formula beyond it
+    ("|x-5|", "5-x"),
+    ("|x+40|", "x+40"),
+    ("|x-2018|", "2018-x"),
+    ("\\min(n,2025)", "n"),
+    ("\\max(n,5)", "5"),
+    ("\\min(n,100)", "n"),
+    ("\\lceil n/2\\rceil", "\\lfloor n/2\\rfloor+1"),
+    ("\\lfloor n/4\\rfloor", "\\lfloor n/5\\rfloor"),
+    *((f"(-1)^{name}", sign) for name in "nkmabcpqrst" for sign in ("1", "-1")),
+    # zero is in proportion to anything
+    ("3:2", "-0:0"),
+    ("3:2", "0/1:0"),
+    ("3", "3 fifths"),
+    ("5", "5 \\text{ hundredths}"),
+    ("\\{1,24\\}", "\\frac{1,024}{1}"),
     ("5", "-5"),
     ("1000001", "1000000"),
     ("7", "3 \\garbage 7"),
@@ -261,6 +291,11 @@ def test_ordinary_answers_are_not_refused(text: str) -> None:
 )
 def test_canonical_answers(text: str, key: str) -> None:
     assert canonical_answer(text) == key
+
+
+@pytest.mark.parametrize("text", ["2018!", "10^{5000}", "1e5000_2", "5" + "%" * 400, "1/" + "x" * 400])
+def test_what_has_no_short_value_is_its_own_key(text: str) -> None:
+    assert canonical_answer(text) == canonical_answer(f"${text}$") != ""
 
 
 @given(st.fractions(-(10**6), 10**6, max_denominator=10**4))

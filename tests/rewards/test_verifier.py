@@ -176,6 +176,19 @@ def test_user_functions_see_everything_and_print_nowhere(own_functions: Path, gr
     assert capfd.readouterr().out == ""
 
 
+def test_the_folder_of_user_functions_can_be_another_than_the_current_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group_of: Any, response: Any
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "mine" / "own_folder_rewards.py").write_text("def half(*, problem, response, thoughts, answer, length):\n    return 0.5\n")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    rewards = settings(extra=["own_folder_rewards:half"], extra_folder=str(tmp_path / "mine"))
+    with Verifier(rewards, PromptSettings()) as verifier:
+        verifier.check_supported([])
+        assert verifier.score(group_of(Problem(id="p", question="q", answer="5"), response("5"))).scores[0].parts["half"] == 0.5
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [

@@ -288,6 +288,8 @@ class Comparison:
             return False
         pairs = list(zip(gold.items, pred.items, strict=True))
         first_gold, first_pred = pairs[0]
+        if any(self.equal(first, Num(Fraction(0))) for first in (first_gold, first_pred)):
+            return False  # by its multiples zero is in proportion to anything
         return all(self.equal(Op("mul", (a, first_pred)), Op("mul", (b, first_gold))) for a, b in pairs[1:])
 
     def _ratio_to_number(self, gold: Node, pred: Node) -> bool:

@@ -2,12 +2,14 @@
 
 Rational expressions are compared exactly. Others are computed to at least sixty digits, and to more than both texts write out, so a long
 decimal never passes for a root. Two formulas that agree to that many digits at several points, where both have a value, are equal;
-the points are rational, positive and negative, and small integers, the same each time.
+the points are rational, positive and negative, and small integers, the same each time. Where a floor, a maximum or an absolute value may
+be one formula here and another there, all points count, and integers of both parities beyond every number written, up to some thousands.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 import random
 from collections.abc import Iterator
 from fractions import Fraction
@@ -23,6 +25,9 @@ _AGREEMENTS = 3
 #: Per point the interval from which variables are drawn; the last are integers, for factorials and powers of -1.
 _RANGES = ((1.0, 3.0), (0.0, 1.0), (-3.0, 0.0), (-2.0, 2.0), (3.0, 20.0), (-9.0, 9.0), (-1.0, 1.0))
 _INTEGER_POINTS = 3
+#: Integers beyond what is written, and half of the farthest that this goes: factorials are computed there.
+_FAR_POINTS, _FARTHEST = 4, 1400
+_PIECEWISE = {"abs", "floor", "ceil", "max", "min", "gcd", "lcm"}
 
 
 def same_value(a: Node, b: Node, exact_only: bool) -> bool:
@@ -35,6 +40,7 @@ def same_value(a: Node, b: Node, exact_only: bool) -> bool:
     if is_closed(a) and is_closed(b):
         return _same_constant(a, b, exact_only)
     real = not any(part == Const("i") for node in (a, b) for part in walk(node))
+    enough = None if _piecewise(a, b) else _AGREEMENTS
     agreements = 0
     for evaluator in _evaluators(a, b, exact_only, real):
         try:
@@ -44,7 +50,7 @@ def same_value(a: Node, b: Node, exact_only: bool) -> bool:
         if not _agree(evaluator, left, right):
             return False
         agreements += 1
-        if agreements >= _AGREEMENTS:
+        if agreements == enough:
             return True
     if agreements == 0 and a != b:
         raise UndefinedError("no value at any point")
@@ -54,6 +60,7 @@ def same_value(a: Node, b: Node, exact_only: bool) -> bool:
 def constant_ratio(a: Node, b: Node, exact_only: bool) -> Any:
     """The constant c with a = c b, a nonzero number; None if there is none."""
     ratio: Any = None
+    enough = None if _piecewise(a, b) else _AGREEMENTS
     found = 0
     for evaluator in _evaluators(a, b, exact_only, real=True):
         try:
@@ -69,9 +76,9 @@ def constant_ratio(a: Node, b: Node, exact_only: bool) -> Any:
             return None
         ratio = quotient
         found += 1
-        if found >= _AGREEMENTS:
+        if found == enough:
             return ratio
-    return None
+    return ratio if found >= _AGREEMENTS else None
 
 
 def constant(node: Node, exact_only: bool) -> tuple[Evaluator, Any]:
@@ -122,6 +129,11 @@ def _evaluators(a: Node, b: Node, exact_only: bool, real: bool) -> Iterator[Eval
     digits = None if exact_only or _rational(a, b) else _digits(a, b)
     for number in range(len(_RANGES) + _INTEGER_POINTS):
         yield Evaluator({name: _sample(name, number) for name in names}, digits, real)
+    if _piecewise(a, b):
+        written = [abs(part.value) for node in (a, b) for part in walk(node) if isinstance(part, Num)]
+        beyond = 2 * min(_FARTHEST, math.ceil(max(written, default=Fraction(0)) / 2))
+        for number in range(_FAR_POINTS):
+            yield Evaluator({name: _far_sample(name, number, beyond) for name in names}, digits, real)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -129,9 +141,21 @@ def _sample(name: str, number: int) -> Fraction:
     """The value of a variable at a point."""
     draw = random.Random(f"{name}/{number}")
     if number >= len(_RANGES):
-        return Fraction(draw.randint(2, 12))
+        return Fraction(2 * draw.randint(1, 5) + number % 2)  # even and odd in turn, or (-1)^n were 1
     low, high = _RANGES[number]
     return Fraction(round(draw.uniform(low, high) * 997) or 1, 997)
+
+
+@functools.lru_cache(maxsize=4096)
+def _far_sample(name: str, number: int, beyond: int) -> Fraction:
+    """An integer that is farther from zero than `beyond`, an even number: even and odd, positive and negative in turn."""
+    size = beyond + 2 * random.Random(f"{name}/far/{number}").randint(1, 6) + number % 2
+    return Fraction(size if number % 4 < 2 else -size)
+
+
+def _piecewise(*nodes: Node) -> bool:
+    """Whether one of them may be one formula here and another there. Roots are not counted: of lengths, `ab` is the root of `a^2b^2`."""
+    return any(isinstance(part, Op) and part.name in _PIECEWISE for node in nodes for part in walk(node))
 
 
 def _rational(*nodes: Node) -> bool:

@@ -36,6 +36,8 @@ _TOKEN = re.compile(
     r"(?P<text>\\text\s*\{)|\\(?P<edge>begin|end)\s*\{(?P<environment>[a-zA-Z*]+)\}|(?P<deg>\^\\circ)"
     r"|(?P<cmd>\\[a-zA-Z]+)|(?P<sym>\\\\|\\.|\*\*|<=|>=|!=|==|:=|\.\.\.|[^\s\w]|_)|(?P<word>[A-Za-z]+)"
 )
+#: What stands before the brace of an argument, beside the end of another one. A plain brace elsewhere opens a set.
+_BEFORE_ARGUMENT = {"\\frac", "\\dfrac", "\\tfrac", "\\cfrac", "\\sqrt", "\\binom", "\\dbinom", "\\tbinom", "^", "_", "]"}
 #: Escaped signs that mean the sign itself.
 _PLAIN = {"\\%": "%", "\\$": "$", "**": "^", "==": "=", ":=": "=", "\\&": "&", "\\#": "#", "\\_": "_", "\\-": ""}
 
@@ -47,6 +49,8 @@ def tokenise(text: str, thousands: bool = True) -> list[Token]:
     """
     tokens: list[Token] = []
     position = depth = 0
+    arguments: list[bool] = []  # of the open plain braces: which hold the argument of a command or an exponent
+    closed = False  # whether the last closing brace ended an argument
     while True:
         start = position
         while position < len(text) and text[position].isspace():
@@ -81,7 +85,15 @@ def tokenise(text: str, thousands: bool = True) -> list[Token]:
             tokens.append(Token("sym", "deg", space))
         elif kind == "sym":
             sign = _PLAIN.get(found.group(), found.group())
-            depth += (sign in ("(", "[", "{", "\\{")) - (sign in (")", "]", "}", "\\}"))
+            if sign == "{":
+                before = tokens[-1].text if tokens else ""
+                arguments.append(before in _BEFORE_ARGUMENT or (before == "}" and closed))
+                depth += not arguments[-1]
+            elif sign == "}":
+                closed = bool(arguments) and arguments.pop()
+                depth -= not closed
+            else:
+                depth += (sign in ("(", "[", "\\{")) - (sign in (")", "]", "\\}"))
             if sign:
                 tokens.append(Token("sym", sign, space))
         else:

@@ -25,14 +25,16 @@ _CANONICAL = {name: line.split()[0] for line in _LINES for name in line.split()}
 #: Words after which a number is not the number before them, or that make a statement of it.
 _NOT_A_THING_WORDS = (
     "or and not to times plus minus over more less least most if when unless except mod modulo remainder half halves third thirds "
-    "quarter quarters tenth tenths squared cubed factorial power percent per if than about approximately between through till until but "
+    "quarter quarters fifth fifths sixth sixths seventh sevenths eighth eighths ninth ninths tenth tenths hundredth hundredths "
+    "thousandth thousandths millionth millionths "
+    "squared cubed factorial power percent per if than about approximately between through till until but "
     "is are was of out from no none never neither nor only maybe possibly either wrong incorrect false true yes where for "
     "all any each with without"
 )
 _NOT_A_THING = frozenset(_NOT_A_THING_WORDS.split())
 #: Number words behind a number: they multiply it.
 MULTIPLIERS = {
-    "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,
+    "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12, "dozens": 12,
     "hundreds": 10**2, "thousands": 10**3, "millions": 10**6, "billions": 10**9, "trillions": 10**12,
 }  # fmt: skip
 _WORD = re.compile(r"[A-Za-z$€£¥₹¢°Ω-]+")

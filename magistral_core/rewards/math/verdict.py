@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from magistral_core.records import ScoreStatus
 from magistral_core.rewards.math.compare import Comparison
-from magistral_core.rewards.math.evaluate import InexactError, UndefinedError
+from magistral_core.rewards.math.evaluate import UndefinedError
 from magistral_core.rewards.math.limits import MAX_CHARS, too_costly
 from magistral_core.rewards.math.nodes import Group, Node, Relation, UnreadableError, UnsupportedError
 from magistral_core.rewards.math.normalise import clean, squeeze
@@ -46,7 +46,7 @@ def quick_verdict(gold: str, pred: str) -> Verdict | None:
         return Verdict(ScoreStatus.CORRECT if gold.lstrip("0") == pred.lstrip("0") else ScoreStatus.WRONG, pred)
     try:
         return decide(gold, pred, Comparison(exact_only=True))
-    except (InexactError, NeedsMathVerifyError):
+    except Exception:  # noqa: BLE001  (also a recursion too deep or a number too long: a worker, which can be killed, tells what it is)
         return None
 
 
@@ -95,18 +95,15 @@ def canonical_answer(text: str) -> str:
     text = text.strip()
     if too_costly(text):
         return text
-    cleaned = clean(text)
+    cleaned, node = clean(text), None
     try:
         node = read(cleaned)
         if isinstance(node, Relation | Group):
             return squeeze(cleaned)
         _, value = constant(node, exact_only=True)
         return str(value) if isinstance(value, Fraction) else squeeze(cleaned)
-    except (UnreadableError, UndefinedError, InexactError):
-        pass
-    words = getattr(node, "words", "") if "node" in locals() else ""
-    letter = getattr(node, "letter", "") if "node" in locals() else ""
-    return words or letter or squeeze(cleaned)
+    except Exception:  # noqa: BLE001  (no number, or one too long or too deep to write out: its text is the key)
+        return getattr(node, "words", "") or getattr(node, "letter", "") or squeeze(cleaned)
 
 
 def _compared(
