@@ -98,10 +98,12 @@ def prepare(recipe: Recipe, on_event: OnEvent | None = None) -> Prepared:
 
 
 def plan(recipe: Recipe) -> Plan:
-    """Validate everything and say what the run will do and need; starts nothing but the making of a tiny base model."""
+    """Validate and say what the run will do and need. Makes the tiny base model where that is missing, and has a verifier read answers."""
+    import torch
+
     from magistral_core.pipeline.prepare import make_plan
 
-    return make_plan(prepare(recipe), _device())
+    return make_plan(prepare(recipe), _device(), on_gpu=torch.cuda.is_available())
 
 
 def stages(recipe: Recipe, *, fresh: bool = False) -> list[dict[str, Any]]:

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 #: After a request to end, the engine process frees its resources within a second; then it would spend several on the interpreter's
 #: own clean-up, which a kill spares.
 _CLOSE_SECONDS = 1.0
+#: Within this the blocks of aborted sequences are free.
+_RESET_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +144,12 @@ class GeneratorEngine:
     def running(self) -> int:
         """Sequences inside the engine."""
         return self._running
+
+    @property
+    def tokens_made(self) -> int:
+        """Tokens so far, those of unfinished sequences too; it grows while the engine decodes."""
+        states = self._live.output_processor.request_states.values()
+        return self._totals.tokens + sum(len(state.detokenizer.output_token_ids) for state in states if state.detokenizer is not None)
 
     async def generate(self, request: Request, sampling: Sampling | None = None) -> Completion:
         """Generate one completion; cancelling the task aborts it.
@@ -248,8 +256,21 @@ class GeneratorEngine:
         return WeightUpdate(version, seconds, load_seconds, in_flight)
 
     async def reset_prefix_cache(self) -> None:
-        """Forget every cached prompt. For weights whose version number was given to others before (a run that went back)."""
-        await self._live.reset_prefix_cache()
+        """Forget every cached prompt. For weights whose version number was given to others before (a run that went back).
+
+        Raises:
+            InfrastructureError: sequences still hold their cache, or the engine died.
+        """
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        deadline = time.perf_counter() + _RESET_SECONDS
+        try:
+            while not await self._live.reset_prefix_cache():  # sequences that were just aborted hold theirs for a moment
+                if time.perf_counter() > deadline:
+                    raise InfrastructureError("the prefix cache could not be emptied: sequences still hold it")
+                await asyncio.sleep(_RESET_SECONDS / 100)
+        except EngineDeadError as error:
+            raise InfrastructureError("the engine died while its prefix cache was emptied") from error
 
     async def stats(self) -> dict[str, float]:
         """Totals since the start (see `EngineStats`), `running`, `waiting`, `version`, `wall_seconds`, `busy_fraction`."""

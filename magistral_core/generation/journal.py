@@ -78,7 +78,9 @@ class Journal:
         if not finished:
             return
         rows = [_row(request, completion) for request, completion in finished]
-        path = self.folder / f"part-{len(self._parts):06d}.parquet"
+        # By the last one's number: a part that was removed from between leaves a gap, and no good one may be written over.
+        number = int(self._parts[-1].stem.rpartition("-")[2]) + 1 if self._parts else 0
+        path = self.folder / f"part-{number:06d}.parquet"
         partial = path.with_suffix(".tmp")
         with partial.open("wb") as file:
             pq.write_table(pa.Table.from_pylist(rows), file, compression="zstd")

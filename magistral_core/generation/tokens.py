@@ -60,7 +60,8 @@ class Decoder:
 
     def __init__(self, model_path: str | Path, keep: Sequence[str] = ()) -> None:
         self.tokenizer = load_tokenizer(model_path)
-        kept = {self.tokenizer.convert_tokens_to_ids(tag) for tag in keep}
+        ids = {tag: self.tokenizer.convert_tokens_to_ids(tag) for tag in keep}  # of a tag that is no token: that of the unknown token
+        kept = {i for tag, i in ids.items() if i is not None and self.tokenizer.convert_ids_to_tokens(i) == tag}
         self._dropped = frozenset(self.tokenizer.all_special_ids) - kept
         self.stop_ids = sorted(_stop_ids(self.tokenizer, Path(model_path)))
         if not self.stop_ids:

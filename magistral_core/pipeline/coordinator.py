@@ -205,6 +205,12 @@ class Coordinator:
         self._homeless = []
         for generator, batch in requests.items():
             self._generator_clocks[generator].busy(len(self._held[generator]), self._clock())
+            # Each by itself: one that does not answer must not keep the others from their work.
+            self._spawn(self._submit(generator, self._fleet.incarnation(generator), batch))
+
+    async def _submit(self, generator: int, incarnation: int, batch: Sequence[Request]) -> None:
+        """Hand over what was booked on a generator, unless it died since: then others have it already."""
+        if incarnation == self._fleet.incarnation(generator):
             await self._ask(generator, self._runtime.submit(generator, batch))
 
     def _open_group(self) -> int:
@@ -269,8 +275,10 @@ class Coordinator:
             completions = await self._ask(generator, self._runtime.collect(generator))
             if completions is None:
                 continue
-            self._fleet.worked(generator)
             self._progress = self._answered[generator] = self._clock()
+            if not completions:  # it decodes, that is all
+                continue
+            self._fleet.worked(generator)
             complete = []
             for completion in completions:
                 del self._held[generator][completion.group_id, completion.index]
@@ -427,13 +435,17 @@ class Coordinator:
         weights = await self._runtime.publish(self._state.step)
         self._newest = weights
         self._files.append(weights)
-        self._delivery = self._spawn(self._deliver(weights, self._fleet.serving))
+        self._delivery = self._spawn(self._deliver(weights))
         if wait or self._settings.schedule == "sync":
             await self._delivery
 
-    async def _deliver(self, weights: WeightFile, generators: Sequence[int]) -> None:
+    async def _deliver(self, weights: WeightFile) -> None:
         """Bring weights to generators; those that are being started again fetch them by themselves."""
-        in_flight = await asyncio.gather(*(self._update(generator, weights) for generator in generators))
+
+        async def to(generator: int, incarnation: int) -> int | None:
+            return await self._update(generator, weights) if incarnation == self._fleet.incarnation(generator) else None
+
+        in_flight = await asyncio.gather(*(to(generator, self._fleet.incarnation(generator)) for generator in self._fleet.serving))
         self._state.counters.weight_updates += 1
         self._state.counters.weight_updates_in_flight += any(in_flight)
         for old in [file for file in self._files if file is not self._newest and not self._readers[file.version]]:

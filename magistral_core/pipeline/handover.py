@@ -54,6 +54,11 @@ class HandoverFolder:
         """Every generator has these weights."""
         Path(weights.path).unlink(missing_ok=True)
 
+    def clear(self) -> None:
+        """Remove all weights, also those of a writer that was killed."""
+        for file in self.path.glob("*.safetensors*"):
+            file.unlink(missing_ok=True)
+
     def close(self) -> None:
         """Remove the folder, and what else the reaper was told of."""
         self.reaper.close()

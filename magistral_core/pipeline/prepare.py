@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,13 @@ from magistral_core.generation.chat import ChatRenderer
 from magistral_core.pipeline.admission import largest_age
 from magistral_core.pipeline.curriculum import Curriculum, chosen_by
 from magistral_core.problems import ProblemStream
-from magistral_core.records import Problem, Prompt
+from magistral_core.records import Problem, ProblemKind, Prompt
 from magistral_core.rewards import Verifier
+from magistral_core.rewards.math import quick_gold_verdict
 
 _GIB = 2**30
-#: AdamW in mixed precision: fp32 weights, gradients and two moments; in fp32 the weights are not kept twice.
-_TRAINER_BYTES = {"float32": 16, "bfloat16": 18}
+#: Reference answers beyond plain numbers that a plan looks at: some seconds.
+_FORMULAS = 5000
 _BYTES = {"float32": 4, "bfloat16": 2}
 
 
@@ -94,6 +95,7 @@ class Plan:
     parameters: int
     problems: int
     problems_skipped: int
+    problems_unreadable: int
     longest_prompt: int
     max_model_len: int
     max_steps: int
@@ -102,6 +104,7 @@ class Plan:
     policies_per_sequence: float
     largest_age_steps: int
     generator_gib: float
+    gpu_share: float | None
     trainer_gib: float
     device: str
     generators: int
@@ -119,6 +122,9 @@ class Plan:
     def to_text(self) -> str:
         """The plan for a terminal."""
         skipped = f", {self.problems_skipped} too long and skipped" if self.problems_skipped else ""
+        if self.problems_unreadable:
+            skipped += f", {self.problems_unreadable} found with a reference answer that no response can be compared with"
+            skipped += " (`magistral curate math` drops them)"
         rows = {
             "recipe": self.name,
             "model": f"{self.model} ({self.parameters / 1e6:,.2f}M parameters)",
@@ -126,7 +132,8 @@ class Plan:
             "steps": f"{self.max_steps} optimiser steps, {self.completions:,} completions trained, {self.epochs:.2f} epochs before filters",
             "staleness": f"a sequence sees about {self.policies_per_sequence:.1f} policies, "
             f"no token is trained more than {self.largest_age_steps} optimiser steps late",
-            "memory": f"{self.generator_gib:.2f} GiB a generator, {self.trainer_gib:.2f} GiB a trainer rank (weights, optimiser, KV cache)",
+            "memory": f"{self._generator_text()}; "
+            f"{self.trainer_gib:.2f} GiB a trainer rank (weights, gradients, optimiser), and its activations",
             "devices": f"{self.device}; {self.generators} generator(s), {self.trainers} trainer rank(s), runtime {self.runtime}",
             "storage": f"{self.storage}, {self.checkpoints} checkpoints",
             "tracking": self.tracking,
@@ -135,21 +142,25 @@ class Plan:
         width = max(map(len, rows))
         return "\n".join(f"{name:<{width}}  {text}" for name, text in rows.items())
 
+    def _generator_text(self) -> str:
+        if self.gpu_share is None:
+            return f"{self.generator_gib:.2f} GiB a generator (weights, KV cache)"
+        return f"{self.gpu_share:.0%} of each GPU of a generator, of which weights {self.generator_gib:.2f} GiB"
 
-def make_plan(prepared: Prepared, device: str) -> Plan:
+
+def make_plan(prepared: Prepared, device: str, *, on_gpu: bool) -> Plan:
     """Figures of a prepared run. `device` describes what the machine has."""
     recipe, settings, curriculum = prepared.recipe, prepared.recipe.pipeline, prepared.curriculum()
     stages = [stage.pipeline for stage in recipe.stages()]
     parameters = count_parameters(prepared.model_dir)
     completions = sum(steps * stage.n_minibatch for steps, stage in zip(_planned_steps(recipe), stages, strict=True))
-    shards = settings.trainers if recipe.training.zero_stage else 1
-    storage, tracking = storage_uri(recipe), tracking_uri(recipe)
     return Plan(
         name=recipe.name,
         model=recipe.model.path,
         parameters=parameters,
         problems=len(prepared.problems),
         problems_skipped=prepared.skipped,
+        problems_unreadable=_unreadable(prepared),
         longest_prompt=max(len(prompt.token_ids) for prompt in prepared.prompts.values()),
         max_model_len=recipe.max_model_len,
         max_steps=recipe.training.max_steps,
@@ -157,17 +168,37 @@ def make_plan(prepared: Prepared, device: str) -> Plan:
         epochs=completions / settings.group_size / len(prepared.problems),
         policies_per_sequence=0.0 if settings.schedule == "sync" else max(stage.n_async / stage.n_batch for stage in stages),
         largest_age_steps=largest_age(*stages),
-        generator_gib=parameters * _BYTES[recipe.generation.dtype] / _GIB + recipe.generation.kv_cache_gib,
-        trainer_gib=parameters * _TRAINER_BYTES[recipe.training.dtype] / shards / _GIB,
+        generator_gib=parameters * _BYTES[recipe.generation.dtype] / recipe.generation.tensor_parallel / _GIB
+        + (0 if on_gpu else recipe.generation.kv_cache_gib),
+        gpu_share=recipe.generation.gpu_memory_utilization if on_gpu else None,
+        trainer_gib=parameters * _trainer_bytes(recipe) / _GIB,
         device=device,
         generators=settings.generators,
         trainers=settings.trainers,
         runtime=settings.runtime,
-        storage=storage,
-        tracking=tracking,
+        storage=_place(storage_uri, recipe),
+        tracking=_place(tracking_uri, recipe),
         checkpoints=-(-recipe.training.max_steps // recipe.checkpoints.every),
         stages=curriculum.table() if curriculum else [],
     )
+
+
+def _unreadable(prepared: Prepared) -> int:
+    """Problems found whose groups a run would count as failed, as many as it draws; of formulas only so many are looked at."""
+    golds = [problem.answer for problem in prepared.problems if problem.kind is ProblemKind.MATH]
+    verdicts = [quick_gold_verdict(gold) for gold in golds]
+    formulas = [gold for gold, verdict in zip(golds, verdicts, strict=True) if verdict is None][:_FORMULAS]
+    if formulas:
+        with Verifier(prepared.recipe.rewards, prepared.recipe.prompt) as verifier:
+            verdicts += verifier.check_golds(formulas)
+    return sum(verdict is not None and not verdict.correct for verdict in verdicts)
+
+
+def _trainer_bytes(recipe: Recipe) -> float:
+    """Of a rank, by the parameter: AdamW's fp32 moments, and fp32 weights where the model's are not; what ZeRO shards is shared."""
+    dtype, stage, ranks = recipe.training.dtype, recipe.training.zero_stage, recipe.pipeline.trainers
+    parts = {1: 8 if dtype == "float32" else 12, 2: 4, 3: _BYTES[dtype]}  # optimiser, gradients, weights, by the stage that shards them
+    return sum(size / ranks if stage >= sharded else size for sharded, size in parts.items())
 
 
 def _planned_steps(recipe: Recipe) -> list[int]:
@@ -186,6 +217,14 @@ def _stage_text(row: dict[str, Any]) -> str:
         f"{row['problems']:,} problems (levels {row['levels']}, pass rates {row['pass_rates']}{share}), {lengths}, "
         f"n_async {row['n_async']}, n_batch {row['n_batch']}, n_minibatch {row['n_minibatch']}, until {row['until']}"
     )
+
+
+def _place(find: Callable[[Recipe], str], recipe: Recipe) -> str:
+    """Where a run would write; a plan can be made before that is known."""
+    try:
+        return find(recipe)
+    except InputError as error:
+        return str(error)
 
 
 def storage_uri(recipe: Recipe) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
-#: Reads "PID START" until its input ends, which comes with close() or with the death of the process that holds the other end. A process
-#: is killed only if it still has the start time it was announced with: its number may belong to another by then.
+#: Signals that end a whole group of processes must not end this one first. Reads "PID START" until its input ends, which comes with
+#: close() or with the death of the process that holds the other end. A process is killed only if it still has the start time it was
+#: announced with: its number may belong to another by then.
 _SCRIPT = """
+trap '' HUP INT TERM
 while read -r pid start; do told="$told $pid:$start"; done
 rm -rf -- "$0"
 for one in $told; do
@@ -26,6 +29,7 @@ class Reaper:
     """
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._shell = subprocess.Popen(
             ["/bin/sh", "-c", _SCRIPT, str(folder)],
             stdin=subprocess.PIPE,
@@ -51,3 +55,4 @@ class Reaper:
         if self._shell.stdin is not None:
             self._shell.stdin.close()
         self._shell.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)  # somebody may have killed the shell

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 
 from magistral_core.config.schema import Recipe
+from magistral_core.errors import InputError
 from magistral_core.generation.transfer import Contents, WeightSender
 from magistral_core.generation.weights import stream_weight_file
 from magistral_core.pipeline.state import MODEL_FOLDER, TRAINER_FOLDER
@@ -77,7 +79,15 @@ class TrainerRole:
         self._sender.send(generator, version)
 
     def save(self, folder: str) -> None:
-        """Write this rank's part of a checkpoint: the trainer's state, and the model as a folder that vLLM loads."""
+        """Write this rank's part of a checkpoint, into a folder that is there: the trainer's state, and the model as one that vLLM loads.
+
+        Raises:
+            InputError: the folder is not seen from this machine; what was written here would be missing from the checkpoint.
+        """
+        if not Path(folder).is_dir():
+            raise InputError(
+                f"{folder}: not seen from {socket.gethostname()}; set MAGISTRAL_CACHE to a folder that every machine of the run sees"
+            )
         with explain_full_disk(Path(folder)):
             self._trainer.save(Path(folder) / TRAINER_FOLDER)
             self._trainer.export(Path(folder) / MODEL_FOLDER)

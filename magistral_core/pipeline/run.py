@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import logging
+import os
 import shutil
+import socket
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from magistral_core import __version__
-from magistral_core.config.schema import Recipe
+from magistral_core.config.schema import PipelineSettings, Recipe
 from magistral_core.errors import InfrastructureError, InputError
 from magistral_core.paths import cache_folder
-from magistral_core.pipeline.coordinator import Coordinator
+from magistral_core.pipeline.coordinator import Coordinator, StallError
 from magistral_core.pipeline.prepare import Prepared, storage_uri, tracking_uri
 from magistral_core.pipeline.runtime import LocalRuntime, Runtime
 from magistral_core.pipeline.state import LOOP_FILE, MODEL_FOLDER, LoopState
@@ -35,6 +38,7 @@ from magistral_core.storage import (
 from magistral_core.tracking import RUN_TAG, Tracker
 
 log = logging.getLogger(__name__)
+_LOOPBACK = "127.0.0.1"
 
 #: How often storage is asked for another number of generators.
 _SCALE_SECONDS = 5.0
@@ -68,7 +72,7 @@ def run_prepared(prepared: Prepared, *, fresh: bool = False, until: Until = "end
     store.check()
     Tracker.check(tracking_uri(recipe))
     handle = _handle(store, recipe, fresh)
-    with handle.lease() as lease, _staging_folder(handle.run_id) as work:
+    with handle.lease() as lease, _staging_folder(handle.run_id, store) as work:
         return _Run(prepared, handle, handle.checkpoints(lease), work, on_event, one_stage=until == "stage").execute()
 
 
@@ -111,11 +115,11 @@ _NOT_WHAT_IS_LEARNT: dict[str, Any] = {
     "tracking": True,
     "checkpoints": True,
     "evaluation": True,
-    "rewards": {"workers", "max_workers"},
+    "rewards": {"workers", "max_workers", "extra_folder"},
     "generation": {"max_num_seqs", "tensor_parallel", "kv_cache_gib", "gpu_memory_utilization", "enforce_eager"},
     "pipeline": {
         *("runtime", "ray_address", "weights_folder", "handover", "placement", "generators", "trainers", "verifiers"),
-        *("stall_timeout_s", "update_timeout_s", "max_restarts"),
+        *("stall_timeout_s", "update_timeout_s", "start_timeout_s", "max_restarts"),
     },
     "training": {"zero_stage", "token_budget", "logprob_chunk", "gradient_checkpointing", "attention", "share_prompts"},
 }
@@ -124,15 +128,24 @@ _NOT_WHAT_IS_LEARNT: dict[str, Any] = {
 def what_is_learnt(recipe: Recipe) -> dict[str, Any]:
     """The settings that make a run the same run. Where it is stored and watched does not matter, nor how many ranks train it."""
     found = recipe.model_dump(mode="json", exclude=_NOT_WHAT_IS_LEARNT)
+    # Nor this limit: it is raised to go on. Its default stands in the digests of runs from before it was left out.
+    found["pipeline"]["max_filtered_groups"] = PipelineSettings.model_fields["max_filtered_groups"].default
     if recipe.curriculum is None:  # so that runs from before there were curricula go on
         del found["curriculum"]
     return found
 
 
 @contextlib.contextmanager
-def _staging_folder(run_id: str) -> Iterator[Path]:
-    """A local folder for checkpoints on their way; what a killed attempt left there goes first."""
-    folder = cache_folder() / "staging" / run_id
+def _staging_folder(run_id: str, store: ObjectStore) -> Iterator[Path]:
+    """A local folder for checkpoints on their way; what a killed attempt left there goes first.
+
+    Its name has the store, for a run id is unique in that only. A folder, and a local stack, are of one machine, while its cache may be
+    another's as well: then its name has the machine, too.
+    """
+    local = store.uri.startswith("file:") or _LOOPBACK in os.environ.get("AWS_ENDPOINT_URL_S3", os.environ.get("AWS_ENDPOINT_URL", ""))
+    place = f"{store.uri} {socket.gethostname() if local else ''}"
+    place = hashlib.sha256(place.encode()).hexdigest()[:8]
+    folder = cache_folder() / "staging" / f"{run_id}-{place}"
     shutil.rmtree(folder, ignore_errors=True)
     try:
         folder.mkdir(parents=True)
@@ -177,7 +190,7 @@ class _Run:
                         self._emit("start", **self._identity(), **self._extent(state))
                         if state.curriculum is not None:
                             self.on_stage(state.step, state.curriculum.table())
-                        await (runtime.rewind if started else runtime.start)(model_dir, state.step, folder)
+                        await self._within_limit((runtime.rewind if started else runtime.start)(model_dir, state.step, folder))
                         started = True
                         self._emit("ready")
                         stream, prompt = self._prepared.stream, self._prepared.prompt
@@ -192,6 +205,17 @@ class _Run:
                     self.on_restart("trainers", str(error))
         finally:
             await runtime.close()
+
+    async def _within_limit(self, starting: Coroutine[Any, Any, None]) -> None:
+        limit = self._recipe.pipeline.start_timeout_s
+        try:
+            async with asyncio.timeout(limit):
+                await starting
+        except TimeoutError as error:
+            raise StallError(
+                f"generators, verifiers and trainers were not all started within {limit:g} s; are there GPUs for each (`ray status`)? "
+                "Run the same command again to resume, or raise pipeline.start_timeout_s"
+            ) from error
 
     @contextlib.asynccontextmanager
     async def _scaled(self, coordinator: Coordinator) -> AsyncIterator[None]:

@@ -38,7 +38,7 @@ class Runtime(Protocol):
         """Replace the trainers by new ones at a checkpoint; generators stay, forget what they hold, and take its weights."""
 
     async def collect(self, generator: int) -> list[Completion]:
-        """At least one finished completion of a generator; waits for it."""
+        """Finished completions of a generator; waits for one. None of them is a sign of life from sequences that take long."""
 
     async def score(self, groups: Sequence[Group]) -> list[Group]:
         """The groups with their scores, in the same order."""

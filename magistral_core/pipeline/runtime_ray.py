@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,6 +44,10 @@ _CLOSE_SECONDS = 10.0
 _DEATH_SECONDS = 5.0
 #: GPUs that are there and free are reserved within a moment; others may have them.
 _RESERVE_SECONDS = 60.0
+#: A cluster that is there accepts a connection within this.
+_CONNECT_SECONDS = 5.0
+#: A generator that decodes tells so when nothing was finished for so long.
+_LIFE_SECONDS = 30.0
 _LOCAL = "127.0.0.1"
 
 
@@ -78,7 +83,13 @@ class GeneratorActor:
 
     async def collect(self) -> list[Completion]:
         news = self._news
-        await news.wait()
+        while not news.is_set():
+            seen = self._engine.tokens_made
+            try:
+                await asyncio.wait_for(news.wait(), _LIFE_SECONDS)
+            except TimeoutError:
+                if self._engine.tokens_made > seen:
+                    return []  # one long sequence, say: a sign of life
         if news is not self._news:  # asked before `forget`; whoever asked has gone
             return []
         news.clear()
@@ -194,7 +205,7 @@ class RayRuntime:
         gpus = ray.cluster_resources().get("GPU", 0)
         if handover_kind(settings) == "nccl" and not gpus:
             raise InputError("pipeline.handover: nccl needs GPUs, and Ray has none; use shared_memory, or files on a cluster")
-        folder = HandoverFolder(settings.weights_folder)  # also where NCCL sends: its reaper ends Ray with us
+        self._folder = folder = HandoverFolder(settings.weights_folder)  # also where NCCL sends: its reaper ends Ray with us
         self._handover = self._make_handover(folder)
         # Shared memory goes with us, however we end; generators on other machines do not see it.
         self._sockets = None if settings.weights_folder or settings.ray_address else str(folder.path)
@@ -239,6 +250,7 @@ class RayRuntime:
     async def rewind(self, model_dir: Path, version: int, checkpoint: Path | None) -> None:
         for actor in self._trainer_actors:
             ray.kill(actor)
+        self._folder.clear()  # of weights that come again under the same numbers, or not for a long time
         for generator in range(self.generators):
             self._way.forget(generator)
         self._model = model_dir, version
@@ -257,10 +269,17 @@ class RayRuntime:
 
     async def _or_replaced(self, generator: int, call: Awaitable[Any]) -> None:
         """Make a call on a generator while trainers are replaced. What killed those (a lost node) may have killed this one, too."""
+        settings = self._recipe.pipeline
         try:
-            await asyncio.wait_for(call, self._recipe.pipeline.update_timeout_s)
+            await asyncio.wait_for(call, settings.update_timeout_s)
         except (GeneratorError, TimeoutError):
-            await self.restart(generator)
+            for left in reversed(range(max(1, settings.max_restarts))):
+                try:
+                    await self.restart(generator)
+                    return
+                except GeneratorError:
+                    if not left:
+                        raise
 
     async def _start_generator(self, generator: int) -> None:
         await reply_of(self._generator_actors[generator].start.remote(), f"generator {generator}", GeneratorError)
@@ -361,8 +380,7 @@ class RayRuntime:
         if self._reserved is not None:
             self._reserved.release()
             self._reserved = None
-        if self._recipe.pipeline.ray_address is None:
-            ray.shutdown()
+        ray.shutdown()  # of a cluster that was joined: leave it, it goes on
         if self._handover is not None:
             self._handover.close()
             self._handover = None
@@ -391,10 +409,16 @@ async def _end(actors: Sequence[Any]) -> None:
         ray.kill(actor)
 
 
-def start_ray(address: str | None) -> None:
-    """Join a running cluster, or start a Ray of our own on this machine. Raises ConnectionError if there is no such cluster."""
+def start_ray(address: str | None, setting: str = "pipeline.ray_address") -> None:
+    """Join a running cluster, or start a Ray of our own on this machine. Raises InputError, naming `setting`, without such a cluster."""
     if address is not None:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        host, colon, port = address.rpartition(":")
+        try:
+            if colon and port.isdecimal() and "://" not in address:  # Ray itself would try for 40 seconds, and then end this process
+                socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except (OSError, OverflowError) as error:
+            raise InputError(f"{setting} {address}: no Ray cluster answers there; start one with `ray start --head`") from error
         return
     ray.init(
         address="local",  # never a cluster that some variable names

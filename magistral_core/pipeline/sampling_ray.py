@@ -10,7 +10,6 @@ there and back costs is lost in that. The second of two files that know Ray; con
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -29,8 +28,6 @@ from magistral_core.records import Completion, Request
 
 #: Least time of a call that decodes.
 _CALL_SECONDS = 0.5
-#: A cluster that is there accepts a connection within this.
-_CONNECT_SECONDS = 5.0
 #: Requests given to an actor beyond what it decodes at once.
 _AHEAD = 1.25
 
@@ -75,7 +72,7 @@ class RayEngines:
     def __init__(
         self, address: str, engines: int, model_path: str | Path, generation: GenerationSettings, arguments: dict[str, Any]
     ) -> None:
-        _join(address)
+        start_ray(address, "sampling.ray_address")
         self._capacity = int(generation.max_num_seqs * _AHEAD)
         self._actors: list[Any] = []
         try:
@@ -120,17 +117,6 @@ class RayEngines:
             shares[number].append(request)
             pending[number] += 1
         return {number: new for number, new in shares.items() if pending[number]}
-
-
-def _join(address: str) -> None:
-    """Join a cluster. Raises InputError if there is none: Ray itself would try for 40 seconds, and then end this process."""
-    host, colon, port = address.rpartition(":")
-    try:
-        if colon and port.isdecimal():
-            socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()
-        start_ray(address)
-    except (OSError, OverflowError) as error:
-        raise InputError(f"sampling.ray_address {address}: no Ray cluster answers there; start one with `ray start --head`") from error
 
 
 def _seats(engines: int, gpus: int) -> list[dict[str, Any]]:

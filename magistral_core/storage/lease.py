@@ -25,7 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from magistral_core.errors import InfrastructureError, InputError
+from magistral_core.errors import InfrastructureError, InputError, MagistralError
 from magistral_core.storage.objects import MissingObjectError, ObjectStore
 
 log = logging.getLogger(__name__)
@@ -176,7 +176,7 @@ class Lease:
                     log.error("run %s was taken over; nothing more will be committed here", self._run_id)
                     return
                 self._write()
-            except InfrastructureError as error:  # the store is away: `check` decides before a commit
+            except MagistralError as error:  # the store is away, or full: `check` decides before a commit
                 log.warning("lease of run %s not renewed: %s", self._run_id, error)
 
     def _write(self) -> None:

@@ -16,6 +16,8 @@ from typing import Protocol
 from magistral_core.errors import InfrastructureError, InputError
 
 CHUNK_BYTES = 1 << 20
+#: A variable, set by whoever points S3 at the local stack although the environment names an account of its own: the stack's bucket.
+REPLACES_ACCOUNT = "MAGISTRAL_STACK_REPLACES_ACCOUNT"
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 #: (key, bytes), sorted by key.

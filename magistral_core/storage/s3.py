@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-from boto3.exceptions import S3UploadFailedError
+from boto3.exceptions import Boto3Error, S3UploadFailedError
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
@@ -23,6 +23,7 @@ from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 from magistral_core.errors import InfrastructureError, InputError, MagistralError
 from magistral_core.storage.objects import (
     CHUNK_BYTES,
+    REPLACES_ACCOUNT,
     Listing,
     MissingObjectError,
     Names,
@@ -168,6 +169,11 @@ class S3Store:
         except ClientError as error:
             if _code(error) not in _MISSING | {"400"}:  # 400: creation says why, a HEAD cannot
                 raise
+            if os.environ.get(REPLACES_ACCOUNT, self.bucket) != self.bucket:  # the bucket may well be there, but elsewhere
+                raise InputError(
+                    f"storage.uri {self.uri}: no bucket {self.bucket} in the local stack, which stands in for the S3 account that the "
+                    f"environment names; to use that account set MAGISTRAL_STORAGE_URI=s3://{self.bucket}, or AWS_ENDPOINT_URL_S3"
+                ) from error
             region = client.meta.region_name
             extra = {} if self._endpoint or region in (None, "us-east-1") else {"CreateBucketConfiguration": {"LocationConstraint": region}}
             try:
@@ -208,7 +214,7 @@ class S3Store:
                 raise disk_full(self.uri, size, key) from error
             kind = StoreUnreachableError if _is_away(error) else InfrastructureError
             raise kind(f"{where}: {self._refusal(error)}") from error
-        except (BotoCoreError, OSError) as error:
+        except (BotoCoreError, Boto3Error, OSError) as error:
             if local is not None and is_full(error):
                 raise disk_full(local, None, key) from error
             raise StoreUnreachableError(f"{where}: S3 failed ({_brief(error)})") from error

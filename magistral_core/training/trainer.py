@@ -105,7 +105,7 @@ class Trainer:
         model_path: folder with config, weights and tokenizer, or a hub name.
         settings: the recipe's `training` section.
         temperature: of the generators' sampling; the trainer's log-probabilities use the same.
-        seed: of anything random in the model (dropout, fresh weights).
+        seed: of anything random in the model (fresh weights; dropout is off).
     """
 
     def __init__(self, model_path: str | Path, settings: TrainingSettings, *, temperature: float = 1.0, seed: int = 0) -> None:
@@ -329,11 +329,22 @@ def _load_model(path: str, settings: TrainingSettings) -> Any:
     ]
     if odd:
         raise InputError(f"model.path {path}: its config scales the logits ({odd[0]}); such models are not supported")
+    _without_dropout(lm)
     head.__class__ = ChunkedHead
     lm.generation_config = GenerationConfig.from_model_config(lm.config)
     if settings.gradient_checkpointing:
         lm.gradient_checkpointing_enable()
     return lm
+
+
+def _without_dropout(lm: torch.nn.Module) -> None:
+    """The generators have none, so with it even an unchanged policy would differ from itself and its ratio from 1."""
+    for module in lm.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for name, value in list(vars(module).items()):
+            if "dropout" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
 
 
 def _deepspeed_config(settings: TrainingSettings) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from random_model import TEMPLATE, make_tokenizer
 from magistral_core.config.schema import PromptSettings
 from magistral_core.errors import InputError
 from magistral_core.generation.chat import ChatRenderer
+from magistral_core.generation.tokens import Decoder
 from magistral_core.records import Problem
 
 PROBLEM = Problem(id="p", question="How much is 2+2?", source="problems.jsonl:7")
@@ -49,6 +50,15 @@ def test_prefill_is_what_the_template_writes_of_the_response(tmp_path: Path) -> 
     prompt_ids, response_ids = renderer.render_pair(PROBLEM, "<think>\nfour</think>4")
     whole = renderer.tokenizer.decode([*prompt_ids, *response_ids])
     assert whole == "<|user|>How much is 2+2?<|assistant|><think>\nfour</think>4</s>"
+
+
+def test_a_tag_that_is_no_token_does_not_keep_the_end_of_text(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer(TEMPLATE)
+    tokenizer.unk_token = tokenizer.eos_token  # as GPT-2 has it
+    tokenizer.save_pretrained(tmp_path)
+    decoder = Decoder(tmp_path, keep=["[NOWHERE]"])
+    ids = tokenizer.encode("four", add_special_tokens=False)
+    assert decoder([*ids, tokenizer.eos_token_id]) == tokenizer.decode(ids)
 
 
 def test_template_that_strips_thoughts_is_refused(tmp_path: Path) -> None:

@@ -127,13 +127,16 @@ class TestGeneratorEngine:
     ) -> None:
         requests = [r for group in range(10) for r in make_requests(12, 100, group=group, seed=3)]
         tasks = [asyncio.create_task(generator_engine.generate(request)) for request in requests]
-        updates = []
+        updates, made = [], [generator_engine.tokens_made]
         for version in (1, 2, 3):
             await asyncio.sleep(0.25)
+            made.append(generator_engine.tokens_made)
             updates.append(await generator_engine.update_weights(files[version][0], version, files[version][1]))
         completions = await asyncio.gather(*tasks)
 
         assert [(c.group_id, c.index) for c in completions] == [(r.group_id, r.index) for r in requests]
+        assert sorted(set(made)) == made, "it grows while sequences are decoded"
+        assert generator_engine.tokens_made - made[0] == sum(completion.length for completion in completions)
         assert all(update.in_flight > 0 and update.seconds < 5.0 for update in updates)
         mixed = [c for c in completions if len(set(c.versions.tolist())) > 1]
         assert mixed, "no completion was in flight during an update"
@@ -180,6 +183,7 @@ class TestGeneratorEngine:
         ends = await asyncio.gather(*tasks, return_exceptions=True)
         assert any(isinstance(end, asyncio.CancelledError) for end in ends)
         assert generator_engine.running == 0
+        await generator_engine.reset_prefix_cache()  # as soon as the aborted ones have given theirs back
         stats = await generator_engine.stats()
         assert 0 < stats["busy_fraction"] <= 1 and stats["updates_in_flight"] >= 3
 

@@ -6,6 +6,7 @@ import os
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 from random_model import GENERATION, MAX_MODEL_LEN, make_model, make_requests
 
@@ -14,7 +15,7 @@ from magistral_core.generation import sampler as sampler_module
 from magistral_core.generation.journal import Journal
 from magistral_core.generation.sampler import Sampler
 from magistral_core.generation.tokens import Sampling
-from magistral_core.records import Request
+from magistral_core.records import Completion, FinishReason, Request
 
 REQUESTS = [request for group in range(12) for request in make_requests(10, 30, group=group)]
 SAMPLING = Sampling(temperature=0.9)
@@ -75,6 +76,23 @@ def test_stopping_early_leaves_nothing_for_the_next_call(model_folder: Path) -> 
         next(stream)
         stream.close()
         assert keys(sampler.sample(iter(REQUESTS[:5]), SAMPLING)) == keys(REQUESTS[:5])
+
+
+def test_a_part_that_was_removed_from_a_journal_costs_no_other(tmp_path: Path) -> None:
+    def finished(number: int) -> list[tuple[Request, Completion]]:
+        request = REQUESTS[number]
+        tokens = np.arange(3, dtype=np.int32)
+        done = Completion(request.group_id, request.index, request.prompt.token_ids, tokens, tokens / 2, tokens * 0, "x", FinishReason.STOP)
+        return [(request, done)]
+
+    journal = Journal(tmp_path, {})
+    for number in range(3):
+        journal.write(finished(number))
+    (tmp_path / "part-000001.parquet").unlink()
+    again = Journal(tmp_path, {})
+    again.write(finished(3))
+    assert [again.get(REQUESTS[number]) is not None for number in range(4)] == [True, False, True, True]
+    assert [Journal(tmp_path, {}).get(REQUESTS[number]) is not None for number in range(4)] == [True, False, True, True]
 
 
 def test_journal_of_another_sampling_is_refused(model_folder: Path, tmp_path: Path) -> None:

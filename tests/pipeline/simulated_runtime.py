@@ -9,6 +9,7 @@ generator brought to a version that was never published is an AssertionError.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -55,6 +56,7 @@ class World:
     update_seconds: Callable[[int, int], float] = lambda generator, version: 0.2
     submit_seconds: Callable[[int], float] = lambda generator: 0.0
     restart_seconds: float = 5.0
+    life_seconds: float = float("inf")  # a generator that has finished nothing shows life so often, while it decodes
     raises: dict[str, BaseException] = field(default_factory=dict)  # by the call's name
     within: Callable[[str, SimulatedRuntime], None] = lambda call, runtime: None  # called in the midst of a call
 
@@ -185,7 +187,11 @@ class SimulatedRuntime:
             task.add_done_callback(self._running[generator].discard)
 
     async def collect(self, generator: int) -> list[Completion]:
-        await self._alive(generator, self._news[generator].wait())
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(
+                self._alive(generator, self._news[generator].wait()),
+                None if self._world.life_seconds == float("inf") else self._world.life_seconds,
+            )
         self._fail("collect")
         self._news[generator].clear()
         finished, self._finished[generator] = self._finished[generator], []

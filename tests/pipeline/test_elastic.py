@@ -141,17 +141,26 @@ def test_one_that_dies_while_it_leaves_is_not_started_again(tmp_path: Path) -> N
     assert len(keys) > len(set(keys)), "what it held began anew"
 
 
+@pytest.mark.parametrize("restart", [0.5, 30.0])
+def test_one_that_dies_while_another_is_slow_to_take_its_work_gets_none_of_a_successors(restart: float, tmp_path: Path) -> None:
+    slow = World(generators=2, restart_seconds=restart, submit_seconds=lambda generator: 4.0 if generator == 0 else 0.0)
+    run = scaled([], tmp_path, slow, [(1.0, 1)], max_steps=8)
+    assert_conserved(run)
+    assert len(run.watcher.restarts) == 1, "one death, though a call was under way elsewhere"
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     wishes=st.lists(st.tuples(st.floats(0.0, 40.0), st.integers(1, 5)), max_size=6),
     deaths=st.lists(st.tuples(st.floats(0.0, 40.0), st.integers(0, 4)), max_size=4),
     schedule=st.sampled_from(["async", "sync"]),
     restart=st.sampled_from([0.05, 2.0, 9.0]),
+    submit=st.sampled_from([0.0, 1.5]),
 )
 def test_nothing_is_lost_whoever_comes_and_goes(
-    wishes: list[tuple[float, int]], deaths: list[tuple[float, int]], schedule: str, restart: float
+    wishes: list[tuple[float, int]], deaths: list[tuple[float, int]], schedule: str, restart: float, submit: float
 ) -> None:
-    world = World(generators=2, score=some_of_all, restart_seconds=restart)
+    world = World(generators=2, score=some_of_all, restart_seconds=restart, submit_seconds=lambda generator: submit)
     with tempfile.TemporaryDirectory() as root:
         run = scaled(wishes, Path(root), world, deaths, schedule=schedule, max_steps=12, max_restarts=1000)
     assert_conserved(run)

@@ -21,6 +21,7 @@ def digest(*overrides: str) -> str:
         "pipeline.placement=colocated",
         "pipeline.ray_address=10.0.0.1:6379",
         "pipeline.update_timeout_s=7",
+        "pipeline.max_filtered_groups=7",
         "training.zero_stage=2",
         "training.token_budget=4096",
         "generation.tensor_parallel=2",

@@ -13,7 +13,8 @@ from simulated_runtime import recipe
 
 from magistral_core.pipeline import runtime_ray
 from magistral_core.pipeline.handover import FileHandover, WeightFile
-from magistral_core.pipeline.runtime_ray import RayRuntime
+from magistral_core.pipeline.runtime_ray import GeneratorActor, RayRuntime
+from magistral_core.pipeline.supervision import GeneratorError
 
 Answer = Callable[[], Coroutine[Any, Any, Any]]
 
@@ -45,6 +46,13 @@ class StandIn:
         return type("Method", (), {"remote": staticmethod(remote)})
 
 
+class NoWeights:
+    """In place of a folder for weights: none are written here."""
+
+    def clear(self) -> None:
+        pass
+
+
 class Runtime(RayRuntime):
     """New generators are stand-ins; trainers are none of this file's business."""
 
@@ -52,10 +60,12 @@ class Runtime(RayRuntime):
         super().__init__(recipe(generators=len(actors), update_timeout_s=0.2))
         self._generator_actors, self._started, self._model = list(actors), set(range(len(actors))), (Path("model"), 0)
         self._handover = FileHandover(None, self)  # type: ignore[arg-type]  # of files only their names are told here
+        self._folder = NoWeights()  # type: ignore[assignment]
         self.made: list[StandIn] = []
+        self.stillborn = 0  # so many of the next ones die while they start
 
     def _new_generator(self, generator: int) -> StandIn:
-        self.made.append(StandIn())
+        self.made.append(StandIn(start=dead if len(self.made) < self.stillborn else yes))
         return self.made[-1]
 
     async def _start_trainers(self, model_dir: Path, checkpoint: Path | None) -> None:
@@ -86,6 +96,43 @@ def test_a_generator_that_went_with_a_trainer_is_replaced_with_it(answers: dict[
     assert well.asked == ["forget", "update"]
     assert runtime.made[0].asked[0] == "start"
     assert runtime._model == (Path("model"), 6), "the new one begins with the checkpoint's weights"
+
+
+def test_its_replacement_may_die_as_often_as_any(killed: list[Any]) -> None:
+    runtime = Runtime([StandIn(), StandIn(forget=dead)])
+    limit = runtime._recipe.pipeline.max_restarts
+    runtime.stillborn = limit - 1
+    asyncio.run(runtime.rewind(Path("model"), 6, None))
+    assert len(runtime.made) == limit
+    runtime = Runtime([StandIn(), StandIn(forget=dead)])
+    runtime.stillborn = limit
+    with pytest.raises(GeneratorError, match="generator 1 died"):
+        asyncio.run(runtime.rewind(Path("model"), 6, None))
+
+
+def test_a_generator_that_decodes_shows_life_and_one_that_does_not_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Engine:
+        tokens_made = 0
+
+    async def decode(engine: Engine) -> None:
+        while True:
+            await asyncio.sleep(0.01)
+            engine.tokens_made += 1
+
+    async def ask() -> None:
+        actor: Any = object.__new__(GeneratorActor)  # without an engine process
+        actor._engine, actor._news, actor._error, actor._finished = Engine(), asyncio.Event(), None, []
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(actor.collect(), 0.5)
+        decoding = asyncio.create_task(decode(actor._engine))
+        assert await asyncio.wait_for(actor.collect(), 5) == []
+        actor._finished, answer = ["done"], asyncio.create_task(actor.collect())
+        actor._news.set()
+        assert await answer == ["done"]
+        decoding.cancel()
+
+    monkeypatch.setattr(runtime_ray, "_LIFE_SECONDS", 0.1)
+    asyncio.run(ask())
 
 
 def test_a_generator_that_was_being_started_is_started_anew(killed: list[Any]) -> None:

@@ -71,6 +71,36 @@ def test_close_acts_at_once_and_spares_others(tmp_path: Path, sleeper: subproces
         other.wait()
 
 
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_to_all_processes_does_not_end_it_first(signum: int, tmp_path: Path) -> None:
+    reaper = Reaper(tmp_path / "weights")
+    (tmp_path / "weights").mkdir()
+    reaper.watch([2**22 + 1])
+    deadline = time.monotonic() + 10
+    while not _ignores(reaper._shell.pid, signum) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    reaper._shell.send_signal(signum)
+    time.sleep(0.1)
+    assert reaper._shell.poll() is None
+    reaper.close()
+    assert not (tmp_path / "weights").exists()
+
+
+def test_a_killed_shell_leaves_no_folder_behind_a_close(tmp_path: Path) -> None:
+    (tmp_path / "weights").mkdir()
+    reaper = Reaper(tmp_path / "weights")
+    reaper._shell.kill()
+    reaper._shell.wait()
+    reaper.close()
+    assert not (tmp_path / "weights").exists()
+
+
+def _ignores(pid: int, signum: int) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    ignored = next(line for line in status.splitlines() if line.startswith("SigIgn"))
+    return bool(int(ignored.split()[1], 16) >> (signum - 1) & 1)
+
+
 def test_a_number_that_belongs_to_another_process_by_now_is_spared(tmp_path: Path, sleeper: subprocess.Popen) -> None:
     reaper = Reaper(tmp_path / "none")
     assert reaper._shell.stdin is not None
@@ -89,6 +119,15 @@ def test_folders_of_weights(tmp_path: Path) -> None:
     assert os.listdir(folder.path) == []  # noqa: PTH208
     folder.close()
     assert not folder.path.exists()
+
+
+def test_all_weights_go_when_trainers_go_back() -> None:
+    folder = HandoverFolder()
+    for name in ("4.safetensors", "5.safetensors.tmp", "socket"):
+        (folder.path / name).write_bytes(b"")
+    folder.clear()
+    assert [path.name for path in folder.path.iterdir()] == ["socket"]
+    folder.close()
 
 
 def test_a_folder_on_shared_storage(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from small_run import SMALL
 from magistral_core import api
 from magistral_core.config import Recipe
 from magistral_core.errors import InputError
+from magistral_core.pipeline.prepare import _trainer_bytes
 
 STAGES = [
     {"levels": [1, 1], "steps": 2, "l_max": 32, "l_cache": 8, "share": 0.5},
@@ -37,6 +38,36 @@ def test_the_plan_shows_the_stages(writer_model: Path, tmp_path: Path) -> None:
     assert "30 problems (levels 1-1, pass rates all, the easiest 50% to begin with), length penalty from 24 to 32 tokens" in text
     assert "n_async 16, n_batch 16, n_minibatch 16, until the end" in text
     assert api.plan(recipe(writer_model, tmp_path, curriculum=None)).stages == []
+
+
+def test_a_plan_needs_no_place_to_write_and_counts_what_no_response_can_answer(
+    writer_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("MAGISTRAL_STORAGE_URI", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    file = tmp_path / "mine.jsonl"
+    file.write_text('{"question": "1+1=?", "answer": "2"}\n{"question": "2+1=?", "answer": "\\\\frac{3}{"}\n')
+    changes = {"problems.path": file, "curriculum": None, "storage.uri": '""', "tracking.uri": '""'}
+    plan = api.plan(recipe(writer_model, tmp_path, **changes))
+    assert plan.storage.startswith("storage.uri is not set") and plan.tracking.startswith("tracking.uri is not set")
+    assert (plan.problems, plan.problems_unreadable) == (2, 1)
+    assert "2 read and valid, 1 found with a reference answer that no response can be compared with" in plan.to_text()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "stage", "ranks", "size"),
+    [
+        ("float32", 1, 1, 16),
+        ("float32", 0, 4, 16),
+        ("float32", 1, 4, 10),
+        ("bfloat16", 1, 4, 9),
+        ("bfloat16", 2, 4, 6),
+        ("bfloat16", 3, 4, 4.5),
+    ],
+)
+def test_what_zero_shards_is_shared_by_the_ranks(dtype: str, stage: int, ranks: int, size: float) -> None:
+    settings = {"training.dtype": dtype, "training.zero_stage": stage, "pipeline.trainers": ranks}
+    assert _trainer_bytes(api.load_recipe("tiny", [f"{name}={value}" for name, value in settings.items()])) == size
 
 
 def test_stages_of_a_run_that_has_not_begun(writer_model: Path, tmp_path: Path) -> None:

@@ -67,6 +67,16 @@ def test_generators_that_never_answer_are_named(tmp_path: Path) -> None:
     assert 20 <= taken <= 22
 
 
+def test_sequences_that_take_longer_than_the_limit_are_no_stall_while_they_are_decoded(tmp_path: Path) -> None:
+    settings = recipe(max_steps=2, stall_timeout_s=20.0)
+    slow = World(length=lambda group, index: 1000)  # 100 s
+    run = Simulation(settings, slow, tmp_path)
+    seconds_until(StallError, "generator 0 holds", settings, slow, tmp_path / "silent")
+    slow.life_seconds = 15.0
+    virtual_time.run(run.run())
+    assert run.state.step == 2
+
+
 def test_one_silent_generator_is_named_while_the_other_works(tmp_path: Path) -> None:
     settings = recipe(max_steps=100_000, stall_timeout_s=20.0)
     run = Simulation(settings, World(), tmp_path)

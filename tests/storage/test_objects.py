@@ -13,12 +13,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from boto3.exceptions import RetriesExceededError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra.s3 import S3Server
 from magistral_core.errors import InfrastructureError, InputError
-from magistral_core.storage.objects import MissingObjectError, ObjectStore, explain_full_disk, open_store, require_space
+from magistral_core.storage.objects import (
+    REPLACES_ACCOUNT,
+    MissingObjectError,
+    ObjectStore,
+    StoreUnreachableError,
+    explain_full_disk,
+    open_store,
+    require_space,
+)
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -150,6 +159,19 @@ def test_wrong_and_absent_credentials_are_named(s3_environment: S3Server, monkey
         open_store("s3://bucket/x").check()
 
 
+def test_a_missing_bucket_is_not_made_where_the_stack_stands_in_for_an_account(
+    s3_environment: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(REPLACES_ACCOUNT, "magistral")
+    with pytest.raises(InputError, match="no bucket my-company in the local stack.*MAGISTRAL_STORAGE_URI=s3://my-company"):
+        open_store("s3://my-company/runs").check()
+    monkeypatch.delenv(REPLACES_ACCOUNT)
+    open_store("s3://my-company/runs").check()
+    monkeypatch.setenv(REPLACES_ACCOUNT, "stack")
+    open_store("s3://my-company/runs").check()  # it is there now
+    open_store("s3://stack/runs").check()  # the stack's own is made
+
+
 def test_a_bucket_that_cannot_be_made_is_named(s3_environment: S3Server) -> None:
     with pytest.raises(InputError, match="s3://B_: the S3 server refused .*InvalidBucketName"):
         open_store("s3://B_").check()
@@ -261,3 +283,18 @@ store.put_file(Path({str(source)!r}), "key")
     os.utime(next((tmp_path / "objects" / ".partial").iterdir()), (0, 0))
     store.check()
     assert not list((tmp_path / "objects" / ".partial").iterdir())
+
+
+def test_a_download_that_breaks_again_and_again_is_a_store_that_is_away(
+    s3_environment: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store = open_store("s3://magistral/broken")
+    store.check()
+    store.put_bytes(b"x", "a")
+
+    def breaks(*_arguments: object, **_settings: object) -> None:
+        raise RetriesExceededError(OSError("reset"))
+
+    monkeypatch.setattr(store._client, "download_file", breaks)  # type: ignore[attr-defined]
+    with pytest.raises(StoreUnreachableError, match="broken/a: S3 failed"):
+        store.get_file("a", tmp_path / "a")

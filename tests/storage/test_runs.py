@@ -196,3 +196,20 @@ def test_a_lease_that_cannot_be_read_is_named(store: ObjectStore) -> None:
     store.put_bytes(b"{", KEY)
     with pytest.raises(InputError, match=f"{KEY}: not a lease"):
         Lease(store, RUN).acquire()
+
+
+def test_a_full_store_does_not_end_the_heartbeats(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    put, full = store.put_bytes, [InputError("the disk is full")]
+
+    def put_unless_full(data: bytes, key: str) -> None:
+        if key == KEY and full:
+            raise full.pop()
+        put(data, key)
+
+    with Lease(store, RUN, ttl=0.4) as lease:
+        monkeypatch.setattr(store, "put_bytes", put_unless_full)
+        time.sleep(0.8)
+        assert not full, "a heartbeat met it"
+        lease.check()
+        held = json.loads(store.get_bytes(KEY))
+        assert time.time() - held["heartbeat"] < 0.4

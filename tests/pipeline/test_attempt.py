@@ -1,0 +1,47 @@
+"""What surrounds an attempt at a run: its own local folder, and a limit to how long its roles may take to start."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from small_run import SMALL
+
+from magistral_core import api
+from magistral_core.errors import InputError
+from magistral_core.pipeline.coordinator import StallError
+from magistral_core.pipeline.roles import TrainerRole
+from magistral_core.pipeline.run import _staging_folder
+from magistral_core.pipeline.runtime import LocalRuntime
+from magistral_core.storage import open_store
+
+
+def test_runs_of_one_name_in_two_stores_do_not_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAGISTRAL_CACHE", str(tmp_path / "cache"))
+    a, b = (open_store(f"file:{tmp_path}/{name}") for name in "ab")
+    with _staging_folder("run-001", a) as first:
+        (first / "step-2").mkdir()
+        with _staging_folder("run-001", b) as second:
+            assert second != first
+        assert (first / "step-2").is_dir()
+        with _staging_folder("run-001", a) as again:  # what a killed attempt left there goes
+            assert again == first and list(again.iterdir()) == []
+
+
+def test_a_rank_that_does_not_see_the_checkpoint_folder_refuses_to_write_its_part_elsewhere(tmp_path: Path) -> None:
+    role = object.__new__(TrainerRole)  # it is refused before anything of it is used
+    with pytest.raises(InputError, match=r"step-20: not seen from .*; set MAGISTRAL_CACHE"):
+        role.save(str(tmp_path / "step-20"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_roles_that_never_start_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer_model: Path) -> None:
+    async def never(*_arguments: object) -> None:
+        await asyncio.get_running_loop().create_future()
+
+    monkeypatch.setattr(LocalRuntime, "start", never)
+    places = {"storage.uri": f"file:{tmp_path}/store", "tracking.uri": f"sqlite:{tmp_path}/mlflow.db", "model.path": writer_model}
+    settings = {**SMALL, **places, "pipeline.runtime": "local", "pipeline.schedule": "sync", "pipeline.start_timeout_s": 0.2}
+    with pytest.raises(StallError, match=r"not all started within 0\.2 s.*pipeline\.start_timeout_s"):
+        api.run(api.load_recipe("tiny", [f"{name}={value}" for name, value in settings.items()]))
