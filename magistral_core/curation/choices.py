@@ -8,6 +8,8 @@ options in a field, or (A) ... (B) ... inside the statement
 
 from __future__ import annotations
 
+import ast
+import json
 import re
 import string
 from collections.abc import Mapping, Sequence
@@ -30,6 +32,8 @@ _INLINE = re.compile(
     r"[:\s]*\}?(?:\\[ ~])?",
     re.MULTILINE,
 )
+#: The label of an option in a text of nothing but options.
+_PIECE = re.compile(r"(?:^|[,;\n])[^\S\n]*(?:\([^\S\n]*)?([A-Ja-j])[^\S\n]*[).:]\s*")
 #: What stands behind the options and belongs to none of them.
 _AFTERWARDS = re.compile(
     r"[\s.;,]*(?:which|enter|choose|select|pick|give|write|state)\b[^.?]{0,40}\b(?:options?|choices?|letters?|answers?|one|correct|true)\b[^.?]{0,40}[.?]?\s*$",
@@ -134,8 +138,8 @@ def take_apart(question: str, choices: Any, answer: str, raw_answer: Any) -> Cho
     """
     if choices is not None:
         labels, options = _from_field(choices)
-        if len(options) < 2:
-            return None
+        if len(options) < 2:  # options that cannot be read are there all the same: a letter alone is no answer
+            return Choice(question, (), None) if choices and _LETTER.fullmatch(answer) else None
         stem, inline = _from_statement(question)
         if [tokens(text) for text in inline] != [tokens(text) for text in options]:
             stem = question
@@ -180,6 +184,8 @@ def rewrite(choice: Choice) -> tuple[str, str] | str:
 
 def _from_field(choices: Any) -> tuple[list[str], list[str]]:
     """Labels and contents of a field of options; empty if it is nothing of the kind."""
+    if isinstance(choices, str):
+        choices = _parsed(choices)
     if isinstance(choices, Mapping):
         if isinstance(choices.get("text"), Sequence) and not isinstance(choices["text"], str):
             contents = [str(item) for item in choices["text"]]
@@ -206,6 +212,23 @@ def _from_field(choices: Any) -> tuple[list[str], list[str]]:
     return labels, contents
 
 
+def _parsed(text: str) -> Any:
+    """Options that were written as one text: JSON, a Python literal, or labelled pieces (`a ) 24 , b ) 120`)."""
+    for read in (json.loads, ast.literal_eval):
+        try:
+            found = read(text)
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if isinstance(found, list | tuple | dict):
+            return found
+    marks = list(_PIECE.finditer(text))
+    labels = [mark.group(1).upper() for mark in marks]
+    if not labels or labels != list(string.ascii_uppercase[: len(labels)]):
+        return text
+    ends = [mark.start() for mark in marks[1:]] + [len(text)]
+    return [text[mark.end() : end].strip(" ,;\n") for mark, end in zip(marks, ends, strict=True)]
+
+
 def _from_statement(question: str) -> tuple[str, list[str]]:
     """The stem and the options inside a statement, labelled A, B, ... or a, b, ... in order; no options if there are none."""
     for letters in (string.ascii_uppercase, string.ascii_lowercase):
@@ -228,18 +251,19 @@ def _from_statement(question: str) -> tuple[str, list[str]]:
 
 
 def _resolve(labels: Sequence[str], options: Sequence[str], answer: str, raw_answer: Any) -> str | None:
-    """Content of the right option: the answer may be its label, its content, or its number from 0."""
+    """Content of the right option: the answer may be its label, its content, or its number from 0; None where these name different ones."""
     letter = _LETTER.fullmatch(answer.strip())
     by_label = {label.strip("(). ").upper(): option for label, option in zip(labels, options, strict=False)}
     if letter and letter.group(1).upper() in by_label:
         return by_label[letter.group(1).upper()] or None
     wanted = tokens(answer)
-    for option in options:
-        if wanted and tokens(option) == wanted:
-            return option
+    meant = [option for option in options if wanted and tokens(option) == wanted][:1]
     if isinstance(raw_answer, int) and not isinstance(raw_answer, bool) and 0 <= raw_answer < len(options):
-        return options[raw_answer]
-    return by_label.get(answer.strip("(). ").upper())
+        meant.append(options[raw_answer])
+    if label := by_label.get(answer.strip("(). ").upper()):
+        meant.append(label)
+    # `2` among the options 1, 2, 3 is the second or the third: who can tell
+    return meant[0] if len(set(meant)) == 1 else None
 
 
 def _clean(text: str) -> str:

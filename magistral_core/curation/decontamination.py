@@ -44,8 +44,11 @@ class EvaluationIndex:
 
     def __init__(self, items: Iterable[EvaluationItem], settings: DecontaminationSettings) -> None:
         self._settings = settings
-        self._items = list(items)
-        texts = [tokens(item.question) for item in self._items]
+        # A statement that a file holds many times is one: its n-grams would pass for phrases that everybody uses.
+        distinct: dict[tuple[str, ...], EvaluationItem] = {}
+        for item in items:
+            distinct.setdefault(tuple(tokens(item.question)), item)
+        self._items, texts = list(distinct.values()), list(distinct)
         self._minhash = MinHash(_PERMUTATIONS)
         self._rows = band_rows(_PERMUTATIONS, settings.threshold)
         shingles = [shingle_hashes(text, _SHINGLE) for text in texts]

@@ -33,6 +33,7 @@ from magistral_core.curation.progress import OnEvent, Progress
 from magistral_core.curation.reasons import Reason
 from magistral_core.curation.translating import Models, Translation
 from magistral_core.curation.work import check_out, write_whole
+from magistral_core.errors import InputError
 from magistral_core.rewards import Verifier
 
 
@@ -83,8 +84,13 @@ def _evaluation_items(recipe: CurationRecipe) -> tuple[list[EvaluationItem], lis
     settings = recipe.decontaminate
     reading = SourceSettings(fields=settings.fields, split=settings.split)
     sources = survey_inputs(settings.against, reading)
-    drafts = (read_draft(row, settings.fields) for row in input_rows(settings.against, reading))
-    return [EvaluationItem(draft.file, draft.line, draft.question) for draft in drafts if draft.question], sources
+    items = []
+    for row in input_rows(settings.against, reading):
+        draft = read_draft(row, settings.fields)
+        if not draft.question:  # left out in silence, it would let everything through
+            raise InputError(f"{row.place}: no question to compare with; set decontaminate.fields.question, or take the line out")
+        items.append(EvaluationItem(draft.file, draft.line, draft.question))
+    return items, sources
 
 
 def _shards(inputs: Sequence[str], recipe: CurationRecipe, work: Work) -> Iterator[tuple[int, list[tuple[int, Draft]], int]]:

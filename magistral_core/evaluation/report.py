@@ -53,6 +53,8 @@ class EvaluationReport:
         rows += [(language, measures) for language, measures in self.by_language.items()]
         lines = [f"| {self.suite} | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
         lines += [f"| {label} | {' | '.join(_cell(measures[name]) for name in names)} |" for label, measures in rows]
+        if self.unverifiable:
+            lines += ["", f"{self.unverifiable} problems have a reference answer that nothing can be compared with; they count as wrong."]
         return "\n".join(lines)
 
 

@@ -17,7 +17,7 @@ from magistral_core.generation.arguments import model_context
 from magistral_core.generation.chat import ChatRenderer
 from magistral_core.generation.sampler import Sampler
 from magistral_core.generation.tokens import Sampling
-from magistral_core.records import Completion, FinishReason, Problem, Prompt, Request, ScoreStatus
+from magistral_core.records import Completion, FinishReason, Problem, ProblemKind, Prompt, Request, ScoreStatus
 from magistral_core.rewards import Verifier, answer_part, canonical_answer, check_format, extract_boxed
 
 Progress = Callable[[int, int], None]
@@ -59,6 +59,8 @@ def evaluate(
     samples = settings.samples or chosen.samples
     sampling = Sampling(chosen.temperature if settings.temperature is None else settings.temperature, chosen.top_p)
     verifier = Verifier(recipe.rewards, recipe.prompt)
+    if code := sum(problem.kind is ProblemKind.CODE for problem in problems):
+        raise InputError(f"suite {suite}: {code} code problems cannot be evaluated, only mathematics; judge single ones by verify code")
     verifier.check_supported(problems)
     wanted = settings.max_tokens or chosen.max_tokens
     context = model_context(model_dir) or recipe.prompt.max_tokens + wanted

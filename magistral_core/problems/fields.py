@@ -26,6 +26,7 @@ ID = ("id", "unique_id", "problem_id", "problem_name")
 LANGUAGE = ("language", "lang")
 LEVEL = ("level", "difficulty")
 
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 _LANGUAGE_CODE = re.compile(r"([a-z]{2})(?:[-_][a-z0-9]+)*")
 _NUMBER = re.compile(r"\d+")
 
@@ -113,6 +114,12 @@ def question_text(value: Any, place: str) -> str:
     """A statement as text, stripped; of a chat of one message, its content. Raises InputError."""
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict) and value[0].get("role") == "user":
         value = value[0].get("content")  # a chat of one user message, as some Parquet sets have it
+    if isinstance(value, list) and value and all(isinstance(message, dict) and "role" in message for message in value):
+        roles = ", ".join(str(message["role"]) for message in value)
+        raise InputError(
+            f"{place}: the question is a chat of {len(value)} messages ({roles}); "
+            "keep one user message, and give a system text as prompt.system"
+        )
     if not isinstance(value, str):
         raise InputError(f"{place}: the question must be text, this is a {type(value).__name__}")
     if not value.strip():
@@ -205,6 +212,8 @@ def read_checker(row: Row) -> Checker:
     files = validator.get("files", {}) if isinstance(validator, dict) else None
     if not isinstance(files, dict) or not all(isinstance(text, str) for text in files.values()):
         raise InputError(f"{row.place}: field output_validator: an object with `files`, texts by name, and for Python `main`")
+    if odd := [name for name in files if not _FILE_NAME.fullmatch(name)]:
+        raise InputError(f"{row.place}: field output_validator: {odd[0]!r} is not the name of a file; letters, digits, . _ + -, no folders")
     main = str(validator.get("main") or "")
     if main and main not in files:
         raise InputError(f"{row.place}: field output_validator: `main` is none of its files")

@@ -25,6 +25,10 @@ STEM = "How much is 3 + 4?"
         ({"label": ["1", "2"], "text": ["5", "7"]}, "2", "2"),
         ({"text": ["5", "7"]}, "B", "B"),
         ([{"label": "A", "text": "5"}, {"label": "B", "text": "7."}], "B", "B"),
+        ('["5", "7", "9"]', "B", "B"),
+        ("['5', '7', '9']", "B", "B"),
+        ("a ) 5 , b ) 7 , c ) 9", "b", "b"),
+        ("A. 5\nB. 7\nC. 9", "B", "B"),
     ],
 )
 def test_options_in_a_field(choices: Any, answer: str, raw: Any) -> None:
@@ -32,6 +36,29 @@ def test_options_in_a_field(choices: Any, answer: str, raw: Any) -> None:
     assert choice is not None
     assert (choice.stem, choice.answer) == (STEM, "7")
     assert rewrite(choice) == (STEM, "7")
+
+
+@pytest.mark.parametrize(
+    ("choices", "answer", "raw"),
+    [
+        (["1", "2", "3", "5"], "2", 2),  # the content of one, the number of another
+        ({"label": ["1", "2", "3"], "text": ["3", "1", "2"]}, "3", "3"),
+        ("see the picture", "B", "B"),
+        ("{{5}}", "B", "B"),
+        ("\n" * 20_000, "B", "B"),
+        (["5"], "A", "A"),
+    ],
+)
+def test_what_cannot_be_told_is_unresolved(choices: Any, answer: str, raw: Any) -> None:
+    choice = take_apart(STEM, choices, answer, raw)
+    assert choice is not None
+    assert choice.answer is None
+
+
+def test_a_field_without_options_makes_no_multiple_choice() -> None:
+    assert take_apart(STEM, [], "7", "7") is None
+    assert take_apart(STEM, "", "B", "B") is None
+    assert take_apart(STEM, "none", "7", "7") is None
 
 
 @pytest.mark.parametrize(

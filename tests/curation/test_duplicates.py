@@ -115,6 +115,13 @@ def test_more_statements_than_a_block() -> None:
 ITEM = "Let m and n be whole numbers whose product is 360 and whose greatest common divisor is 6, with m below n. Find all sums."
 
 
+def test_an_evaluation_item_that_is_there_many_times_is_found_all_the_same() -> None:
+    question = " ".join(text(3, 60))
+    found = index(*[question] * 32).match(" ".join(["Solve this:", *text(4, 60), *question.split()[10:40]]))
+    assert found is not None
+    assert found.rule == "ngram"
+
+
 def index(*questions: str, **changes: object) -> EvaluationIndex:
     items = [EvaluationItem("suite.jsonl", number, question) for number, question in enumerate(questions, start=1)]
     return EvaluationIndex(items, DecontaminationSettings(**changes))  # type: ignore[arg-type]

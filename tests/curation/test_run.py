@@ -245,3 +245,11 @@ def test_killed_at_any_point(tmp_path: Path) -> None:
     subprocess.run(command, check=True, capture_output=True)
     for name in ("kept.jsonl", "rejected.jsonl"):
         assert (tmp_path / "out" / name).read_text() == (tmp_path / "whole" / name).read_text()
+
+
+def test_an_evaluation_item_without_a_question_is_named(tmp_path: Path) -> None:
+    suite, source = tmp_path / "suite.jsonl", tmp_path / "in.jsonl"
+    suite.write_text('{"question": "How much is 1+1?"}\n{"instruction": "How much is 2+2?"}\n')
+    source.write_text('{"question": "How much is 3+3?", "answer": "6"}\n')
+    with pytest.raises(InputError, match=r"suite\.jsonl:2: no question to compare with"):
+        curate_math([str(source)], tmp_path / "out", recipe("gold.check=false", f"decontaminate.against=[{suite}]"))

@@ -85,3 +85,10 @@ def test_prompt_beyond_the_context_is_refused(model_folder: Path, tmp_path: Path
     data.write_text(json.dumps({"problem": "x" * 600, "answer": "7"}) + "\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"long\.jsonl:1.*tokens"):
         evaluate("math500", model_folder, load_recipe("tiny"), data=str(data))
+
+
+def test_code_problems_are_refused_before_anything_is_sampled(model_folder: Path, tmp_path: Path) -> None:
+    data = tmp_path / "code.jsonl"
+    data.write_text(json.dumps({"problem": "Print 1.", "tests": [{"input": "", "output": "1"}]}) + "\n", encoding="utf-8")
+    with pytest.raises(InputError, match="suite math500: 1 code problems cannot be evaluated, only mathematics"):
+        evaluate("math500", model_folder, load_recipe("tiny"), data=str(data))

@@ -112,6 +112,19 @@ def test_set_field_names_win(tmp_path: Path) -> None:
         load(write(tmp_path, json.dumps(row)), fields=FieldNames(answer="nope"))
 
 
+def test_a_longer_chat_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    chat = [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}]
+    with pytest.raises(InputError, match=r":1: field prompt: the question is a chat of 2 messages \(system, user\); .*prompt\.system"):
+        one(tmp_path, prompt=chat, answer="1")
+
+
+@pytest.mark.parametrize("name", ["../../.bashrc", "/etc/passwd", "a/b.py", "", ".", "-o", ".hidden"])
+def test_a_validators_file_stays_in_its_box(tmp_path: Path, name: str) -> None:
+    validator = {"files": {name: "x", "v.cpp": "int main() {}"}}
+    with pytest.raises(InputError, match="is not the name of a file"):
+        one(tmp_path, question="q", tests=[{"input": "", "output": "1"}], output_validator=validator)
+
+
 def test_chat_prompt(tmp_path: Path) -> None:
     assert one(tmp_path, prompt=[{"role": "user", "content": "q"}], answer="1").question == "q"
 
