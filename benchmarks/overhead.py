@@ -196,7 +196,7 @@ def _recipe(name: str, settings: Settings) -> dict[str, Any]:
     recipe["name"] = name
     recipe["model"]["tiny"] |= {"sft_steps": 150, "sft_batch": 12}
     recipe["problems"] |= {"levels": [1]}
-    recipe["rewards"] |= {"extra": ["benchmarks.overhead:spread"], "length": None}
+    recipe["rewards"] |= {"extra": ["benchmarks.overhead:spread"], "extra_folder": str(Path(__file__).parents[1]), "length": None}
     recipe["generation"] |= {"max_tokens": settings.tokens}
     recipe["pipeline"] |= {"schedule": "sync", "n_async": n, "n_batch": n, "n_minibatch": n, "max_open": 2 * n}
     recipe["training"] |= {"max_steps": settings.settle + settings.steps, "learning_rate": 1e-9}

@@ -14,8 +14,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from magistral_core.errors import InfrastructureError, InputError, MagistralError
 
@@ -58,6 +59,15 @@ def run_command(arguments: Sequence[str], log: Path, output: Path | None = None,
     on_poll()
     if process.returncode:
         raise _failure(process.returncode, log)
+
+
+@contextlib.contextmanager
+def showing(log: Any) -> Iterator[None]:
+    """What is only shown may fail: a run of days must not end for a progress bar that Prefect could not draw."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001  (whatever Prefect's client raises)
+        log.warning("not shown in Prefect: %s", " ".join(str(error).split())[:200])
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:

@@ -18,7 +18,7 @@ from prefect.artifacts import (
 )
 
 from magistral_core.errors import InfrastructureError
-from tasks.child import run_command, work_folder
+from tasks.child import run_command, showing, work_folder
 from tasks.events import EventFile
 from tasks.training import broken_not_wrong
 
@@ -101,13 +101,15 @@ class _Follower:
         self._show(100.0)
         report = self._report
         if report["mlflow_url"].startswith("http"):
-            create_link_artifact(
-                report["mlflow_url"], link_text="The data set in MLflow", key="mlflow", description="Report, card, problems"
-            )
+            with showing(self._log):
+                create_link_artifact(
+                    report["mlflow_url"], link_text="The data set in MLflow", key="mlflow", description="Report, card, problems"
+                )
         return report
 
     def _show(self, percent: float) -> None:
-        update_progress_artifact(self._progress, progress=percent)
+        with showing(self._log):
+            update_progress_artifact(self._progress, progress=percent)
         self._shown, self._last_update = percent, time.monotonic()
 
 

@@ -16,7 +16,7 @@ from prefect.runtime import task_run
 from magistral_core.config import Recipe
 from magistral_core.errors import InfrastructureError
 from tasks.artifacts import checkpoints_table, publish_stages
-from tasks.child import run_command, work_folder
+from tasks.child import run_command, showing, work_folder
 from tasks.events import EventFile
 
 #: The UI redraws no faster, and each update is a request.
@@ -95,10 +95,11 @@ class _Follower:
         rows = [("optimiser steps", summary["steps"]), ("weight updates", summary["weight_updates"])]
         rows += [("of these with sequences in flight", summary["weight_updates_in_flight"]), ("seconds", summary["seconds"])]
         rows += [(f"groups {state}", count) for state, count in ledger.items() if isinstance(count, int)]
-        create_table_artifact(
-            [{"": name, "value": value} for name, value in rows], key="training-results", description="The run in figures"
-        )
-        create_table_artifact(checkpoints_table(summary["checkpoints"]), key="checkpoints", description="Checkpoints in storage")
+        with showing(self._log):
+            create_table_artifact(
+                [{"": name, "value": value} for name, value in rows], key="training-results", description="The run in figures"
+            )
+            create_table_artifact(checkpoints_table(summary["checkpoints"]), key="checkpoints", description="Checkpoints in storage")
         return summary
 
     @property
@@ -106,16 +107,18 @@ class _Follower:
         return 100.0 * self._step / self._max_steps
 
     def _show(self, percent: float) -> None:
-        update_progress_artifact(self._progress, progress=percent)
+        with showing(self._log):
+            update_progress_artifact(self._progress, progress=percent)
         self._shown, self._last_update = percent, time.monotonic()
 
     def _on_start(self, event: dict[str, Any]) -> None:
         self._step = event["resumed_step"] or 0
         self._log.info("run %s, step %d of %d; MLflow: %s", event["run_id"], self._step, event["max_steps"], event["mlflow_url"])
         if str(event["mlflow_url"]).startswith("http"):
-            create_link_artifact(
-                event["mlflow_url"], link_text="Curves in MLflow", key="mlflow", description="The run's metrics and samples"
-            )
+            with showing(self._log):
+                create_link_artifact(
+                    event["mlflow_url"], link_text="Curves in MLflow", key="mlflow", description="The run's metrics and samples"
+                )
 
     def _on_step(self, event: dict[str, Any]) -> None:
         self._step = event["step"]
@@ -128,7 +131,8 @@ class _Follower:
             )
 
     def _on_stage(self, event: dict[str, Any]) -> None:
-        publish_stages(event["stages"])
+        with showing(self._log):
+            publish_stages(event["stages"])
 
     def _on_wait(self, event: dict[str, Any]) -> None:
         self._log.info("waiting: %s", event["message"])

@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import psutil
+
 from infra.stack import processes
 from infra.stack.home import State, home, locked, log_file, make_home
 from infra.stack.services import (
@@ -28,6 +30,7 @@ from infra.stack.services import (
     environment,
     external,
     fetch,
+    running_flow,
     settings,
     worker_command,
     worker_online,
@@ -62,7 +65,7 @@ def up(on_progress: Callable[[str], None] | None = None) -> dict[str, Any]:
         api = _api()
         if external(SERVICES[0], state) is None and not ("worker" in state.running and processes.find(state.running["worker"])):
             drop_missed(api)
-        _ensure(state, "worker", worker_command(), environment(), 0, say)
+        _ensure(state, "worker", worker_command(), environment(), 0, say, _work_of_worker)
         _wait(state, {"worker": lambda: fetch(f"{api}/work_pools/{POOL}") is not None})
         _deploy(state, api, say)
         _wait(state, {"worker": lambda: worker_online(api)})
@@ -122,11 +125,27 @@ def status() -> dict[str, Any]:
     return {"up": all(item["healthy"] for item in services.values()), "home": str(home()), "services": services}
 
 
-def _ensure(state: State, name: str, command: list[str], overlay: dict[str, str], port: int, say: Callable[[str], None]) -> None:
+def _work_of_worker(worker: psutil.Process) -> str:
+    """The name of a flow run that a worker has in hand, asked of the server that it works for; empty if there is none."""
+    return running_flow(worker.environ().get("PREFECT_API_URL", ""))
+
+
+def _ensure(
+    state: State,
+    name: str,
+    command: list[str],
+    overlay: dict[str, str],
+    port: int,
+    say: Callable[[str], None],
+    busy_with: Callable[[psutil.Process], str] = lambda _process: "",
+) -> None:
     digest = hashlib.sha256(repr((command, sorted(overlay.items()), _inherited() if name == "worker" else [])).encode()).hexdigest()[:16]
     running = state.running.get(name)
     if running is not None:
         if processes.find(running) and running.digest == digest:
+            return
+        if (process := processes.find(running)) and (work := busy_with(process)):  # it would end with its process
+            say(f"{name} keeps the environment that it was started with, for it runs {work}; for the new one, stack up once that is done")
             return
         processes.end([running])  # settings changed, or its leader died and left others behind
     say(f"starting {name}" + (f" on port {port}" if port else ""))

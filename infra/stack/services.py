@@ -145,14 +145,24 @@ def environment() -> dict[str, str]:
 
     What the environment replaces by a production endpoint is left alone.
     """
+    from magistral_core.storage.objects import REPLACES_ACCOUNT
+
     state = State.read()
     found = settings()
     for service in SERVICES:
         if external(service, state) is None and service.name in state.ports:
             found |= addresses(service, state.ports[service.name])
+    if "AWS_ACCESS_KEY_ID" in found and _has_account(found["AWS_ACCESS_KEY_ID"]):
+        found[REPLACES_ACCOUNT] = BUCKET.removeprefix("s3://")
     if external(SERVICES[2], state) is not None and not os.environ.get("MAGISTRAL_STORAGE_URI"):
         found["MAGISTRAL_STORAGE_URI"] = BUCKET  # another server, the usual bucket
     return found
+
+
+def _has_account(ours: str) -> bool:
+    """Whether the environment names an S3 account other than the stack's."""
+    file = Path(os.environ.get("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials").expanduser()
+    return bool(os.environ.get("AWS_PROFILE")) or os.environ.get("AWS_ACCESS_KEY_ID", ours) != ours or file.is_file()
 
 
 def worker_command() -> list[str]:
@@ -164,6 +174,16 @@ def worker_online(api: str) -> bool:
     """Whether our worker has reported to the server lately."""
     answer = fetch(f"{api}/work_pools/{POOL}/workers/filter", {})
     return answer is not None and any(worker["name"] == "local" and worker["status"] == "ONLINE" for worker in json.loads(answer))
+
+
+def running_flow(api: str) -> str:
+    """The name of a flow run of our pool that is in progress; empty if there is none."""
+    asked = {
+        "flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING"]}}},
+        "work_pools": {"name": {"any_": [POOL]}},
+        "limit": 1,
+    }
+    return next((str(run["name"]) for run in json.loads(fetch(f"{api}/flow_runs/filter", asked) or b"[]")), "")
 
 
 def drop_missed(api: str) -> None:

@@ -41,6 +41,8 @@ def _bench(options: argparse.Namespace) -> int:
     out = options.out or (benchmarks.RESULTS / f"{options.name}.json" if options.full else None)
     if out is not None and not out.parent.is_dir():
         raise InputError(f"--out {out}: {out.parent} is not a folder; make it first")
+    if out is not None and out.is_dir():
+        raise InputError(f"--out {out}: this is a folder; give the name of a file in it")
     began = time.monotonic()
     with results_only():
         result = run(Options(full=options.full, settings=_settings(options.settings)))

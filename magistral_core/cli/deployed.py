@@ -74,6 +74,8 @@ def run_deployed(name: str, parameters: dict[str, Any]) -> Finished:
 
 
 def _follow(client: Any, run_id: Any, logs: _Logs, name: str) -> Any:
+    from prefect.states import Cancelled
+
     began = time.monotonic()
     while True:
         state = client.read_flow_run(run_id).state
@@ -83,6 +85,7 @@ def _follow(client: Any, run_id: Any, logs: _Logs, name: str) -> Any:
             logs.show()
             return state
         if state.is_scheduled() and time.monotonic() - began > _PICKED_UP_S:
+            client.set_flow_run_state(run_id, Cancelled(), force=True)  # or a worker would start it later, beside the next one
             raise InfrastructureError(f"no worker took the run of {name} within {_PICKED_UP_S:.0f} s; see magistral stack status")
         time.sleep(_POLL_S)
 

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from magistral_core.cli.common import note
+from magistral_core.errors import InputError
 
 #: Without a terminal, a line at most so often.
 _LINE_S = 10.0
@@ -24,7 +25,10 @@ class EventWriter:
     """Appends events to a file, each whole at once; does nothing without one."""
 
     def __init__(self, path: str | None) -> None:
-        self._file = Path(path).open("a", encoding="utf-8") if path else None  # noqa: SIM115  (closed by __exit__)
+        try:
+            self._file = Path(path).open("a", encoding="utf-8") if path else None  # noqa: SIM115  (closed by __exit__)
+        except OSError as error:
+            raise InputError(f"--events {path}: cannot be written ({error.strerror}); give a file in a folder that exists") from error
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         if self._file:

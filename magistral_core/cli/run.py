@@ -40,6 +40,8 @@ def add(commands: Any) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     recipe = load_recipe(options.recipe, options.overrides)
+    if options.events and not options.direct:
+        raise InputError("--events goes with --direct; through Prefect the flow run's own folder has the events")
     if options.dry_run:
         return _plan(recipe, options.json)
     if options.stages:
@@ -113,6 +115,8 @@ def _deployed(recipe: Recipe, options: argparse.Namespace) -> dict[str, Any]:
 def absolute_paths(recipe: Recipe) -> list[str]:
     """Overrides that make local paths absolute: a flow run has another working folder than the command."""
     found = []
+    if recipe.rewards.extra:
+        found.append(f"rewards.extra_folder={Path(recipe.rewards.extra_folder).absolute()}")
     for field, value in (("problems.path", recipe.problems.path), ("model.path", recipe.model.path)):
         path = Path(value)
         if not path.is_absolute() and path.exists() and value != "tiny":

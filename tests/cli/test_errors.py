@@ -46,6 +46,9 @@ def refused(result: subprocess.CompletedProcess[str], *words: str) -> None:
         (["run", "tiny", "--set", "pipeline.n_async=1024", "--set", "pipeline.max_open=2048"], ["allow_stale"]),
         (["run", "tiny", "--direct", "--dry-run", "--set", "problems.path=missing.jsonl"], ["missing.jsonl"]),
         (["run", "tiny-staged", "--until", "stage"], ["--until stage goes with --direct"]),
+        (["run", "tiny", "--events", "events.jsonl"], ["--events goes with --direct"]),
+        (["run", "tiny", "--direct", "--events", "no/such/folder/x"], ["--events no/such/folder/x", "No such file"]),
+        (["run", "tiny-staged", "--set", "curriculum.stages.1.steps=3"], ["stages is a list", "--set 'curriculum.stages=[...]'"]),
         (["run", "tiny", "--set", "curriculum.stages=[{steps: 1, n_batch: 24}, {}]"], ["curriculum.stages.0: group_size (16) must divide"]),
         (["checkpoints", "list"], ["no storage", "--storage"]),
         (["checkpoints", "list", "--storage", "ftp://host/x"], ["ftp://host/x", "s3://bucket/prefix"]),
@@ -54,6 +57,7 @@ def refused(result: subprocess.CompletedProcess[str], *words: str) -> None:
         (["bench", "collation", "--set", "sise=1"], ["--set sise", "sequences"]),
         (["bench", "collation", "--set", "longest"], ["--set longest", "KEY=VALUE"]),
         (["bench", "collation", "--out", "no/such/folder/x.json"], ["no/such/folder"]),
+        (["bench", "collation", "--out", "."], ["--out .", "folder", "name of a file"]),
         (["demo", "--set", "model.pth=tiny"], ["model.pth", "did you mean model.path?"]),
     ],
     ids=lambda value: " ".join(value)[:60],
@@ -122,9 +126,10 @@ def test_neither_storage_nor_stack(magistral) -> None:
 
 
 def test_unexpected_errors_say_how_to_see_more(magistral, tmp_path: Path) -> None:
-    (tmp_path / "home").mkdir()
-    events = tmp_path / "home"  # a folder cannot be appended to
-    arguments = ("prepare", "tiny", "--events", str(events))
+    problems = tmp_path / "problems.jsonl"
+    problems.write_text('{"question": "How much is 1+1?", "answer": "2"}\n')
+    # A file that can be opened and takes nothing.
+    arguments = ("curate", "math", str(problems), "--out", str(tmp_path / "out"), "--events", "/dev/full")
     short, long = magistral(*arguments), magistral(*arguments, MAGISTRAL_DEBUG="1")
     assert (short.returncode, long.returncode) == (1, 1)
     assert len(short.stderr.splitlines()) == 1 and "MAGISTRAL_DEBUG=1" in short.stderr

@@ -1,5 +1,6 @@
 """Commands as child processes of a flow run: their errors, their end, and that they never outlive it."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ import psutil
 import pytest
 
 from magistral_core.errors import InfrastructureError, InputError
-from tasks.child import run_command
+from tasks.child import run_command, showing
 from tasks.events import EventFile
 
 # Trains for minutes, in two further processes.
@@ -101,3 +102,9 @@ def test_a_killed_command_is_infrastructure(tmp_path: Path) -> None:
     with pytest.raises(InfrastructureError, match="ended by SIGKILL"):
         run_command(ENDLESS, tmp_path / "log", on_poll=kill)
     assert pids
+
+
+def test_what_cannot_be_shown_is_said_and_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    with showing(logging.getLogger("flow")):
+        raise ConnectionError("Prefect is\naway")
+    assert "not shown in Prefect: Prefect is away" in caplog.text

@@ -16,9 +16,10 @@ import psutil
 import pytest
 
 from infra import stack
-from infra.stack import control, home, services
+from infra.stack import control, home, processes, services
 from magistral_core.errors import InfrastructureError, InputError
 from magistral_core.storage import open_store
+from magistral_core.storage.objects import REPLACES_ACCOUNT
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +160,28 @@ def test_a_server_that_ends_at_once_is_named_with_its_log(tmp_path: Path, monkey
         control._wait(state, {"mlflow": lambda: False})
 
 
+def test_a_worker_with_a_run_in_progress_is_not_ended_for_another_shells_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAGISTRAL_HOME", str(tmp_path))
+    home.make_home()
+    state, said = home.State(), list[str]()
+    sleep = ["python3", "-c", "import time; time.sleep(600)"]
+
+    def ensure(setting: str, work: str) -> int:
+        control._ensure(state, "worker", sleep, {"SETTING": setting}, 0, said.append, lambda _process: work)
+        return state.running["worker"].pid
+
+    try:
+        first = ensure("a", "")
+        said.clear()
+        assert ensure("b", "wise-owl") == first
+        assert len(said) == 1 and said[0].startswith("worker keeps the environment that it was started with, for it runs wise-owl;")
+        assert ensure("b", "") != first
+    finally:
+        processes.end(list(state.running.values()))
+
+
 @pytest.mark.parametrize("variable", ["PREFECT_API_URL", "MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "MAGISTRAL_STORAGE_URI"])
 def test_a_production_endpoint_replaces_the_local_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     monkeypatch.setenv("MAGISTRAL_HOME", str(tmp_path))
@@ -175,3 +198,23 @@ def test_a_production_endpoint_replaces_the_local_server(tmp_path: Path, monkeyp
     assert variable not in overlay
     assert ("AWS_ACCESS_KEY_ID" in overlay) == (replaced.name != "s3")
     assert ("MAGISTRAL_STORAGE_URI" in overlay) == (variable != "MAGISTRAL_STORAGE_URI")
+
+
+def test_an_account_that_the_stack_stands_in_for_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAGISTRAL_HOME", str(tmp_path))
+    for name in ("AWS_PROFILE", "AWS_ACCESS_KEY_ID", *(name for service in services.SERVICES for name in service.variables)):
+        monkeypatch.delenv(name, raising=False)
+    home.make_home()
+    home.State(ports={"s3": 9100}).write()
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    ours = stack.environment()["AWS_ACCESS_KEY_ID"]
+    assert REPLACES_ACCOUNT not in stack.environment()
+    (tmp_path / "credentials").write_text("[default]\n")
+    assert REPLACES_ACCOUNT in stack.environment()
+    (tmp_path / "credentials").unlink()
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", ours)
+    assert REPLACES_ACCOUNT not in stack.environment()
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
+    assert stack.environment()[REPLACES_ACCOUNT] == "magistral"
+    monkeypatch.setenv("MAGISTRAL_STORAGE_URI", "s3://bucket")
+    assert REPLACES_ACCOUNT not in stack.environment()
