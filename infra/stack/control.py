@@ -145,7 +145,10 @@ def _ensure(
         if processes.find(running) and running.digest == digest:
             return
         if (process := processes.find(running)) and (work := busy_with(process)):  # it would end with its process
-            say(f"{name} keeps the environment that it was started with, for it runs {work}; for the new one, stack up once that is done")
+            say(
+                f"{name} keeps the environment that it was started with, for it runs {work}; "
+                "for the new one, stack up once that is done, or stack down first"
+            )
             return
         processes.end([running])  # settings changed, or its leader died and left others behind
     say(f"starting {name}" + (f" on port {port}" if port else ""))

@@ -177,13 +177,16 @@ def worker_online(api: str) -> bool:
 
 
 def running_flow(api: str) -> str:
-    """The name of a flow run of our pool that is in progress; empty if there is none."""
+    """The name of a flow run of our pool that is in progress; empty if there is none. Without an answer there may well be one."""
     asked = {
         "flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING"]}}},
         "work_pools": {"name": {"any_": [POOL]}},
         "limit": 1,
     }
-    return next((str(run["name"]) for run in json.loads(fetch(f"{api}/flow_runs/filter", asked) or b"[]")), "")
+    answer = fetch(f"{api}/flow_runs/filter", asked)
+    if answer is None:
+        return "what its Prefect server, which does not answer, gave it"
+    return next((str(run["name"]) for run in json.loads(answer)), "")
 
 
 def drop_missed(api: str) -> None:

@@ -209,9 +209,11 @@ class _Run:
     async def _within_limit(self, starting: Coroutine[Any, Any, None]) -> None:
         limit = self._recipe.pipeline.start_timeout_s
         try:
-            async with asyncio.timeout(limit):
+            async with asyncio.timeout(limit) as deadline:
                 await starting
         except TimeoutError as error:
+            if not deadline.expired():  # another one's
+                raise
             raise StallError(
                 f"generators, verifiers and trainers were not all started within {limit:g} s; are there GPUs for each (`ray status`)? "
                 "Run the same command again to resume, or raise pipeline.start_timeout_s"

@@ -101,6 +101,16 @@ def test_life_of_the_stack(stack_home: Path, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(urllib.error.HTTPError, match="409"):
         ask(f"{api}/deployments/{deployments['train']['id']}/create_flow_run", {"parameters": {"training": {"recipe": "nope"}}})
 
+    # A run in progress is known, one that waits or has ended is not.
+    started = {"parameters": {}, "state": {"type": "RUNNING"}, "name": "in-progress"}
+    assert services.running_flow(api) == ""
+    run = ask(f"{api}/deployments/{deployments['train']['id']}/create_flow_run", started)
+    assert services.running_flow(api) == "in-progress"
+    ask(f"{api}/flow_runs/{run['id']}/set_state", {"state": {"type": "CANCELLED"}, "force": True})
+    assert services.running_flow(api) == ""
+    services.fetch(f"{api}/flow_runs/{run['id']}", method="DELETE")
+    assert services.running_flow("http://127.0.0.1:9/api")  # nobody answers there
+
     # Something to remember.
     for name, value in stack.environment().items():
         monkeypatch.setenv(name, value)
