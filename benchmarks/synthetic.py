@@ -15,6 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,6 +111,7 @@ class Lengths:
         return int(self.of_batch(number)[place])
 
 
+@cache  # asked for every completion, and the search takes longer than to train one of a small model
 def _quantiles(n: int, mean: int, longest: int) -> np.ndarray:
     """`n` lengths from 1 to `longest`, ascending, whose sum is `n * mean` but for rounding."""
     if longest <= mean or n < 2:

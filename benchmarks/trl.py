@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import statistics
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -21,7 +21,7 @@ from benchmarks.common import Headline, Options, Pairs, Result, cores, in_turn, 
 from benchmarks.journal import Journal, without_journal
 from benchmarks.sides import RAY_ENVIRONMENT, Side, Steps
 from benchmarks.synthetic import Lengths, recipe
-from magistral_core.errors import InfrastructureError, InputError
+from magistral_core.errors import InputError
 
 SUMMARY = "training against TRL's GRPOTrainer: completions a second over a grid of sizes, lengths and skews; time to the same reward"
 
@@ -253,14 +253,14 @@ def _trainer_share(cell: Mapping[str, Any]) -> float:
 
 
 def _to_reward(number: int, target: float) -> dict[str, Any]:
-    """Seconds of training until the mean reward of three steps in a row reaches the target; both sides alone, the order alternating."""
+    """Training until the mean reward of three steps in a row reaches the target; both sides alone, the order alternating."""
     data = {"name": "bench", "seed": number, **_learning()}
 
-    def ours() -> float:
+    def ours() -> dict[str, Any]:
         with Side("benchmarks.ours:train", {"recipe": data, "lengths": None}, RAY_ENVIRONMENT) as side:
             return _until(side, target, lambda line: line["metrics"]["reward/mean"])
 
-    def trl() -> float:
+    def trl() -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as out:
             arguments = {"recipe": data, "lengths": None, "threads": [2], "rows": 64, "settings": {}, "out": out}
             with Side("benchmarks.grpo_trl:train", arguments, _TRL_ENVIRONMENT) as side:
@@ -268,7 +268,7 @@ def _to_reward(number: int, target: float) -> dict[str, Any]:
 
     sides = {"ours": ours, "trl": trl}
     order = list(sides) if number % 2 == 0 else list(sides)[::-1]
-    return {"reward": target, "seed": number, **{f"{name}_seconds": sides[name]() for name in order}}
+    return {"reward": target, "seed": number, **{name: sides[name]() for name in order}}
 
 
 def _learning() -> dict[str, Any]:
@@ -281,24 +281,42 @@ def _learning() -> dict[str, Any]:
     return data
 
 
-def _until(side: Side, target: float, reward: Any) -> float:
+def _until(side: Side, target: float, reward: Callable[[dict[str, Any]], float]) -> dict[str, Any]:
+    """Seconds of running until the target, None if that took too long; and the curve: seconds, tokens and reward of every step."""
     seconds = 0.0
-    recent: list[float] = []
-    while len(recent) < 3 or statistics.fmean(recent[-3:]) < target:
+    curve: list[tuple[float, int, float]] = []
+    while seconds < _REWARD_LIMIT_S:
         turn = side.advance(1)
         seconds += turn.seconds
-        recent.append(reward(turn.lines[0]))
-        if seconds > _REWARD_LIMIT_S:
-            raise InfrastructureError(f"no mean reward of {target} within {_REWARD_LIMIT_S:g} s; the last was {recent[-1]:.2f}")
-    return seconds
+        curve.append((seconds, turn.lines[0]["tokens"], reward(turn.lines[0])))
+        recent = [point[2] for point in curve[-3:]]
+        if len(recent) == 3 and statistics.fmean(recent) >= target:
+            return {"seconds": seconds, "curve": curve}
+    return {"seconds": None, "curve": curve}
 
 
 def _reward_remarks(rewards: list[dict[str, Any]], target: float) -> list[str]:
     if not rewards:
         return []
-    ours, trl = ([entry[f"{name}_seconds"] for entry in rewards] for name in ("ours", "trl"))
-    ratio = Pairs(tuple(trl), tuple(ours)).ratio
-    return [
-        f"Real learning: the tiny recipe (0.8M parameters, 256 completions a step) to a mean reward of {target:g}: "
-        f"{statistics.median(ours):.0f} s, TRL {statistics.median(trl):.0f} s, {ratio:.1f}x (medians of {len(rewards)} seeds; no starts)."
-    ]
+    reached = [entry for entry in rewards if entry["ours"]["seconds"] and entry["trl"]["seconds"]]
+    remarks = [_not_reached(entry, name, label) for entry in rewards for name, label in (("ours", "ours"), ("trl", "TRL"))]
+    if reached:
+        ours, trl = ([entry[name]["seconds"] for entry in reached] for name in ("ours", "trl"))
+        steps = [statistics.median(len(entry[name]["curve"]) for entry in reached) for name in ("ours", "trl")]
+        remarks.append(
+            f"Real learning: the tiny recipe (0.8M parameters, 256 completions a step) to a mean reward of {target:g}: "
+            f"{statistics.median(ours):.0f} s and {steps[0]:g} steps, TRL {statistics.median(trl):.0f} s and {steps[1]:g} steps, "
+            f"{Pairs(tuple(trl), tuple(ours)).ratio:.2f}x (medians of {len(reached)} seeds; no starts)."
+        )
+    return [remark for remark in remarks if remark]
+
+
+def _not_reached(entry: Mapping[str, Any], name: str, label: str) -> str:
+    if entry[name]["seconds"] is not None:
+        return ""
+    curve = entry[name]["curve"]
+    best = max(statistics.fmean(point[2] for point in curve[at : at + 3]) for at in range(max(1, len(curve) - 2)))
+    return (
+        f"Seed {entry['seed']}: {label} did not reach a mean reward of {entry['reward']:g} within {_REWARD_LIMIT_S:g} s "
+        f"({len(curve)} steps, {best:.2f} at best)."
+    )
