@@ -5,10 +5,10 @@
     sync, a core a role    the same roles on the same cores, in turn: one core idles while the other works
     sync, both cores       two generators, then two trainer ranks, each phase on both cores
 
-The ratio comes from the size of the model: to decode a token takes the engine about as long for the smallest model as for one ten times
-larger, while the trainer's work grows with the parameters. What the ratio really is, is measured: processor time of the trainer over that
-of the engine and its mailbox, a completion, in the asynchronous run. Lengths are planned (`synthetic`), with the longest of a batch five
-times its mean.
+The ratio comes from how many sequences the engine may decode at once, fewer being dearer, and from how many times a step trains each
+completion, which costs as a larger model would and changes nothing else. What the ratio really is, is measured: processor time of the
+trainer over that of the engine and its mailbox, a completion, in the asynchronous run. Lengths are planned (`synthetic`), with the longest
+of a batch five times its mean.
 """
 
 from __future__ import annotations
@@ -31,8 +31,20 @@ _SKEW = 5.0
 _GROUP_SIZE = 8
 _BATCH = 64
 _WARM_UP = 3
-#: Cost ratio to a model's size and the mean tokens of a completion that come close to it.
-RATIOS = {"1/4": ("0.1M", 64), "1": ("1M", 64), "4": ("10M", 64)}
+_MEAN = 64
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What makes one role dear: a model (`synthetic`), sequences that an engine decodes at once, times that a completion is trained."""
+
+    size: str
+    sequences: int
+    passes: int = 1
+
+
+#: What comes close to each cost ratio.
+RATIOS = {"1/4": Cost("0.1M", 24), "1": Cost("1M", 2 * _BATCH), "4": Cost("1M", 2 * _BATCH, passes=10)}
 #: How the three ways differ: settings of `pipeline`.
 WAYS: dict[str, dict[str, Any]] = {
     "async": {"schedule": "async"},
@@ -51,7 +63,7 @@ class Settings:
     journal: str = ""
 
 
-PUBLISHED = Settings(ratios=tuple(RATIOS), repetitions=5, steps=8)
+PUBLISHED = Settings(ratios=tuple(RATIOS), repetitions=5)
 
 
 def run(options: Options) -> Result:
@@ -69,7 +81,15 @@ def run(options: Options) -> Result:
             "x",
             higher_is_better=True,
         ),
-        {**without_journal(settings), "skew": _SKEW, "group_size": _GROUP_SIZE, "batch": _BATCH, "models": RATIOS, "ways": WAYS},
+        {
+            **without_journal(settings),
+            "mean": _MEAN,
+            "skew": _SKEW,
+            "group_size": _GROUP_SIZE,
+            "batch": _BATCH,
+            "costs": {ratio: asdict(cost) for ratio, cost in RATIOS.items()},
+            "ways": WAYS,
+        },
         rows,
         found,
         ["Generators are busy while they hold a sequence; occupancy is the mean number of sequences over the most that they may hold."],
@@ -78,12 +98,12 @@ def run(options: Options) -> Result:
 
 
 def _measure(ratio: str, settings: Settings) -> dict[str, Any]:
-    size, mean = RATIOS[ratio]
-    lengths = Lengths(mean, _SKEW, _BATCH, _GROUP_SIZE, settle=_WARM_UP)
+    cost = RATIOS[ratio]
+    lengths = Lengths(_MEAN, _SKEW, _BATCH, _GROUP_SIZE, settle=_WARM_UP)
     rates: dict[str, list[float]] = {name: [] for name in WAYS}
     turns: dict[str, list[Steps]] = {name: [] for name in WAYS}
     with ExitStack() as stack:
-        sides = {name: stack.enter_context(_side(size, lengths, way)) for name, way in WAYS.items()}
+        sides = {name: stack.enter_context(_side(cost, lengths, way)) for name, way in WAYS.items()}
         for side in sides.values():
             side.advance(_WARM_UP)
         order = list(sides)
@@ -94,19 +114,25 @@ def _measure(ratio: str, settings: Settings) -> dict[str, Any]:
                     rates[name].append(_BATCH * settings.steps / turn.seconds)
                     turns[name].append(turn)
             order = order[1:] + order[:1]
-    return {"ratio": ratio, "size": size, "mean": mean, "rates": rates, "busy": {name: _busy(done) for name, done in turns.items()}}
+    return {"ratio": ratio, **asdict(cost), "rates": rates, "busy": {name: _busy(done) for name, done in turns.items()}}
 
 
-def _side(size: str, lengths: Lengths, way: Mapping[str, Any]) -> Side:
-    arguments = {"recipe": recipe(size, lengths, pipeline=way), "lengths": asdict(lengths), "roles_pinned": True}
-    return Side("benchmarks.ours:train", arguments, RAY_ENVIRONMENT)
+def _side(cost: Cost, lengths: Lengths, way: Mapping[str, Any]) -> Side:
+    data = recipe(cost.size, lengths, pipeline={"n_async": cost.sequences, **way}, generation={"max_num_seqs": cost.sequences})
+    return Side(
+        "benchmarks.ours:train", {"recipe": data, "lengths": asdict(lengths), "roles_pinned": True, "passes": cost.passes}, RAY_ENVIRONMENT
+    )
 
 
 def _busy(turns: list[Steps]) -> dict[str, float]:
-    """Means of what the loop measures, and processor time by role, in milliseconds a completion."""
-    lines = [line["metrics"] for turn in turns for line in turn.lines]
+    """Means of what the loop measures, and processor time by role, in milliseconds a completion.
+
+    The clocks of the loop go on while a side is stopped, so the shares of time leave out the first of a turn's steps.
+    """
+    lines = [line["metrics"] for turn in turns for line in turn.lines[1:] or turn.lines]
+    completions = _BATCH * sum(len(turn.lines) for turn in turns)
     roles = {role for turn in turns for role in turn.cpu_seconds}
-    spent = {f"{role} ms": 1000 * sum(turn.cpu_seconds.get(role, 0.0) for turn in turns) / (_BATCH * len(lines)) for role in sorted(roles)}
+    spent = {f"{role} ms": 1000 * sum(turn.cpu_seconds.get(role, 0.0) for turn in turns) / completions for role in sorted(roles)}
     means = {
         key: statistics.fmean(line[key] for line in lines) for key in ("busy/generators", "busy/trainers", "busy/occupancy", "age/mean")
     }
@@ -120,6 +146,8 @@ def _row(found: Mapping[str, Any]) -> dict[str, Any]:
         "wanted": found["ratio"],
         "cost ratio": busy["trainer ms"] / (busy["engine ms"] + busy["generator ms"]),
         "parameters": found["size"],
+        "decoded at once": found["sequences"],
+        "times trained": found["passes"],
         **{f"{name} (completions/s)": statistics.median(rates[name]) for name in WAYS},
         **{f"over {name}": ratio for name, ratio in over.items()},
         "generators busy": busy["busy/generators"],

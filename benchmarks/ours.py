@@ -19,21 +19,25 @@ from magistral_core.config.schema import Recipe
 from magistral_core.pipeline.coordinator import Coordinator
 from magistral_core.pipeline.runtime_ray import RayRuntime
 from magistral_core.pipeline.state import LoopState
-from magistral_core.records import Batch, Completion, FinishReason, Request
+from magistral_core.records import Batch, Completion, FinishReason, Microbatch, Request
+from magistral_core.training.report import StepReport
 
 
 class PlannedRuntime(RayRuntime):
-    """The Ray runtime with completions that end where the plan says. Everything else is the product's."""
+    """The Ray runtime with completions that end where the plan says, each trained `passes` times in its step. All else is the product's."""
 
-    def __init__(self, recipe: Recipe, lengths: Lengths) -> None:
+    def __init__(self, recipe: Recipe, lengths: Lengths, passes: int) -> None:
         super().__init__(recipe)
-        self._lengths = lengths
+        self._lengths, self._passes = lengths, passes
 
     async def submit(self, generator: int, requests: Sequence[Request]) -> None:
         await super().submit(generator, [replace(r, max_tokens=self._lengths.of(r.group_id, r.index)) for r in requests])
 
     async def collect(self, generator: int) -> list[Completion]:
         return [replace(c, finish_reason=FinishReason.STOP) for c in await super().collect(generator)]
+
+    async def train(self, rows: Sequence[Sequence[Microbatch]], step: int) -> StepReport:
+        return await super().train([[*row] * self._passes for row in rows], step)
 
 
 class _Observer:
@@ -57,7 +61,9 @@ class _Observer:
         raise NotImplementedError("a benchmark has no curriculum")
 
 
-def train(*, emit: Callable[..., None], recipe: Mapping[str, Any], lengths: Mapping[str, Any] | None, roles_pinned: bool = False) -> None:
+def train(
+    *, emit: Callable[..., None], recipe: Mapping[str, Any], lengths: Mapping[str, Any] | None, roles_pinned: bool = False, passes: int = 1
+) -> None:
     """Run a recipe until this process is ended (see `sides.Side`).
 
     Args:
@@ -65,16 +71,19 @@ def train(*, emit: Callable[..., None], recipe: Mapping[str, Any], lengths: Mapp
         recipe: as data.
         lengths: arguments of `Lengths`; None: completions end by themselves.
         roles_pinned: each generator and each trainer rank has a core of its own, in this order, round and round.
+        passes: times that a completion of planned length goes through the trainer in its step: what training costs beside generating.
     """
-    asyncio.run(_train(emit, recipe, lengths, roles_pinned))
+    asyncio.run(_train(emit, recipe, lengths, roles_pinned, passes))
 
 
-async def _train(emit: Callable[..., None], data: Mapping[str, Any], lengths: Mapping[str, Any] | None, roles_pinned: bool) -> None:
+async def _train(
+    emit: Callable[..., None], data: Mapping[str, Any], lengths: Mapping[str, Any] | None, roles_pinned: bool, passes: int
+) -> None:
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     prepared = api.prepare(Recipe.model_validate(data))
-    runtime = PlannedRuntime(prepared.recipe, Lengths(**lengths)) if lengths else RayRuntime(prepared.recipe)
+    runtime = PlannedRuntime(prepared.recipe, Lengths(**lengths), passes) if lengths else RayRuntime(prepared.recipe)
     try:
         await runtime.start(prepared.model_dir, 0, None)
         if roles_pinned:

@@ -2,18 +2,19 @@
 
     .venv/bin/python -m docs.simulator_table
 
-Of each model the simulated cluster has one generator and one trainer. Taken from the measurement are: the generators' busy time of both
-runs, from which follow the two terms of a decoding step's time; the trainer's time for a step of the synchronous run; and what of that
-run's steps neither role worked, as the time from a complete group to its scores. Lengths are those of the benchmark's plan, and no group is
-dropped, as there. Everything else is the simulator's: when which role waits, how many sequences are decoded when, and so how fast the
-asynchronous schedule is.
+For each cost ratio the simulated cluster has one generator and one trainer. Taken from the measurement are: the generators' busy time of
+both runs, from which follow the two terms of a decoding step's time; the trainer's time for a step of the synchronous run; and what of
+that run's steps neither role worked, as the time from a complete group to its scores. Lengths are those of the benchmark's plan, and no
+group is dropped, as there. Everything else is the simulator's: when which role waits, how many sequences are decoded when, and so how
+fast the asynchronous schedule is.
 """
 
 from __future__ import annotations
 
+import heapq
 import json
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 from benchmarks.page import put_between
@@ -45,19 +46,41 @@ class Planned(Draws):
         return [index == 0 for index in range(self._plan.group_size)]
 
 
-def cluster_of(entry: dict[str, Any], settings: dict[str, Any]) -> Cluster:
-    """What was measured of a model, as a cluster of two."""
-    batch, sequences = settings["batch"], 2 * settings["batch"]
-    busy = {way: entry["busy"][way] for way in ("async", SYNC)}
-    rate = {way: median(entry["rates"][way]) for way in busy}
-    step, made, longest = batch / rate[SYNC], batch * entry["mean"], round(entry["mean"] * settings["skew"])
-    # Seconds of one decoding step are fixed + each * sequences. Synchronously, as many steps as the longest completion has tokens:
-    generating = step * busy[SYNC]["busy/generators"]
+def planned(settings: dict[str, Any]) -> Lengths:
+    """The benchmark's plan."""
+    return Lengths(settings["mean"], settings["skew"], settings["batch"], settings["group_size"])
+
+
+def decoding_steps(plan: Lengths, sequences: int) -> float:
+    """That an engine needs for a batch, so many sequences at once and the next as soon as one ends; mean of some batches."""
+    spans = []
+    for number in range(20):
+        ends = [0] * sequences
+        for tokens in plan.of_batch(number):
+            heapq.heappush(ends, heapq.heappop(ends) + int(tokens))
+        spans.append(max(ends))
+    return fmean(spans)
+
+
+def step_terms(entry: dict[str, Any], settings: dict[str, Any]) -> tuple[float, float]:
+    """Seconds of an engine's decoding step: what it always takes, and for each sequence. From a measurement in which it hardly waits."""
+    batch, sequences, mean = settings["batch"], entry["sequences"], settings["mean"]
+    rate = {way: median(entry["rates"][way]) for way in ("async", SYNC)}
+    busy = {way: entry["busy"][way]["busy/generators"] for way in rate}
+    generating, steps = batch / rate[SYNC] * busy[SYNC], decoding_steps(planned(settings), sequences)
     # Asynchronously the number of sequences hardly changes:
-    running = sequences * busy["async"]["busy/occupancy"] / busy["async"]["busy/generators"]
-    decoding = running * busy["async"]["busy/generators"] / (rate["async"] * entry["mean"])
-    each = (generating - decoding * longest) / (made - running * longest)
-    fixed = decoding - each * running
+    running = sequences * entry["busy"]["async"]["busy/occupancy"] / busy["async"]
+    decoding = running * busy["async"] / (rate["async"] * mean)
+    each = (generating - decoding * steps) / (batch * mean - running * steps)
+    return decoding - each * running, each
+
+
+def cluster_of(entry: dict[str, Any], settings: dict[str, Any], terms: tuple[float, float]) -> Cluster:
+    """What was measured at a cost ratio, as a cluster of two; `terms` are those of its engine's steps."""
+    fixed, each = terms
+    batch, sequences, mean = settings["batch"], entry["sequences"], settings["mean"]
+    busy, step = entry["busy"][SYNC], batch / median(entry["rates"][SYNC])
+    made, longest = batch * mean, round(mean * settings["skew"])
     tokens = made + batch // settings["group_size"] * _PROMPT
     return Cluster(
         generators=1,
@@ -66,9 +89,9 @@ def cluster_of(entry: dict[str, Any], settings: dict[str, Any]) -> Cluster:
         full_tokens_per_s=sequences / (fixed + each * sequences),
         prompt_tokens=_PROMPT,
         prefill_tokens_per_s=1e9,  # part of the decoding steps that were measured
-        verify_s=step * (1 - busy[SYNC]["busy/generators"] - busy[SYNC]["busy/trainers"]),
+        verify_s=step * (1 - busy["busy/generators"] - busy["busy/trainers"]),
         trainers=1,
-        trainer_tokens_per_s=tokens / (step * busy[SYNC]["busy/trainers"]),
+        trainer_tokens_per_s=tokens / (step * busy["busy/trainers"]),
         step_s=0.0,
         publish_s=0.0,
         broadcast_s=0.0,
@@ -78,26 +101,31 @@ def cluster_of(entry: dict[str, Any], settings: dict[str, Any]) -> Cluster:
         n_minibatch=batch,
         n_async=sequences,
         max_open=12 * batch,
-        mean=entry["mean"],
+        mean=mean,
         longest=longest,
     )
 
 
-def simulated(entry: dict[str, Any], settings: dict[str, Any], schedule: Schedule) -> Figures:
-    """One schedule of a model."""
-    cluster = cluster_of(entry, settings)
-    plan = Lengths(entry["mean"], settings["skew"], settings["batch"], settings["group_size"])
-    return Simulator(cluster, schedule, Planned(cluster, plan)).run(_STEPS)
+def simulated(entry: dict[str, Any], settings: dict[str, Any], terms: tuple[float, float], schedule: Schedule) -> Figures:
+    """One schedule at a cost ratio."""
+    cluster = cluster_of(entry, settings, terms)
+    return Simulator(cluster, schedule, Planned(cluster, planned(settings))).run(_STEPS)
 
 
 def table(result: dict[str, Any]) -> str:
-    """Markdown: measured and simulated, by model."""
+    """Markdown: measured and simulated, by the trainer's cost over the generator's."""
     names = ("async over sync", "completions/s, async", "sync", "generators busy", "trainers busy", "age (steps)")
-    lines = [f"| parameters | | {' | '.join(names)} |", f"|{'---|' * (len(names) + 2)}"]
+    lines = [f"| cost ratio | | {' | '.join(names)} |", f"|{'---|' * (len(names) + 2)}"]
+    settings, terms = result["settings"], {}
     for entry in result["repetitions"]:
-        found = {schedule: simulated(entry, result["settings"], schedule) for schedule in ("async", "sync")}
+        # An engine that waits for its trainers tells nothing of its speed: the same one's is taken, where it did not.
+        engine = entry["size"], entry["sequences"]
+        if entry["passes"] == 1:
+            terms[engine] = step_terms(entry, settings)
+        found = {schedule: simulated(entry, settings, terms[engine], schedule) for schedule in ("async", "sync")}
         rate = {way: median(entry["rates"][way]) for way in ("async", SYNC)}
         busy = entry["busy"]["async"]
+        ratio = busy["trainer ms"] / (busy["engine ms"] + busy["generator ms"])
         rows = {
             "measured": (rate["async"], rate[SYNC], busy["busy/generators"], busy["busy/trainers"], busy["age/mean"]),
             "simulated": (
@@ -110,7 +138,7 @@ def table(result: dict[str, Any]) -> str:
         }
         for name, (fast, slow, generators, trainers, age) in rows.items():
             cells = f"{fast / slow:.2f}x | {fast:.1f} | {slow:.1f} | {generators:.2f} | {trainers:.2f} | {age:.1f}"
-            lines.append(f"| {entry['size']} | {name} | {cells} |")
+            lines.append(f"| {ratio:.2f} | {name} | {cells} |")
     return "\n".join(lines) + "\n"
 
 

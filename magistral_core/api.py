@@ -150,7 +150,7 @@ def evaluate(
     from magistral_core.evaluation import suite_named
 
     suite_named(suite)
-    if "/checkpoints/" not in model:
+    if not _is_checkpoint(model):
         settings = recipe or (load_recipe("tiny", overrides) if "tiny" in (suite, model) else override({}, overrides))
         folder = model_folder(settings.model_copy(update={"model": settings.model.model_copy(update={"path": model})}))
         return measure(suite, folder, settings, name=model, data=data, on_progress=on_progress)
@@ -245,10 +245,15 @@ def grade_difficulty(
     return _logged(work, out, output_names(len(names)), recipe.tracking, "grade")
 
 
+def _is_checkpoint(name: str) -> bool:
+    """Whether this is the URI of a checkpoint; a folder of this name is a model."""
+    return "/checkpoints/" in name and not Path(name).expanduser().is_dir()
+
+
 @contextlib.contextmanager
 def _model_at(name: str) -> Iterator[Path]:
     """The folder of a model by any of its names; a checkpoint's is fetched for the time of the block."""
-    if "/checkpoints/" not in name:
+    if not _is_checkpoint(name):
         yield model_folder(override({}, {"model.path": name}))
         return
     with _checkpoint(name) as (_, folder):

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from prefect import task
+from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+from tasks.child import showing
 
 #: Figures of a report that are no measures of the model.
 _ASIDE = {"samples", "unverifiable", "seconds"}
@@ -26,7 +28,11 @@ def evaluation_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _figures(measures: dict[str, Any]) -> dict[str, Any]:
-    return {name: round(value, 4) for name, value in measures.items() if isinstance(value, int | float) and name not in _ASIDE}
+    return {
+        name: None if value is None else round(value, 4)
+        for name, value in measures.items()
+        if (value is None or isinstance(value, int | float)) and name not in _ASIDE
+    }
 
 
 def publish_stages(rows: list[dict[str, Any]]) -> None:
@@ -45,10 +51,12 @@ def publish_comparison(before: dict[str, Any], after: dict[str, Any]) -> list[di
                 if name == wanted or (wanted.endswith("_") and name.startswith(wanted)):
                     row |= {f"{name} before": first[name], f"{name} after": second.get(name)}
         rows.append(row)
-    create_table_artifact(rows, key="results", description="Held-out problems before and after training, by difficulty")
+    with showing(get_run_logger()):
+        create_table_artifact(rows, key="results", description="Held-out problems before and after training, by difficulty")
     gain = after["pass_at_1"] - before["pass_at_1"]
     text = (
         f"pass@1 went from **{before['pass_at_1']:.3f}** to **{after['pass_at_1']:.3f}** ({gain:+.3f}) on problems that training never saw."
     )
-    create_markdown_artifact(text, key="summary", description="In one sentence")
+    with showing(get_run_logger()):
+        create_markdown_artifact(text, key="summary", description="In one sentence")
     return rows

@@ -35,7 +35,8 @@ _BEGINS = {
 def curate_problems(arguments: list[str], flow_run_id: str) -> dict[str, Any]:
     """The report of `magistral curate ARGUMENTS`, without its examples. A second attempt goes on behind what is finished."""
     report = follow_curation(arguments, flow_run_id, "curation", _BEGINS[arguments[0]])
-    create_table_artifact(funnel_rows(report), key="curation-results", description="Problems at every filter")
+    with showing(get_run_logger()):
+        create_table_artifact(funnel_rows(report), key="curation-results", description="Problems at every filter")
     text = f"**{report['kept']}** of {report['read']} rows kept; data set version `{report['version']}`."
     for step in ("llm", "translation"):
         if step in report:
@@ -43,7 +44,8 @@ def curate_problems(arguments: list[str], flow_run_id: str) -> dict[str, Any]:
     for what in ("tests", "solutions"):
         if what in report:
             text += f"\n\n{what.capitalize()}: {', '.join(f'{name} {count}' for name, count in report[what].items())}."
-    create_markdown_artifact(text, key="curation-summary", description="In one sentence")
+    with showing(get_run_logger()):
+        create_markdown_artifact(text, key="curation-summary", description="In one sentence")
     return report
 
 

@@ -11,7 +11,7 @@ from prefect import get_run_logger, task
 from prefect.client.orchestration import get_client
 
 from tasks.artifacts import publish_stages
-from tasks.child import run_command, work_folder
+from tasks.child import run_command, showing, work_folder
 from tasks.training import broken_not_wrong
 
 
@@ -30,12 +30,13 @@ def select_data(recipe: dict[str, Any], flow_run_id: str, fresh: bool = False) -
     arguments = ["run", str(settings), "--stages", "--json"]
     run_command([*arguments, "--fresh"] if fresh else arguments, folder / f"{name}.log", output)
     rows: list[dict[str, Any]] = json.loads(output.read_text())["stages"]
-    publish_stages(rows)
+    with showing(get_run_logger()):
+        publish_stages(rows)
     now = next((row for row in rows if row["state"] == "now"), rows[-1])
     get_run_logger().info(
         "stage %d of %d: %d problems active of %d, %d retired, %d deferred, %d waiting",
         *(now["stage"], len(rows), now["active"], now["problems"], now["retired"], now["deferred"], now["waiting"]),
     )
-    with get_client(sync_client=True) as client:
+    with showing(get_run_logger()), get_client(sync_client=True) as client:
         client.update_flow_run(uuid.UUID(flow_run_id), name=f"stage {now['stage']} of {len(rows)}")
     return rows

@@ -10,7 +10,7 @@ from prefect import get_run_logger, task
 from prefect.artifacts import create_table_artifact
 
 from tasks.artifacts import evaluation_rows
-from tasks.child import run_command, work_folder
+from tasks.child import run_command, showing, work_folder
 from tasks.training import broken_not_wrong
 
 
@@ -29,5 +29,6 @@ def evaluate_model(arguments: list[str], flow_run_id: str) -> dict[str, Any]:
     rows = evaluation_rows(report)
     for row in rows:
         logger.info("%s", "  ".join(f"{name} {value}" for name, value in row.items()))
-    create_table_artifact(rows, key="evaluation", description=f"{report['suite']}: {report['model']}")
+    with showing(logger):
+        create_table_artifact(rows, key="evaluation", description=f"{report['suite']}: {report['model']}")
     return report

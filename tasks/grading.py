@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect import task
+from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
+from tasks.child import showing
 from tasks.curation import follow_curation
 from tasks.training import broken_not_wrong
 
@@ -19,11 +20,13 @@ _BEGINS_OF_TWO = {"reading": 0, "pass 1": 1, "pass 1, again": 45, "pass 2": 50, 
 def grade_problems(arguments: list[str], flow_run_id: str) -> dict[str, Any]:
     """The report of `magistral curate ARGUMENTS`, without its examples. A second attempt samples only what has no grade yet."""
     report = follow_curation(arguments, flow_run_id, "grading", _BEGINS_OF_TWO if "--grader" in arguments else _BEGINS)
-    create_table_artifact(pass_rows(report), key="grading-results", description="What each pass found")
+    with showing(get_run_logger()):
+        create_table_artifact(pass_rows(report), key="grading-results", description="What each pass found")
     text = f"**{report['kept']}** of {report['read']} problems kept; data set version `{report['version']}`."
     if "recovered" in report:
         text += f" **{report['recovered']}** problems that were too hard in pass 1 are kept."
-    create_markdown_artifact(text, key="grading-summary", description="In one sentence")
+    with showing(get_run_logger()):
+        create_markdown_artifact(text, key="grading-summary", description="In one sentence")
     return report
 
 

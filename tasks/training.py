@@ -43,7 +43,7 @@ def train_recipe(recipe: dict[str, Any], flow_run_id: str, fresh: bool = False, 
     Args:
         recipe: all settings, as `Recipe.model_dump(mode="json")` gives them.
         flow_run_id: names the folder of logs.
-        fresh: begin anew where an unfinished run of the recipe exists (first attempt only).
+        fresh: begin anew where an unfinished run of the recipe exists; an attempt after one that began resumes that one.
         until: "stage" ends with the stage of the curriculum that the run is in.
 
     Returns:
@@ -51,6 +51,7 @@ def train_recipe(recipe: dict[str, Any], flow_run_id: str, fresh: bool = False, 
     """
     attempt = task_run.get_run_count() or 1
     folder = work_folder(flow_run_id)
+    begun = any(event["event"] == "start" for earlier in folder.glob("train-*.jsonl") for event in EventFile(earlier).read())
     name = f"train-{uuid.uuid4().hex[:6]}"
     settings = folder / f"{name}.yaml"
     settings.write_text(yaml.safe_dump(recipe, sort_keys=False))
@@ -58,7 +59,7 @@ def train_recipe(recipe: dict[str, Any], flow_run_id: str, fresh: bool = False, 
     get_run_logger().info("attempt %d; the run's own log: %s", attempt, log)
     follower = _Follower(events, Recipe.model_validate(recipe).training.max_steps)
     arguments = ["run", str(settings), "--direct", "--events", str(events), "--until", until]
-    run_command([*arguments, "--fresh"] if fresh and attempt == 1 else arguments, log, on_poll=follower.poll)
+    run_command([*arguments, "--fresh"] if fresh and not begun else arguments, log, on_poll=follower.poll)
     return follower.finish()
 
 

@@ -1,8 +1,8 @@
 """Measures over graded samples: pass@k, maj@k, valid format, lengths. Pure.
 
 pass@k is the unbiased estimate `1 - C(n - c, k) / C(n, k)` from `n` samples of which `c` are right. maj@k takes the most frequent
-answer of all `k` samples; answers tied for first place share the vote, so a tie between one right and one wrong answer counts
-one half. Samples without an answer do not vote.
+answer of all `k` samples, where right answers are one, however they are written; answers tied for first place share the vote, so a tie
+between one right and one wrong answer counts one half. Samples without an answer do not vote.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
+
+#: The vote of every right answer; no answer has a line break.
+_RIGHT = "\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +38,9 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
 
 def majority_correct(outcomes: Sequence[Outcome]) -> float:
     """Share of the first place that right answers hold in the vote of these samples; 0 if nobody votes."""
-    votes = Counter(outcome.answer for outcome in outcomes if outcome.answer)
-    if not votes:
-        return 0.0
-    most = max(votes.values())
-    tied = [answer for answer, count in votes.items() if count == most]
-    right = {outcome.answer for outcome in outcomes if outcome.correct}
-    return sum(answer in right for answer in tied) / len(tied)
+    votes = Counter(_RIGHT if outcome.correct else outcome.answer for outcome in outcomes if outcome.answer)
+    most = max(votes.values(), default=0)
+    return (votes[_RIGHT] == most) / sum(count == most for count in votes.values()) if votes else 0.0
 
 
 def summarise(problems: Sequence[Sequence[Outcome]]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from magistral_core.config.schema import Recipe
+from magistral_core.config.schema import FieldNames, Recipe
 from magistral_core.errors import InputError
 from magistral_core.evaluation.metrics import Outcome, summarise
 from magistral_core.evaluation.report import EvaluationReport
@@ -40,8 +40,8 @@ def evaluate(
     Args:
         suite: name.
         model_dir: folder with config, weights and tokenizer.
-        recipe: its `evaluation` section overrides the suite's protocol; `prompt`, `generation` (engine), `rewards` (worker
-            limits) and `problems.fields` apply as in training.
+        recipe: its `evaluation` section overrides the suite's protocol; `prompt`, `generation` (engine) and `rewards` (worker
+            limits) apply as in training, and `problems.fields` to `data`.
         name: what the report calls the model.
         data: file or folder with the suite's problems, in place of its own source.
         journal: folder for finished samples; an evaluation that was stopped goes on from there.
@@ -55,10 +55,11 @@ def evaluate(
     """
     began = time.perf_counter()
     chosen, settings = suite_named(suite), recipe.evaluation
-    problems = chosen.load(data, recipe.problems.fields, recipe.model.tiny.world)[: settings.problems]
+    problems = chosen.load(data, recipe.problems.fields if data else FieldNames(), recipe.model.tiny.world)[: settings.problems]
     samples = settings.samples or chosen.samples
     sampling = Sampling(chosen.temperature if settings.temperature is None else settings.temperature, chosen.top_p)
-    verifier = Verifier(recipe.rewards, recipe.prompt)
+    # What a run adds to the verdict, its own functions and the language, is neither asked for here nor need it be at hand.
+    verifier = Verifier(recipe.rewards.model_copy(update={"extra": (), "language": 0.0}), recipe.prompt)
     if code := sum(problem.kind is ProblemKind.CODE for problem in problems):
         raise InputError(f"suite {suite}: {code} code problems cannot be evaluated, only mathematics; judge single ones by verify code")
     verifier.check_supported(problems)
@@ -123,7 +124,7 @@ def _grade(
             verdict = next(verdicts)
             broken |= verdict.status is ScoreStatus.ERROR
             cut = completion.finish_reason is FinishReason.LENGTH
-            answer = "" if cut else extract_boxed(answer_part(completion.text, close)) or ""
+            answer = "" if cut else extract_boxed(answer_part(completion.text, close), bare=True) or ""
             form = check_format(completion.text, problem.kind, recipe.prompt, completion.finish_reason)
             graded.append(Outcome(canonical_answer(answer), verdict.correct and not cut, not form.fault, completion.length, cut))
         outcomes.append(graded)

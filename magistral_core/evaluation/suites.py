@@ -8,6 +8,8 @@ from pathlib import Path
 from magistral_core.config.schema import FieldNames, ProblemSettings
 from magistral_core.errors import InputError
 from magistral_core.problems import load_problems
+from magistral_core.problems.load import is_saved_dataset
+from magistral_core.problems.readers import problem_files
 from magistral_core.records import Problem
 
 #: Seed of the generated held-out problems: the same for every model and every run.
@@ -52,6 +54,11 @@ class Suite:
         local = Path(path).expanduser()
         if local.is_dir():
             found = [local / name for name in self.file if (local / name).is_file()]
+            if not found and self.file and not is_saved_dataset(local) and len(files := problem_files(local)) > 1:
+                raise InputError(
+                    f"suite {self.name}: {local} holds {len(files)} problem files and none of the suite's ({', '.join(self.file)}); "
+                    "name one of them with --data"
+                )
             path = str(found[0]) if found else path
         return load_problems(ProblemSettings(path=path, split=self.split, fields=fields))
 

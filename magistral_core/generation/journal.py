@@ -18,10 +18,12 @@ from magistral_core.errors import InputError
 from magistral_core.records import Completion, FinishReason, Request
 
 Key = tuple[int, int]
+#: Columns that are kept as arrays: lists of Python's numbers take six times the memory.
+_ARRAYS = {"prompt_ids": np.int32, "token_ids": np.int32, "logprobs": np.float32, "versions": np.int32}
 
 
 class Journal:
-    """Completions by (group_id, index).
+    """Completions by (group_id, index): those that the folder held when it was opened. What is written since is on the disk alone.
 
     Args:
         folder: made if missing.
@@ -40,7 +42,10 @@ class Journal:
         self._parts = sorted(self.folder.glob("part-*.parquet"))
         for part in self._parts:
             for row in _read(part):
-                self._finished[row["group_id"], row["index"]] = row
+                self._finished[row["group_id"], row["index"]] = {
+                    **row,
+                    **{name: np.asarray(row[name], kind) for name, kind in _ARRAYS.items()},
+                }
 
     def __len__(self) -> int:
         return len(self._finished)
@@ -54,7 +59,7 @@ class Journal:
         row = self._finished.get((request.group_id, request.index))
         if row is None:
             return None
-        if row["prompt_ids"] != request.prompt.token_ids.tolist() or row["seed"] != request.seed:
+        if not np.array_equal(row["prompt_ids"], request.prompt.token_ids) or row["seed"] != request.seed:
             raise InputError(
                 f"{self.folder}: completion {request.index} of group {request.group_id} was sampled for another prompt or seed; "
                 f"remove the journal, or name another"
@@ -63,9 +68,9 @@ class Journal:
             group_id=request.group_id,
             index=request.index,
             prompt_ids=request.prompt.token_ids,
-            token_ids=np.asarray(row["token_ids"], dtype=np.int32),
-            logprobs=np.asarray(row["logprobs"], dtype=np.float32),
-            versions=np.asarray(row["versions"], dtype=np.int32),
+            token_ids=row["token_ids"],
+            logprobs=row["logprobs"],
+            versions=row["versions"],
             text=row["text"],
             finish_reason=FinishReason(row["finish_reason"]),
         )
@@ -88,7 +93,6 @@ class Journal:
             os.fsync(file.fileno())
         os.replace(partial, path)
         self._parts.append(path)
-        self._finished.update({(row["group_id"], row["index"]): row for row in rows})
 
     def _check_settings(self, settings: Mapping[str, Any]) -> None:
         path = self.folder / "journal.json"

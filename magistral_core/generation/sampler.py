@@ -138,10 +138,11 @@ class Sampler:
             if first is not None:
                 for completion in self._started().stream(itertools.chain([first], source)):
                     request = asked.pop((completion.group_id, completion.index))
-                    unwritten.append((request, completion))
-                    if journal is not None and (len(unwritten) >= _JOURNAL_COMPLETIONS or time.monotonic() - written_at > _JOURNAL_SECONDS):
-                        journal.write(unwritten)
-                        unwritten, written_at = [], time.monotonic()
+                    if journal is not None:
+                        unwritten.append((request, completion))
+                        if len(unwritten) >= _JOURNAL_COMPLETIONS or time.monotonic() - written_at > _JOURNAL_SECONDS:
+                            journal.write(unwritten)
+                            unwritten, written_at = [], time.monotonic()
                     while known:
                         yield counted(known.pop(0))
                     yield counted(completion)
@@ -243,7 +244,7 @@ class _Pool:
         for child, _ in self._children:
             child.join(timeout=0.5)
         codes = ", ".join(f"{child.name}: exit code {child.exitcode}" for child, _ in self._children if child.exitcode is not None)
-        return InfrastructureError(f"a sampler process died ({codes}); repeat the command to go on")
+        return InfrastructureError(f"a sampler process died ({codes}); repeat the command")
 
 
 def _serve(pipe: Connection, model_path: str | Path, generation: GenerationSettings, arguments: dict[str, Any]) -> None:

@@ -3,8 +3,11 @@
     admit ──charges──> generating (<= n_async) ──finished──> verifying ──enqueued──> queued ──dequeued──> training
           └─charges──> open ───────────────────────────────────────dropped, trained──> free
 
-Bounds, in completions. `n_async` limits what is generated at the same time. `queue` limits what waits for the trainers.
-`max_open` limits what is open: admitted, and not yet trained or dropped. It also limits age, for trained completions move from
+Bounds, in completions. `n_async` limits what is generated at the same time. `queue` is what may wait for the trainers: unless half of it is
+empty or they wait themselves, a group begins only where what waits and what is coming is less than `queue` and the completions that are
+trained while a group is made (the base-stock rule of inventories; `_wanted`). To stop at a full queue would be too late by all that is
+under way then, and to begin at one that is not full by the time that a group takes: the queue would swell to several times its bound, then
+run dry. `max_open` limits what is open: admitted, and not yet trained or dropped. It also limits age, for trained completions move from
 the one term to the other and so the sum grows by admission alone:
 
     open + overtaken <= 2 max_open    overtaken: trained since the oldest group that is not yet queued was admitted
@@ -26,6 +29,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from magistral_core.config.schema import PipelineSettings
+
+#: Batches' worth of groups over which it is averaged how long they take and how many are kept. Fewer react to chance: a batch may be eight.
+_AVERAGED_BATCHES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +72,8 @@ class Admission:
         # Groups not yet queued, in order of admission: completions trained before. Its first entry costs the same however many went before.
         self._begun: OrderedDict[int, int] = OrderedDict()
         self._trained = 0
+        # Of the groups made: how many; of the last of them: completions that were trained while one was made, and the share that was kept.
+        self._groups, self._trained_meanwhile, self._kept = 0, 0.0, 1.0
         self.generating = 0
         self.queued = queued
         self.open = queued
@@ -95,12 +103,12 @@ class Admission:
 
     def enqueued(self, group_id: int) -> None:
         """A verified group joined the queue."""
-        del self._begun[group_id]
+        self._made(group_id, kept=True)
         self.queued += self._settings.group_size
 
     def dropped(self, group_id: int) -> None:
         """A verified group was filtered or failed."""
-        del self._begun[group_id]
+        self._made(group_id, kept=False)
         self.open -= self._settings.group_size
 
     def dequeued(self, completions: int) -> None:
@@ -117,12 +125,26 @@ class Admission:
         if s.schedule == "sync":
             idle = self.open == self.queued and not self.training
             return max(0, s.n_batch - self.queued) if idle else 0
-        return max(0, s.n_async - self.generating) if self.queued < s.queue else 0
+        return max(0, s.n_async - self.generating)
 
     def _may_begin(self) -> bool:
         s = self._settings
         room = min(s.max_open, 2 * s.max_open - self.overtaken) - self.open
-        return s.schedule == "sync" or room >= s.group_size
+        return s.schedule == "sync" or (room >= s.group_size and self._wanted)
+
+    @property
+    def _wanted(self) -> bool:
+        """Whether trainers wait, or soon will, or would when a group that begins now is ready."""
+        s = self._settings
+        short = self.queued < s.queue / 2 or (not self.training and self.queued < s.n_batch)
+        coming = self._kept * len(self._begun) * s.group_size
+        return short or self.queued + coming < s.queue + self._trained_meanwhile
+
+    def _made(self, group_id: int, *, kept: bool) -> None:
+        self._groups += 1
+        weight = max(1 / self._groups, self._settings.group_size / (_AVERAGED_BATCHES * self._settings.n_batch))
+        self._trained_meanwhile += weight * (self._trained - self._begun.pop(group_id) - self._trained_meanwhile)
+        self._kept += weight * (kept - self._kept)
 
     def _next_slot(self) -> Slot:
         if self._partial is None:

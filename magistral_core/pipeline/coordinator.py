@@ -408,6 +408,7 @@ class Coordinator:
             **policy_metrics(batch, report),
             **{f"groups/filtered_{reason}": float(n) for reason, n in window.filtered.items()},
             **{f"groups/failed_{reason}": float(n) for reason, n in window.failed.items()},
+            "groups/verified": float(len(window.verified)),
             "groups/filtered": float(sum(window.filtered.values())),
             "groups/in_flight": float(self._ledger.in_flight),
             "queue/completions": float(self._admission.queued),

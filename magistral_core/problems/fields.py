@@ -124,14 +124,23 @@ def question_text(value: Any, place: str) -> str:
         raise InputError(f"{place}: the question must be text, this is a {type(value).__name__}")
     if not value.strip():
         raise InputError(f"{place}: the question is empty")
-    return value.strip()
+    return _whole(value.strip(), place)
+
+
+def _whole(text: str, place: str) -> str:
+    """The text, in which no half of a surrogate pair may be: JSON can hold one alone, tokenizers and files refuse it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{place}: half a character ({text[error.start]!a}) at {error.start}; write the text again") from error
+    return text
 
 
 def answer_text(value: Any, place: str) -> str:
     """Canonical text of an answer: 27.0 -> `27`, [1, 2] -> `1, 2`, GSM8K's `... #### 72` -> `72`."""
     if isinstance(value, str):
         _, marker, result = value.rpartition("####")
-        return (result if marker else value).strip()
+        return _whole((result if marker else value).strip(), place)
     if isinstance(value, bool):
         return str(value)
     if isinstance(value, int):

@@ -69,9 +69,14 @@ def source_rows(path: str, split: str = "train") -> Iterator[Row]:
     local = Path(path).expanduser()
     if not local.is_dir():
         return read_rows(local, path)
-    if (local / "dataset_dict.json").exists() or (local / "state.json").exists():
+    if is_saved_dataset(local):
         return _saved_dataset(local, split)
     return (row for file in problem_files(local) for row in read_rows(file))
+
+
+def is_saved_dataset(folder: Path) -> bool:
+    """Whether `datasets` wrote this folder (`save_to_disk`)."""
+    return (folder / "dataset_dict.json").exists() or (folder / "state.json").exists()
 
 
 def _objects(uri: str) -> Iterator[Row]:
@@ -98,12 +103,12 @@ def _objects(uri: str) -> Iterator[Row]:
 def _hub(path: str, split: str) -> Iterator[Row]:
     """`hf:NAME` or `hf:NAME:CONFIG`, where NAME is a hub name or a local folder that `datasets` can load."""
     from datasets import load_dataset
-    from datasets.exceptions import DatasetNotFoundError
+    from datasets.exceptions import DatasetsError
 
     name, _, config = path.removeprefix("hf:").partition(":")
     try:
         data = load_dataset(name, config or None, split=split)
-    except (DatasetNotFoundError, FileNotFoundError, ValueError, ConnectionError) as error:
+    except (DatasetsError, OSError, ValueError, RuntimeError) as error:  # the last: a set that comes with a script
         raise InputError(f"{path} (split {split}): {' '.join(str(error).split())[:300]}") from error
     return _dataset_rows(data, path)
 

@@ -6,6 +6,7 @@ Readers know where a row stands and whether the file can be read at all; what it
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,8 @@ def read_rows(path: Path, name: str = "") -> Iterator[Row]:
         raise InputError(f"{name}: not a file")
     if path.suffix not in SUFFIXES:
         raise InputError(f"{name}: unknown kind of problem file; use one of {', '.join(SUFFIXES)}")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{name}: this user may not read the file")
     if path.stat().st_size == 0:
         raise InputError(f"{name}: the file is empty")
     if path.suffix == ".parquet":

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 SUPERSEDED_BY = "magistral.superseded_by"
 COPY_OF = "magistral.copy_of"
 TABLES_TAG = "mlflow.loggedArtifacts"
+#: The UI lists tables from a tag of at most 8,000 characters; the newest are listed.
+TABLES_LISTED = 100
 STEP_OF_MODEL = "magistral.step"
 _STEP_IN_NAME = re.compile(r"step-(\d+)")
 _PARAMS_AT_ONCE = 100
@@ -73,7 +75,7 @@ def supersede(client: MlflowClient, run: Run, step: int) -> Run:
         client.log_batch(new_id, metrics=points[start : start + BATCH], synchronous=True)
     tables = _copy_artifacts(client, old, new_id, step)
     if tables:
-        client.set_tag(new_id, TABLES_TAG, json.dumps([{"path": path, "type": "table"} for path in tables]))
+        client.set_tag(new_id, TABLES_TAG, json.dumps([{"path": path, "type": "table"} for path in tables[-TABLES_LISTED:]]))
     _move_models(client, run, new_id, step)
     client.set_tag(old, SUPERSEDED_BY, new_id)
     client.set_terminated(old, "KILLED")

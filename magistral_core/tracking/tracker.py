@@ -29,8 +29,6 @@ RUN_TAG = "magistral.run"
 CHECKPOINT_URI = "checkpoint_uri"
 #: How long `finish` waits for an MLflow that is away.
 FINISH_TIMEOUT_S = 300.0
-#: The UI lists tables from a tag of at most 8,000 characters; the newest are listed.
-_TABLES_LISTED = 100
 _PARAMS_AT_ONCE = 100
 _LONGEST_PARAM = 6000
 
@@ -151,7 +149,7 @@ class Tracker:
             self._upload(path, text.encode())
             tag = json.loads(self._client.get_run(self._run_id).data.tags.get(replay.TABLES_TAG, "[]"))
             entry = {"path": path, "type": "table"}
-            tag = [*(item for item in tag if item != entry), entry][-_TABLES_LISTED:]
+            tag = [*(item for item in tag if item != entry), entry][-replay.TABLES_LISTED :]
             self._client.set_tag(self._run_id, replay.TABLES_TAG, json.dumps(tag))
 
         self._call(upload)

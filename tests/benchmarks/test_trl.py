@@ -22,7 +22,12 @@ from magistral_core.errors import InputError
 def cell(skew: float, ours: list[float], theirs: list[float]) -> dict[str, Any]:
     profile = {"ours": {"trainer ms": 6.0, "engine ms": 3.0, "generator ms": 0.5, "main ms": 0.5}, "trl": {"main ms": 40.0}}
     precision = {"ours": "float32", "trl": "bfloat16"}
-    return {"size": "1M", "mean": 32, "skew": skew, "batch": 64, "precision": precision, "ours": ours, "trl": theirs, "profile": profile}
+    sides = {"layout": [1, 2], "precision": precision, "ours": ours, "trl": theirs, "profile": profile}
+    return {"size": "1M", "mean": 32, "skew": skew, "batch": 64, **sides}
+
+
+def learning(seconds: float | None, *rewards: float) -> dict[str, Any]:
+    return {"seconds": seconds, "curve": [[10.0 * step, reward, 256] for step, reward in enumerate(rewards)]}
 
 
 def journal(path: Path, found: dict[str, Any], repetitions: int) -> str:
@@ -32,21 +37,28 @@ def journal(path: Path, found: dict[str, Any], repetitions: int) -> str:
 
 
 def test_every_cell_is_in_the_table_and_the_headline_is_their_geometric_mean(tmp_path: Path) -> None:
-    done = {"1M/32/1": cell(1.0, [30.0, 20.0, 40.0], [10.0, 10.0, 10.0]), "1M/32/5": cell(5.0, [120.0, 110.0, 120.0], [10.0, 10.0, 10.0])}
-    rewards = {f"reward/0.7/{n}": {"reward": 0.7, "seed": n, "ours_seconds": 40.0, "trl_seconds": 100.0 + n} for n in range(2)}
-    settings = {"sizes": "1M", "repetitions": "3", "reward_repetitions": "2", "journal": journal(tmp_path / "j", done | rewards, 3)}
+    done = {
+        "cell/1M/32/1": cell(1.0, [30.0, 20.0, 40.0], [10.0, 10.0, 10.0]),
+        "cell/1M/32/5": cell(5.0, [120.0, 110.0, 120.0], [10.0, 10.0, 10.0]),
+    }
+    sides = [(learning(40.0, 0.5, 0.7, 0.7, 0.8), learning(100.0 + n, *[0.7] * 5)) for n in range(2)]
+    sides.append((learning(50.0, *[0.7] * 5), learning(None, 0.1, 0.6, 0.65, 0.7, 0.1)))
+    rewards = {f"to reward/0.7/{n}": {"reward": 0.7, "seed": n, "ours": ours, "trl": theirs} for n, (ours, theirs) in enumerate(sides)}
+    settings = {"sizes": "1M", "repetitions": "3", "reward_repetitions": "3", "journal": journal(tmp_path / "j", done | rewards, 3)}
     result = load("trl")(Options(settings=settings))
     assert [row["ratio"] for row in result.table] == [3.0, 12.0]
     assert result.headline.value == pytest.approx(6.0)
     assert [row["trainers ms"] for row in result.table] == [6.0, 6.0]
+    assert [row["generators + ranks"] for row in result.table] == ["1 + 2", "1 + 2"]
     text = " ".join(result.remarks)
     assert "1M/32/1. The trainers take 60 to 60%" in text  # the cell below the goal, with what its time goes into
     assert "1M/32/5" not in text
-    assert "40 s, TRL 100 s, 2.5x" in text
+    assert "40 s and 4 steps, TRL 101 s and 5 steps, 2.52x (medians of 3 seeds; starts and the first step left out)" in text
+    assert "Seed 2: TRL did not reach a mean reward of 0.7 within 900 s (5 steps, 0.65 at best); it is counted with that time." in text
 
 
 def test_a_part_of_the_grid_can_be_stated_without_measuring(tmp_path: Path) -> None:
-    done = {"1M/32/5": cell(5.0, [120.0, 110.0, 120.0], [10.0, 10.0, 10.0])}
+    done = {"cell/1M/32/5": cell(5.0, [120.0, 110.0, 120.0], [10.0, 10.0, 10.0])}
     settings = {"kept_only": "true", "journal": journal(tmp_path / "j", done, 5)}
     result = load("trl")(Options(full=True, settings=settings))
     assert [(row["parameters"], row["mean tokens"], row["skew"]) for row in result.table] == [("1M", 32, "5")]
@@ -59,10 +71,16 @@ def test_of_several_sides_the_fastest_stays_and_the_others_end() -> None:
     seconds = {"slow": 0.3, "fast": 0.02}
     with contextlib.ExitStack() as stack:
         sides = {name: stack.enter_context(Side("tests.benchmarks.toy_side:count", {"seconds": s})) for name, s in seconds.items()}
-        name, side = trl._fastest(sides)
+        name, side = trl._fastest(sides, 1, 2)
         assert name == "fast"
         assert len(side.advance(2).lines) == 2
         assert not psutil.pid_exists(sides["slow"].pid)
+
+
+def test_a_reward_is_the_mean_over_completions_not_over_steps() -> None:
+    """A step before which one group was verified says little, and one before which none was says nothing."""
+    assert trl._recent([(0.0, 0.5, 512)]) is None
+    assert trl._recent([(0.0, 0.1, 512), (1.0, 0.5, 752), (2.0, 1.0, 16), (3.0, 1.0, 0)]) == pytest.approx((0.5 * 752 + 16) / 768)
 
 
 def test_a_size_that_does_not_exist_is_refused() -> None:
@@ -80,7 +98,8 @@ def test_the_published_grid_is_the_one_that_was_fixed_beforehand() -> None:
 def test_schedules_are_compared_pair_by_pair(tmp_path: Path) -> None:
     busy = {"trainer ms": 8.0, "engine ms": 7.0, "generator ms": 1.0, "busy/generators": 0.99, "busy/occupancy": 0.9, "busy/trainers": 0.8}
     rates = {"async": [100.0, 60.0], "sync, a core a role": [50.0, 30.0], "sync, both cores": [80.0, 40.0]}
-    found = {"ratio": "1", "size": "1M", "mean": 64, "rates": rates, "busy": {"async": {**busy, "age/mean": 1.5}}}
+    cost = {"size": "1M", "sequences": 128, "passes": 1}
+    found = {"ratio": "1", **cost, "rates": rates, "busy": {"async": {**busy, "age/mean": 1.5}}}
     module = importlib.import_module("benchmarks.async")
     result = module.run(Options(settings={"journal": journal(tmp_path / "j", {"1": found}, 2)}))
     (row,) = result.table

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 
 def count(*, emit: Callable[..., None], seconds: float) -> None:
-    helper = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    helper = subprocess.Popen([sys.executable, "-c", "import os\np = os.getppid()\nwhile os.getppid() == p: pass"])
     emit(helper=helper.pid)
     step = 0
     while True:

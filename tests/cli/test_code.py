@@ -28,6 +28,8 @@ def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:
         choose()
     except SandboxError as error:
+        if "the canary could" in str(error):  # it leaks: that is no reason to skip
+            raise
         pytest.skip(f"no sandbox here: {error}")
     folder = tmp_path_factory.mktemp("code")
     (folder / "add.json").write_text(json.dumps(ADD, indent=1))

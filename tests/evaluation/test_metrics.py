@@ -49,6 +49,12 @@ def test_samples_without_an_answer_do_not_vote() -> None:
     assert majority_correct([outcome(""), outcome("")]) == 0.0
 
 
+def test_right_answers_vote_together_however_they_are_written() -> None:
+    votes = [Outcome(answer, correct, True, 10, False) for answer, correct in (("x+1", True), ("1+x", True), ("x", False), ("y", False))]
+    assert majority_correct(votes) == 1.0
+    assert majority_correct([*votes, votes[-1]]) == 0.5
+
+
 @given(st.lists(st.sampled_from("1257"), min_size=1, max_size=8), st.randoms())
 def test_majority_does_not_depend_on_the_order(answers: list[str], random) -> None:
     before = majority_correct([outcome(answer) for answer in answers])

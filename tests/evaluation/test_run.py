@@ -44,19 +44,19 @@ def completion(text: str, index: int, finish_reason: FinishReason = FinishReason
 def test_grading_tells_right_wrong_cut_and_unusable_references_apart() -> None:
     recipe = load_recipe("tiny")
     right = "<think>3+4</think>\\boxed{7}"
-    texts = [right, "<think>hm</think>\\boxed{8}", "\\boxed{7.0}", "<think>no box</think>7"]
-    group = [completion(text, i) for i, text in enumerate(texts)] + [completion(right, 4, FinishReason.LENGTH)]
+    texts = [right, "<think>hm</think>\\boxed{8}", "\\boxed{7.0}", "<think>no box</think>7", "<think>bare</think>\\boxed 7"]
+    group = [completion(text, i) for i, text in enumerate(texts)] + [completion(right, 5, FinishReason.LENGTH)]
     problems = [Problem("a", "3+4?", "7"), Problem("b", "?", "\\frac{1}{")]
     with Verifier(recipe.rewards, recipe.prompt) as verifier:
         (graded, _), unverifiable = _grade(problems, [group, [completion(right, 0)]], verifier, recipe)
-    assert [outcome.correct for outcome in graded] == [True, False, True, False, False]
-    assert [outcome.valid_format for outcome in graded] == [True, True, False, False, False]
-    assert [outcome.answer for outcome in graded] == ["7", "8", "7", "", ""]
-    assert [outcome.truncated for outcome in graded] == [False] * 4 + [True]
+    assert [outcome.correct for outcome in graded] == [True, False, True, False, True, False]
+    assert [outcome.valid_format for outcome in graded] == [True, True, False, False, False, False]
+    assert [outcome.answer for outcome in graded] == ["7", "8", "7", "", "7", ""]
+    assert [outcome.truncated for outcome in graded] == [False] * 5 + [True]
     assert unverifiable == 1
 
 
-def test_whole_evaluation_and_again_from_its_journal(model_folder: Path, tmp_path: Path) -> None:
+def test_whole_evaluation_and_again_from_its_journal(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = load_recipe("tiny", OVERRIDES)
     seen: list[tuple[int, int]] = []
     report = evaluate("tiny", model_folder, recipe, journal=tmp_path / "journal", on_progress=lambda *counts: seen.append(counts))
@@ -69,8 +69,15 @@ def test_whole_evaluation_and_again_from_its_journal(model_folder: Path, tmp_pat
     table = report.to_markdown().splitlines()
     assert len(table) == 2 + 1 + 4 and len({line.count("|") for line in table}) == 1
 
+    monkeypatch.setattr("magistral_core.generation.sampler.LocalEngine", None)  # nothing is left to be sampled
     again = evaluate("tiny", model_folder, recipe, journal=tmp_path / "journal")
     assert dict(again.totals) == dict(report.totals)
+
+
+def test_a_checkpoints_own_field_names_and_functions_are_not_asked_of_a_suite(model_folder: Path, tmp_path: Path) -> None:
+    changes = ["rewards.extra=[functions_that_are_elsewhere:brevity]", "problems.fields.answer=reward_model.ground_truth"]
+    report = evaluate("tiny", model_folder, load_recipe("tiny", [*OVERRIDES, *changes]))
+    assert report.totals["problems"] == 6
 
 
 def test_length_is_capped_by_the_models_context(model_folder: Path, tmp_path: Path) -> None:

@@ -36,11 +36,15 @@ def local_engine(model_folder: Path) -> Iterator[LocalEngine]:
 async def generator_engine(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[GeneratorEngine]:
     sockets = tmp_path_factory.mktemp("s")
     engine = GeneratorEngine(model_folder, GENERATION, max_model_len=MAX_MODEL_LEN, sockets=str(sockets))
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
     await engine.start()
-    yield engine
-    assert any(path.is_socket() for path in sockets.rglob("*"))
-    engines = [child.pid for child in psutil.Process().children(recursive=True)]
-    left = [name for name in os.listdir("/dev/shm") if any(f"-{pid}-" in name for pid in engines)]  # noqa: PTH208
-    assert left == [], "nothing that a kill would leave in shared memory"
-    await engine.close()
+    engines = {child.pid for child in psutil.Process().children(recursive=True)} - before
+    try:
+        yield engine
+        assert engines
+        assert any(path.is_socket() for path in sockets.rglob("*"))
+        left = [name for name in os.listdir("/dev/shm") if any(f"-{pid}-" in name for pid in engines)]  # noqa: PTH208
+        assert left == [], "nothing that a kill would leave in shared memory"
+    finally:
+        await engine.close()
     assert list(sockets.iterdir()) == [], "vLLM's sockets go with the engine"

@@ -43,15 +43,18 @@ class Loop(RuleBasedStateMachine):
         for _ in range(data.draw(st.integers(0, 4))):
             self.ledger.open()
         self.resumed = self.ledger.ids(GroupState.GENERATING)
-        self.admission = Admission(self.s, self.ledger.open, resume=self.resumed)
+        most = min(self.s.queue, self.s.max_open) if self.schedule == "async" else self.s.n_batch
+        waiting = data.draw(st.integers(0, most // self.s.group_size))
+        self.queue = [self.ledger.open() for _ in range(waiting)]
+        self.admission = Admission(self.s, self.ledger.open, resume=self.resumed, queued=waiting * self.s.group_size)
         self.order: list[Slot] = []
         self.generating: list[Slot] = []
         self.arrived: Counter[int] = Counter()
         self.verifying: list[int] = []
-        self.queue: list[int] = []
         self.training: list[int] = []
         self.steps = 0
-        self.begun_at: dict[int, int] = {}  # group -> completions trained when it was admitted
+        self.begun_at = dict.fromkeys(self.queue, 0)  # group -> completions trained when it was admitted
+        self.first = len(self.ledger.open_ids)  # of the groups that are new
         self.trained = 0
 
     @rule()
@@ -130,8 +133,8 @@ class Loop(RuleBasedStateMachine):
         size = self.s.group_size
         groups = list(dict.fromkeys(slot.group_id for slot in self.order))
         assert [slot.index for slot in self.order] == [i % size for i in range(len(self.order))]
-        assert groups == sorted(groups) == list(range(len(groups))), "a group was passed over"
-        assert groups[: len(self.resumed)] == self.resumed[: len(groups)], "groups in flight at the checkpoint come first"
+        wanted = [*self.resumed, *range(self.first, self.first + len(groups))]
+        assert groups == wanted[: len(groups)], "groups in flight at the checkpoint come first, and none is passed over"
         assert len(set(self.order)) == len(self.order)
 
     @invariant()
@@ -178,6 +181,40 @@ def test_a_full_queue_stops_admission() -> None:
     assert admission.admit() == []
     admission.dequeued(8)
     assert len(admission.admit()) == 4
+
+
+def roomy(queued: int = 0) -> Admission:
+    pipeline = {"group_size": 4, "n_async": 64, "n_batch": 32, "n_minibatch": 32, "queue": 32, "max_open": 256}
+    return Admission(PipelineSettings.model_validate(pipeline), Ledger().open, queued=queued)
+
+
+def groups(slots: list[Slot]) -> int:
+    return len({slot.group_id for slot in slots})
+
+
+def test_while_enough_waits_no_more_comes_than_fills_the_queue_and_what_is_trained_meanwhile() -> None:
+    """Four groups of 4 are made while 64 completions are trained, and half of them are kept."""
+    admission = roomy(queued=16)
+    admission.training = True
+    assert groups(admission.admit()) == 4, "to fill the queue of 32"
+    admission.finished(16)
+    admission.open += 64  # of earlier batches, trained now
+    admission.trained(64)
+    for group in range(4):
+        (admission.enqueued if group % 2 else admission.dropped)(group)
+    begun = 0
+    for _ in range(5):
+        begun += groups(admission.admit())  # 16 at a time, of `n_async`
+        admission.finished(admission.generating)
+    # 24 wait. A group counts for 2 of its 4, and 32 + 64 may wait or come.
+    assert begun == (32 + 64 - 24) / 2
+
+
+def test_trainers_that_wait_or_soon_will_are_worth_more_than_a_short_queue() -> None:
+    assert len(roomy().admit()) == len(roomy(queued=28).admit()) == 64
+    working = roomy(queued=12)
+    working.training = True
+    assert len(working.admit()) == 64
 
 
 def test_a_slow_group_is_not_overtaken_for_ever() -> None:

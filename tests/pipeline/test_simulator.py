@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import statistics
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -175,6 +177,28 @@ def test_whatever_the_cluster_groups_balance_and_shares_are_shares(
 def test_asynchronous_is_faster_where_lengths_are_skewed() -> None:
     speeds = {schedule: simulate(changed(step_s=2.0), schedule, 30).completions_per_s for schedule in SCHEDULES}
     assert speeds["sync"] < speeds["one-step-off"] < speeds["async"]
+
+
+class QueueWatch(Simulator):
+    """Notes what waits when a batch begins."""
+
+    def _begin_batch(self) -> None:
+        self.waiting = [*getattr(self, "waiting", []), self._admission.queued]
+        super()._begin_batch()
+
+
+@pytest.mark.parametrize("changes", [{}, {"pass_rate": 0.9, "trainer_tokens_per_s": 1000.0}, {"skew": 1.5, "trainer_tokens_per_s": 1500.0}])
+def test_trainers_that_are_the_bottleneck_never_wait_and_their_queue_keeps_near_its_bound(changes: dict[str, Any]) -> None:
+    """Neither swells the queue with all that was under way when it was full, nor runs it dry while new groups are made."""
+    cluster = Cluster(**{"trainer_tokens_per_s": 2500.0, **changes})
+    simulator = QueueWatch(cluster, "async")
+    figures = simulator.run(60)
+    waiting = simulator.waiting[20:]
+    queue = cluster.settings("async").queue
+    assert figures.trainers_busy > 0.99
+    assert min(waiting) > cluster.n_batch
+    assert 0.8 * queue < statistics.fmean(waiting) < 1.5 * queue
+    assert max(waiting) <= 2 * queue
 
 
 def test_the_number_of_generators_that_trainers_need() -> None:

@@ -40,7 +40,10 @@ def test_stages_follow_one_another_and_nothing_is_lost(schedule: str, tmp_path: 
     assert {group.stage for group in groups} == {0, 1, 2}
     assert all(group.problem.level in levels[group.stage] for group in groups)
     assert [len(batch.groups) for batch in run.watcher.batches] == [4] * 4 + [2] * 4 + [1] * 6
-    assert all(request.max_tokens == 40 for (group, _), request in run.runtime.requests.items() if group < groups[0].id + 1)
+    stage_of = {group.id: group.stage for group in groups}
+    asked = [(stage_of[group], request.max_tokens) for (group, _), request in run.runtime.requests.items() if group in stage_of]
+    assert {stage for stage, _ in asked} == {0, 1, 2}
+    assert all((tokens == 40) == (stage == 0) for stage, tokens in asked)
     assert [row["ended"] for row in run.state.curriculum.table()] == [4, 8, 14]
     assert [step for step, _ in run.watcher.stages] == [4, 8, 14]
     assert {4, 8} <= {step for step, _ in run.watcher.checkpoints}, "a stage ends with a checkpoint"

@@ -30,6 +30,8 @@ def judge() -> CodeJudge:
     try:
         judge.prepare()
     except SandboxError as error:
+        if "the canary could" in str(error):  # it leaks: that is no reason to skip
+            raise
         pytest.skip(f"no sandbox here: {error}")
     return judge
 

@@ -268,11 +268,13 @@ def test_kill_9_of_the_training_process_leaves_no_orphan(own_functions: Path) ->
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment) as process:
-        assert process.stdout is not None
-        pids = [int(word) for word in process.stdout.readline().split()]
-        assert len(pids) == 3
-        assert all(map(alive, pids))
-        process.kill()
+        try:
+            assert process.stdout is not None
+            pids = [int(word) for word in process.stdout.readline().split()]
+            assert len(pids) == 3
+            assert all(map(alive, pids))
+        finally:
+            process.kill()
     assert wait_until(lambda: not any(map(alive, pids)))
 
 
@@ -303,11 +305,13 @@ def test_callers_wait_while_too_many_jobs_do(own_functions: Path, monkeypatch: p
     hang = workers.Job("extra", (0, {"problem": FIVE, "response": "", "thoughts": "", "answer": "hang", "length": 1}))
     pool.submit([hang] * 8)
     with ThreadPoolExecutor(1) as threads:
-        late = threads.submit(pool.submit, [hang])
-        time.sleep(0.3)
-        assert not late.done()
-        assert pool.waiting == 8
-        pool.close()
+        try:
+            late = threads.submit(pool.submit, [hang])
+            time.sleep(0.3)
+            assert not late.done()
+            assert pool.waiting == 8
+        finally:
+            pool.close()
         with pytest.raises(InfrastructureError, match="not running"):
             late.result(10)
 

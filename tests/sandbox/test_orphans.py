@@ -34,14 +34,16 @@ def alive(pid: int) -> bool:
 def test_a_killed_caller_leaves_nothing(sandbox: Sandbox) -> None:
     command = [sys.executable, "-c", _SCRIPT, sandbox.back_end.value]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as caller:
-        assert caller.stdout is not None
-        assert caller.stdout.readline() == "ready\n"
-        watch, deadline = Watch(caller.pid, 1), time.monotonic() + 60
-        wanted = 3 if sandbox.back_end == "bubblewrap" else 2  # bubblewrap, supervisor, program
-        while len(family := watch.programs()) < wanted and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert len(family) == wanted
-        caller.kill()
+        try:
+            assert caller.stdout is not None
+            assert caller.stdout.readline() == "ready\n"
+            watch, deadline = Watch(caller.pid, 1), time.monotonic() + 60
+            wanted = 3 if sandbox.back_end == "bubblewrap" else 2  # bubblewrap, supervisor, program
+            while len(family := watch.programs()) < wanted and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert len(family) == wanted
+        finally:
+            caller.kill()
     while any(map(alive, family)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(map(alive, family)), [pid for pid in family if alive(pid)]

@@ -55,6 +55,7 @@ def tried(place: Path, *, ordinary: bool, namespaces: bool) -> dict[str, Any]:
 @pytest.mark.parametrize("ordinary", [False, True], ids=["root", "ordinary user"])
 def test_with_user_namespaces(place: Path, ordinary: bool) -> None:
     report = tried(place, ordinary=ordinary, namespaces=True)
+    assert "the canary could" not in report["bubblewrap"]
     if report["bubblewrap"] != "holds":
         pytest.skip(f"no bubblewrap here: {report['bubblewrap']}")
     assert report["uid"] == (ORDINARY if ordinary else 0)
@@ -78,6 +79,8 @@ def test_a_leak_is_noticed_and_nothing_is_run(monkeypatch: pytest.MonkeyPatch, b
     try:
         check(back_end)
     except SandboxError as error:
+        if "the canary could" in str(error):  # it leaks: that is no reason to skip
+            raise
         pytest.skip(f"no {back_end} here: {error}")
     monkeypatch.setattr(seccomp, "_CHECKED", {name: tests for name, tests in seccomp._CHECKED.items() if name != "clone"})
     monkeypatch.setattr(seccomp, "_PLAIN", [*seccomp._PLAIN, "clone", "wait4"])

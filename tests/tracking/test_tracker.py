@@ -101,6 +101,22 @@ def make_run(uri: str, experiment: str, last: int, **resume: Any) -> Tracker:
     return tracker
 
 
+def test_a_long_run_is_resumed_and_goes_on_logging_tables(uri: str) -> None:
+    """The tag that names them holds 8,000 characters: with all 150 in it, MLflow would cut it, and no table could be added."""
+    tracker = Tracker.start(uri, "long", "tiny", {"seed": 0}, {"magistral.run": "tiny-1-003"})
+    for step in range(1, 151):
+        tracker.log_samples(step, [{"step": step}])
+    tracker.log(151, {"loss": 1.0})
+    assert tracker.flush(120)
+    again = Tracker.start(uri, "long", "tiny", {"seed": 0}, {"magistral.run": "tiny-1-003"}, resume_run_id=tracker.run_id, resume_step=150)
+    again.log_samples(160, [{"step": 160}])
+    assert again.flush(60)
+    client = connect(locate(uri))
+    listed = json.loads(client.get_run(again.run_id).data.tags["mlflow.loggedArtifacts"])
+    assert [item["path"] for item in listed] == [f"samples/step-{step:08d}.json" for step in (*range(52, 151), 160)]
+    assert len(client.list_artifacts(again.run_id, "samples")) == 151
+
+
 def test_replayed_steps_appear_once(uri: str, tmp_path: Path) -> None:
     client = connect(locate(uri))
     first = make_run(uri, "replay", 23)
