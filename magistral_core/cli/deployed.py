@@ -129,4 +129,6 @@ class _Logs:
             if line.id not in self._seen:
                 self._seen.add(line.id)
                 if line.name in {"prefect.flow_runs", "prefect.task_runs"} and not line.message.startswith(_NOISE):
-                    note(f"{line.timestamp.astimezone():%H:%M:%S}  {line.message}" if sys.stderr.isatty() else line.message)
+                    # The traceback stays in Prefect, and in the log of the flow run.
+                    message = line.message.partition("Traceback (most recent call last)")[0].rstrip()
+                    note(f"{line.timestamp.astimezone():%H:%M:%S}  {message}" if sys.stderr.isatty() else message)
