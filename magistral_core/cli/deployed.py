@@ -131,4 +131,5 @@ class _Logs:
                 if line.name in {"prefect.flow_runs", "prefect.task_runs"} and not line.message.startswith(_NOISE):
                     # The traceback stays in Prefect, and in the log of the flow run.
                     message = line.message.partition("Traceback (most recent call last)")[0].rstrip()
-                    note(f"{line.timestamp.astimezone():%H:%M:%S}  {message}" if sys.stderr.isatty() else message)
+                    if message:
+                        note(f"{line.timestamp.astimezone():%H:%M:%S}  {message}" if sys.stderr.isatty() else message)

@@ -138,6 +138,7 @@ class TestGeneratorEngine:
         assert sorted(set(made)) == made, "it grows while sequences are decoded"
         assert generator_engine.tokens_made - made[0] == sum(completion.length for completion in completions)
         assert all(update.in_flight > 0 and update.seconds < 5.0 for update in updates)
+        assert (await generator_engine.stats())["updates_in_flight"] >= 3
         mixed = [c for c in completions if len(set(c.versions.tolist())) > 1]
         assert mixed, "no completion was in flight during an update"
         for completion in completions:
