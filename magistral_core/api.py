@@ -27,6 +27,7 @@ from magistral_core.config import (
     override,
 )
 from magistral_core.errors import InputError
+from magistral_core.paths import cache_folder
 from magistral_core.records import Problem
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def evaluate(
     data: str | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> EvaluationReport:
-    """Measure a model on a suite; see `evaluation.evaluate`.
+    """Measure a model on a suite; see `evaluation.evaluate`. Killed and called again, it samples only what is missing.
 
     Args:
         suite: name, such as `tiny`, `gsm8k`, `math500`, `aime24`.
@@ -150,13 +151,14 @@ def evaluate(
     from magistral_core.evaluation import suite_named
 
     suite_named(suite)
+    journals = cache_folder() / "evaluations"
     if not _is_checkpoint(model):
         settings = recipe or (load_recipe("tiny", overrides) if "tiny" in (suite, model) else override({}, overrides))
         folder = model_folder(settings.model_copy(update={"model": settings.model.model_copy(update={"path": model})}))
-        return measure(suite, folder, settings, name=model, data=data, on_progress=on_progress)
+        return measure(suite, folder, settings, name=model, data=data, journals=journals, on_progress=on_progress)
     with _checkpoint(model) as (of_run, folder):
         settings = recipe or override(of_run, overrides)
-        return measure(suite, folder, settings, name=model, data=data, on_progress=on_progress)
+        return measure(suite, folder, settings, name=model, data=data, journals=journals, on_progress=on_progress)
 
 
 def curate_math(inputs: Sequence[str], out: Path, recipe: CurationRecipe, on_event: OnEvent | None = None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from tasks.child import showing
 
 #: Figures of a report that are no measures of the model.
-_ASIDE = {"samples", "unverifiable", "seconds"}
+_ASIDE = {"samples", "unverifiable", "unjudged", "seconds"}
 #: Compared before and after, in the order in which people read them.
 _COMPARED = ("pass_at_1", "pass_at_1_valid", "maj_at_", "valid_format", "mean_length")
 

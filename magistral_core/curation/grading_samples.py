@@ -55,10 +55,9 @@ class Grader:
 
     def fingerprint(self) -> dict[str, str]:
         """Checksums of everything in the folder that samples depend on."""
-        from magistral_core.generation.weights import file_checksum
+        from magistral_core.generation.weights import model_checksums
 
-        suffixes = {".safetensors", ".json", ".jinja", ".model"}
-        return {path.name: file_checksum(path) for path in sorted(self.folder.iterdir()) if path.suffix in suffixes}
+        return model_checksums(self.folder)
 
 
 def problem_key(problem: Problem) -> str:

@@ -43,18 +43,18 @@ def majority_correct(outcomes: Sequence[Outcome]) -> float:
     return (votes[_RIGHT] == most) / sum(count == most for count in votes.values()) if votes else 0.0
 
 
-def summarise(problems: Sequence[Sequence[Outcome]]) -> dict[str, Any]:
-    """Measures over problems, each with the same number `k` of samples.
+def summarise(problems: Sequence[Sequence[Outcome]], k: int) -> dict[str, Any]:
+    """Measures over problems with `k` samples each; a problem may have fewer where some could not be judged, and counts if it has any.
 
     Returns:
         `problems`, `pass_at_1` (mean over all samples), `pass_at_1_valid` (among samples of valid format; null if none),
         `pass_at_1_error` (standard error over problems), `pass_at_{k}` and `maj_at_{k}` for k > 1, `valid_format`,
         `mean_length` in tokens, `truncated` (shares are fractions in [0, 1]).
     """
+    problems = [outcomes for outcomes in problems if outcomes]
     samples = [outcome for outcomes in problems for outcome in outcomes]
     valid = [outcome.correct for outcome in samples if outcome.valid_format]
     rates = [fmean(outcome.correct for outcome in outcomes) for outcomes in problems]
-    k = len(problems[0])
     summary = {
         "problems": len(problems),
         "pass_at_1": fmean(rates),
@@ -62,7 +62,7 @@ def summarise(problems: Sequence[Sequence[Outcome]]) -> dict[str, Any]:
         "pass_at_1_error": stdev(rates) / math.sqrt(len(rates)) if len(rates) > 1 else 0.0,
     }
     if k > 1:
-        summary[f"pass_at_{k}"] = fmean(pass_at_k(k, sum(o.correct for o in outcomes), k) for outcomes in problems)
+        summary[f"pass_at_{k}"] = fmean(pass_at_k(n := len(outcomes), sum(o.correct for o in outcomes), min(k, n)) for outcomes in problems)
         summary[f"maj_at_{k}"] = fmean(majority_correct(outcomes) for outcomes in problems)
     return summary | {
         "valid_format": fmean(outcome.valid_format for outcome in samples),

@@ -17,6 +17,7 @@ class EvaluationReport:
         totals: measures over all problems, see `metrics.summarise`.
         by_level, by_language: the same for each level and language that occurs, if more than one does.
         unverifiable: problems whose reference answer cannot be compared with; they count as wrong.
+        unjudged: completions at which the verifier itself broke; they count in no measure.
         seconds: wall time.
         settings: what the samples were drawn with.
     """
@@ -28,6 +29,7 @@ class EvaluationReport:
     by_level: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     by_language: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     unverifiable: int = 0
+    unjudged: int = 0
     seconds: float = 0.0
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -41,6 +43,7 @@ class EvaluationReport:
             "by_level": dict(self.by_level),
             "by_language": dict(self.by_language),
             "unverifiable": self.unverifiable,
+            "unjudged": self.unjudged,
             "seconds": self.seconds,
             "settings": dict(self.settings),
         }
@@ -55,6 +58,8 @@ class EvaluationReport:
         lines += [f"| {label} | {' | '.join(_cell(measures[name]) for name in names)} |" for label, measures in rows]
         if self.unverifiable:
             lines += ["", f"{self.unverifiable} problems have a reference answer that nothing can be compared with; they count as wrong."]
+        if self.unjudged:
+            lines += ["", f"The verifier broke at {self.unjudged} completions; they are left out."]
         return "\n".join(lines)
 
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import xxhash
 
 from magistral_core.config.schema import FieldNames, Recipe
-from magistral_core.errors import InputError
+from magistral_core.errors import InfrastructureError, InputError
 from magistral_core.evaluation.metrics import Outcome, summarise
 from magistral_core.evaluation.report import EvaluationReport
 from magistral_core.evaluation.suites import suite_named
 from magistral_core.generation.arguments import model_context
 from magistral_core.generation.chat import ChatRenderer
-from magistral_core.generation.sampler import Sampler
+from magistral_core.generation.journal import journal_until_done
+from magistral_core.generation.sampler import Sampler, sampling_identity
 from magistral_core.generation.tokens import Sampling
 from magistral_core.records import Completion, FinishReason, Problem, ProblemKind, Prompt, Request, ScoreStatus
 from magistral_core.rewards import Verifier, answer_part, canonical_answer, check_format, extract_boxed
@@ -32,7 +35,7 @@ def evaluate(
     *,
     name: str = "",
     data: str | None = None,
-    journal: Path | None = None,
+    journals: Path | None = None,
     on_progress: Progress | None = None,
 ) -> EvaluationReport:
     """Sample and grade a suite (Magistral, section 5.1).
@@ -44,14 +47,15 @@ def evaluate(
             limits) apply as in training, and `problems.fields` to `data`.
         name: what the report calls the model.
         data: file or folder with the suite's problems, in place of its own source.
-        journal: folder for finished samples; an evaluation that was stopped goes on from there.
+        journals: finished samples are kept below this folder until there is a report; the same evaluation, started again, goes on there.
         on_progress: called with finished and all completions.
 
     Returns:
-        The report. A completion cut at the maximum length is wrong and has no vote in maj@k.
+        The report. A completion cut at the maximum length is wrong and has no vote in maj@k; one at which the verifier broke is left out.
 
     Raises:
         InputError: unknown suite, unreadable problems, a problem that no verifier judges, a prompt too long for the model.
+        InfrastructureError: an engine died, or the verifier broke at every completion.
     """
     began = time.perf_counter()
     chosen, settings = suite_named(suite), recipe.evaluation
@@ -72,32 +76,36 @@ def evaluate(
         )
     longest = max(len(prompt.token_ids) for _, prompt in rendered)
     max_tokens = min(wanted, context - longest)
-    total = len(problems) * samples
-    with Sampler(
-        model_dir,
-        recipe.generation,
-        max_model_len=longest + max_tokens,
-        engines=settings.engines,
-        journal=journal,
-        prompt=recipe.prompt,
-        seed=recipe.seed,
-    ) as sampler:
-        requests = _requests([prompt for _, prompt in rendered], samples, max_tokens, recipe.seed)
-        report_progress = None if on_progress is None else lambda done: on_progress(done, total)
-        completions = list(sampler.sample(requests, sampling, report_progress))
-    grouped: list[list[Completion]] = [[] for _ in problems]
-    for completion in sorted(completions, key=lambda item: (item.group_id, item.index)):
-        grouped[completion.group_id].append(completion)
-    with verifier:
-        outcomes, unverifiable = _grade(problems, grouped, verifier, recipe)
+    requests = list(_requests([prompt for _, prompt in rendered], samples, max_tokens, recipe.seed))
+    with contextlib.ExitStack() as stack:
+        journal = None
+        if journals is not None:
+            identity = sampling_identity(model_dir, recipe.generation, sampling, recipe.prompt, longest + max_tokens)
+            journal = stack.enter_context(journal_until_done(journals, {**identity, "requests": _digest(requests)}))
+        with Sampler(
+            model_dir,
+            recipe.generation,
+            max_model_len=longest + max_tokens,
+            engines=settings.engines,
+            journal=journal,
+            prompt=recipe.prompt,
+            seed=recipe.seed,
+        ) as sampler:
+            grouped: list[list[Completion]] = [[] for _ in problems]
+            report_progress = None if on_progress is None else lambda done: on_progress(done, len(requests))
+            for completion in sampler.sample(requests, sampling, report_progress):
+                grouped[completion.group_id].append(completion)
+        with verifier:
+            outcomes, unverifiable, unjudged = _grade(problems, grouped, verifier, recipe)
     return EvaluationReport(
         suite=suite,
         model=name or str(model_dir),
         samples=samples,
-        totals=summarise(outcomes),
-        by_level=_split(outcomes, [str(problem.level) for problem in problems]),
-        by_language=_split(outcomes, [problem.language for problem in problems]),
+        totals=summarise(outcomes, samples),
+        by_level=_split(outcomes, samples, [str(problem.level) for problem in problems]),
+        by_language=_split(outcomes, samples, [problem.language for problem in problems]),
         unverifiable=unverifiable,
+        unjudged=unjudged,
         seconds=round(time.perf_counter() - began, 2),
         settings={"temperature": sampling.temperature, "top_p": sampling.top_p, "max_tokens": max_tokens, "seed": recipe.seed},
     )
@@ -110,31 +118,45 @@ def _requests(prompts: Sequence[Prompt], samples: int, max_tokens: int, seed: in
             yield Request(i, j, prompt, draw, max_tokens)
 
 
+def _digest(requests: Sequence[Request]) -> str:
+    asked = xxhash.xxh3_128()
+    for request in requests:
+        asked.update(f"{request.group_id} {request.index} {request.seed} {request.max_tokens} ".encode())
+        asked.update(request.prompt.token_ids.tobytes())
+    return asked.hexdigest()
+
+
 def _grade(
     problems: Sequence[Problem], grouped: Sequence[Sequence[Completion]], verifier: Verifier, recipe: Recipe
-) -> tuple[list[list[Outcome]], int]:
-    """Outcomes by problem, and how many problems have a reference that nothing compares with."""
+) -> tuple[list[list[Outcome]], int, int]:
+    """Outcomes by problem, how many problems have an unusable reference, and how many completions the verifier broke at."""
     close = recipe.prompt.think_close
     pairs = [(problem.answer, completion.text) for problem, group in zip(problems, grouped, strict=True) for completion in group]
     verdicts = iter(verifier.grade_responses(pairs))
-    outcomes, unverifiable = [], 0
+    outcomes: list[list[Outcome]] = []
+    unverifiable = unjudged = 0
     for problem, group in zip(problems, grouped, strict=True):
-        graded, broken = [], False
+        graded, unusable = [], False
         for completion in group:
             verdict = next(verdicts)
-            broken |= verdict.status is ScoreStatus.ERROR
+            if verdict.broke:
+                unjudged += 1
+                continue
+            unusable |= verdict.status is ScoreStatus.ERROR
             cut = completion.finish_reason is FinishReason.LENGTH
             answer = "" if cut else extract_boxed(answer_part(completion.text, close), bare=True) or ""
             form = check_format(completion.text, problem.kind, recipe.prompt, completion.finish_reason)
             graded.append(Outcome(canonical_answer(answer), verdict.correct and not cut, not form.fault, completion.length, cut))
         outcomes.append(graded)
-        unverifiable += broken
-    return outcomes, unverifiable
+        unverifiable += unusable
+    if not any(outcomes):
+        raise InfrastructureError("the verifier broke at every completion; run `magistral doctor`, and repeat the command")
+    return outcomes, unverifiable, unjudged
 
 
-def _split(outcomes: Sequence[Sequence[Outcome]], keys: Sequence[str]) -> dict[str, dict[str, object]]:
+def _split(outcomes: Sequence[Sequence[Outcome]], samples: int, keys: Sequence[str]) -> dict[str, dict[str, object]]:
     """Summaries by key, where there is more than one."""
-    names = sorted(set(keys))
-    if len(names) < 2:
-        return {}
-    return {name: summarise([group for group, key in zip(outcomes, keys, strict=True) if key == name]) for name in names}
+    groups: dict[str, list[Sequence[Outcome]]] = {key: [] for key in sorted(set(keys))}
+    for group, key in zip(outcomes, keys, strict=True):
+        groups[key].append(group)
+    return {key: summarise(own, samples) for key, own in groups.items() if any(own)} if len(groups) > 1 else {}

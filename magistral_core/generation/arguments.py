@@ -59,6 +59,16 @@ def model_context(model_path: str | Path) -> int | None:
     return int(length) if length else None
 
 
+def check_context(model_path: str | Path, max_model_len: int) -> None:
+    """Raise InputError where sequences of `max_model_len` tokens exceed what the model was made for."""
+    context = model_context(model_path) if Path(model_path).exists() else None
+    if context is not None and max_model_len > context:
+        raise InputError(
+            f"{model_path}: the model reads at most {context} tokens, prompt and completion need {max_model_len}; "
+            f"lower generation.max_tokens or prompt.max_tokens"
+        )
+
+
 def engine_args(
     model_path: str | Path, generation: GenerationSettings, *, max_model_len: int, seed: int = 0, nccl: bool = False
 ) -> AsyncEngineArgs:
@@ -70,12 +80,7 @@ def engine_args(
     Raises:
         InputError: `max_model_len` exceeds what the model was made for, or the folder is not a model.
     """
-    context = model_context(model_path) if Path(model_path).exists() else None
-    if context is not None and max_model_len > context:
-        raise InputError(
-            f"{model_path}: the model reads at most {context} tokens, prompt and completion need {max_model_len}; "
-            f"lower generation.max_tokens or prompt.max_tokens"
-        )
+    check_context(model_path, max_model_len)
     prepare_environment()
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.platforms import current_platform

@@ -234,7 +234,7 @@ class GeneratorEngine:
             try:
                 await self._live.pause_generation(mode="keep", clear_cache=False)
                 try:
-                    taken_back = await self._take_back_unstarted()
+                    in_flight = await self._take_back_unstarted()
                     loading = time.perf_counter()
                     await load()
                     load_seconds = time.perf_counter() - loading
@@ -248,7 +248,6 @@ class GeneratorEngine:
                 self._accepting.set()
                 self._mark_busy()
             seconds = time.perf_counter() - start
-        in_flight = self._running - taken_back
         self._totals.updates += 1
         self._totals.updates_in_flight += in_flight > 0
         self._totals.pause_seconds += seconds
@@ -293,7 +292,7 @@ class GeneratorEngine:
             self._sockets.cleanup()
 
     async def _take_back_unstarted(self) -> int:
-        """Take out the requests that have no token yet; `generate` hands them in again after the update. Returns how many.
+        """Take out the requests that have no token yet; `generate` hands them in again after the update. Returns how many stay.
 
         Their salt names the old weights, so that they would continue a prompt from the old weights' cache under the new
         version's label.
@@ -302,7 +301,7 @@ class GeneratorEngine:
         unstarted = [identifier for identifier, state in states.items() if state.is_prefilling]
         if unstarted:
             await self._live.abort(unstarted, internal=True)
-        return len(unstarted)
+        return len(states)
 
     @property
     def _live(self) -> AsyncLLM:

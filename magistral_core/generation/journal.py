@@ -6,20 +6,74 @@ beside and renamed, so that it exists whole or not at all.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+import shutil
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 
 from magistral_core.errors import InputError
 from magistral_core.records import Completion, FinishReason, Request
+from magistral_core.storage.objects import explain_full_disk
 
 Key = tuple[int, int]
 #: Columns that are kept as arrays: lists of Python's numbers take six times the memory.
 _ARRAYS = {"prompt_ids": np.int32, "token_ids": np.int32, "logprobs": np.float32, "versions": np.int32}
+#: A journal that nobody went on with for so long is removed.
+_STALE_S = 30 * 24 * 3600
+
+
+@contextlib.contextmanager
+def journal_until_done(root: Path, identity: Any) -> Iterator[Path | None]:
+    """A journal's folder below `root` that belongs to one piece of work, and is removed when the block ends without an error.
+
+    Args:
+        root: made if missing; journals in it that are older than a month are removed.
+        identity: what makes two pieces of work differ, as JSON values.
+
+    Yields:
+        The folder; None where another process has the same work under way (or just ended it).
+
+    Raises:
+        InputError: `root` cannot be written.
+    """
+    name = xxhash.xxh3_128_hexdigest(json.dumps(identity, sort_keys=True).encode())
+    with contextlib.ExitStack() as stack:
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            _remove_stale(root)
+            folder = _locked(root / name, stack)
+        except OSError as error:
+            raise InputError(f"{root}: cannot be written ({error.strerror}); set MAGISTRAL_CACHE to a folder of yours") from error
+        yield folder
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_stale(root: Path) -> None:
+    for path in root.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another process removed it first
+            if time.time() - path.stat().st_mtime > _STALE_S:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _locked(folder: Path, stack: contextlib.ExitStack) -> Path | None:
+    """The folder, made if missing and locked until the stack ends; None if another process has it."""
+    try:
+        folder.mkdir(exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+        stack.callback(os.close, handle)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return folder if folder.stat().st_ino == os.fstat(handle).st_ino else None
+    except (BlockingIOError, FileNotFoundError):
+        return None
 
 
 class Journal:
@@ -76,7 +130,7 @@ class Journal:
         )
 
     def write(self, finished: list[tuple[Request, Completion]]) -> None:
-        """Keep completions for good: they are on disk when this returns."""
+        """Keep completions for good: they are on disk when this returns. Raises InputError if the disk is full."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -87,7 +141,7 @@ class Journal:
         number = int(self._parts[-1].stem.rpartition("-")[2]) + 1 if self._parts else 0
         path = self.folder / f"part-{number:06d}.parquet"
         partial = path.with_suffix(".tmp")
-        with partial.open("wb") as file:
+        with explain_full_disk(self.folder, what="finished samples"), partial.open("wb") as file:
             pq.write_table(pa.Table.from_pylist(rows), file, compression="zstd")
             file.flush()
             os.fsync(file.fileno())
@@ -98,10 +152,16 @@ class Journal:
         path = self.folder / "journal.json"
         if not path.exists():
             partial = path.with_suffix(".tmp")
-            partial.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+            with partial.open("w", encoding="utf-8") as file:
+                file.write(json.dumps(settings, indent=1))
+                file.flush()
+                os.fsync(file.fileno())
             os.replace(partial, path)
             return
-        known = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            known = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(f"{path} cannot be read ({error}); remove the folder, what it held is sampled again") from error
         for name in sorted(known.keys() | settings.keys()):
             if known.get(name) != settings.get(name):
                 raise InputError(

@@ -27,7 +27,7 @@ from magistral_core.generation.arguments import prepare_environment
 from magistral_core.generation.engine import LocalEngine
 from magistral_core.generation.journal import Journal
 from magistral_core.generation.tokens import Sampling
-from magistral_core.generation.weights import file_checksum
+from magistral_core.generation.weights import model_checksums
 from magistral_core.processes import die_with_parent
 from magistral_core.records import Completion, Request
 
@@ -108,7 +108,12 @@ class Sampler:
             InputError: the model or the journal cannot be used.
             InfrastructureError: an engine process died.
         """
-        journal = None if self._journal_folder is None else Journal(self._journal_folder, self._identity(sampling))
+        journal = None
+        if self._journal_folder is not None:
+            identity = sampling_identity(
+                self._model_path, self._generation, sampling, self._arguments["prompt"], self._arguments["max_model_len"]
+            )
+            journal = Journal(self._journal_folder, identity)
         known: list[Completion] = []
         asked: dict[tuple[int, int], Request] = {}
         unwritten: list[tuple[Request, Completion]] = []
@@ -171,17 +176,20 @@ class Sampler:
                 self._backend = _Pool(self._engines, self._model_path, self._generation, self._arguments)
         return self._backend
 
-    def _identity(self, sampling: Sampling) -> dict[str, Any]:
-        """What a journal must agree on: the weights themselves, and how tokens are drawn."""
-        folder = Path(self._model_path)
-        weights = {path.name: file_checksum(path) for path in sorted(folder.glob("*.safetensors"))} if folder.is_dir() else {}
-        return {
-            "model": weights or str(self._model_path),
-            "dtype": self._generation.dtype,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "max_model_len": self._arguments["max_model_len"],
-        }
+
+def sampling_identity(
+    model_path: str | Path, generation: GenerationSettings, sampling: Sampling, prompt: PromptSettings, max_model_len: int
+) -> dict[str, Any]:
+    """What all completions of a journal have in common: the model's files themselves, how tokens are drawn, and how they are decoded."""
+    folder = Path(model_path)
+    return {
+        "model": model_checksums(folder) if folder.is_dir() else str(model_path),
+        "dtype": generation.dtype,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "think": [prompt.think_open, prompt.think_close],
+        "max_model_len": max_model_len,
+    }
 
 
 class _Pool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import mmap
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 _DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2"}
 #: Stays in a core's cache between hashing and writing.
 _CHUNK_BYTES = 1 << 18
+#: Files of a model's folder that its samples depend on.
+_MODEL_SUFFIXES = {".safetensors", ".bin", ".pt", ".json", ".jinja", ".model", ".txt"}
 
 
 def file_checksum(path: str | Path) -> str:
@@ -28,6 +31,16 @@ def file_checksum(path: str | Path) -> str:
             return xxhash.xxh3_64_hexdigest(b"")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
             return xxhash.xxh3_64_hexdigest(view)
+
+
+def model_checksums(folder: Path) -> dict[str, str]:
+    """Checksums, by name, of everything in a model's folder that samples depend on: weights, configurations, tokenizer and template."""
+    return {path.name: _checksum_once(path, path.stat().st_mtime_ns) for path in sorted(folder.iterdir()) if path.suffix in _MODEL_SUFFIXES}
+
+
+@functools.lru_cache
+def _checksum_once(path: Path, _changed_ns: int) -> str:
+    return file_checksum(path)
 
 
 def write_weight_file(tensors: Mapping[str, torch.Tensor], path: str | Path) -> str:

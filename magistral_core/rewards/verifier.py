@@ -161,7 +161,10 @@ class Verifier:
         return scored
 
     def answers_equal(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
-        r"""Compare (reference, predicted) answers; each may be plain, in `$...$` or in `\boxed{...}`. ERROR: the reference is unusable."""
+        r"""Compare (reference, predicted) answers; each may be plain, in `$...$` or in `\boxed{...}`.
+
+        ERROR: the reference is unusable, or the verifier `broke`.
+        """
         started = time.perf_counter()
         quick = [quick_verdict(gold, pred) for gold, pred in pairs]
         share = (time.perf_counter() - started) / max(len(pairs), 1)
@@ -271,5 +274,6 @@ def _math_verdict(outcome: Outcome) -> Verdict:
     if outcome.ending is Ending.VALUE:
         status, detail = outcome.value
         return Verdict(status, detail, outcome.seconds)
-    status = ScoreStatus.TIMEOUT if outcome.ending is Ending.TIMEOUT else ScoreStatus.ERROR
-    return Verdict(status, outcome.detail, outcome.seconds)
+    if outcome.ending is Ending.TIMEOUT:
+        return Verdict(ScoreStatus.TIMEOUT, outcome.detail, outcome.seconds)
+    return Verdict(ScoreStatus.ERROR, outcome.detail, outcome.seconds, broke=True)

@@ -106,7 +106,7 @@ class WorkerPool:
         self._wake = threading.Semaphore(0)
         self._timeout_s = timeout_s
         self._retries = retries
-        self._setup = {"extra": tuple(extra), "memory_bytes": memory_mb * 2**20, "folder": str(Path(folder).absolute())}
+        self._setup = {"extra": tuple(extra), "memory_bytes": memory_mb * 2**20, "folder": str(Path(folder).expanduser().absolute())}
         self._queue: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
         self._zygote = _Zygote()
         self._threads: list[threading.Thread] = []

@@ -68,7 +68,7 @@ def test_summary() -> None:
         [outcome("7", tokens=4), outcome("7", tokens=6), outcome("5", tokens=8), outcome("", valid=False, tokens=20, truncated=True)],
         [outcome("1", tokens=2), outcome("1", tokens=2), outcome("7", valid=False, tokens=2), outcome("2", tokens=4)],
     ]
-    summary = summarise(problems)
+    summary = summarise(problems, 4)
     assert summary["problems"] == 2
     assert summary["pass_at_1"] == pytest.approx(fmean([2 / 4, 1 / 4]))
     assert summary["pass_at_1_valid"] == pytest.approx(2 / 6)
@@ -79,5 +79,13 @@ def test_summary() -> None:
 
 
 def test_summary_of_single_samples_has_no_majority() -> None:
-    summary = summarise([[outcome("7", valid=False)]])
+    summary = summarise([[outcome("7", valid=False)]], 1)
     assert "maj_at_1" not in summary and summary["pass_at_1"] == 1.0 and summary["pass_at_1_valid"] is None
+
+
+def test_samples_that_nobody_judged_count_in_nothing() -> None:
+    problems = [[outcome("7"), outcome("5"), outcome("7"), outcome("5")], [outcome("5"), outcome("7", tokens=40)], []]
+    summary = summarise(problems, 4)
+    assert summary["problems"] == 2 and summary["pass_at_1"] == 0.5
+    assert summary["pass_at_4"] == 1.0 and summary["maj_at_4"] == 0.5
+    assert summary["mean_length"] == 15.0

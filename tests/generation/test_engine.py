@@ -151,9 +151,10 @@ class TestGeneratorEngine:
     ) -> None:
         for version in (1, 2):
             await generator_engine.generate(make_requests(1, 4, prompt_length=96)[0])
-            update = await generator_engine.update_weights(files[version][0], version, files[version][1])
-            assert update.in_flight == 0 and generator_engine.version == version
+            updating = asyncio.create_task(generator_engine.update_weights(files[version][0], version, files[version][1]))
+            await asyncio.sleep(0)  # it has begun: what is asked for now waits, and is in flight in no way
             completion = await generator_engine.generate(make_requests(1, 12, prompt_length=96)[0])
+            assert (await updating).in_flight == 0 and generator_engine.version == version
             assert completion.versions.tolist() == [version] * completion.length
             np.testing.assert_allclose(completion.logprobs, reference_logprobs(models, completion), atol=TOLERANCE)
 

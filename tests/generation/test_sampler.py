@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from random_model import GENERATION, MAX_MODEL_LEN, make_model, make_requests
 
+from magistral_core.config.schema import PromptSettings
 from magistral_core.errors import InfrastructureError, InputError
 from magistral_core.generation import sampler as sampler_module
-from magistral_core.generation.journal import Journal
-from magistral_core.generation.sampler import Sampler
+from magistral_core.generation.journal import Journal, journal_until_done
+from magistral_core.generation.sampler import Sampler, sampling_identity
 from magistral_core.generation.tokens import Sampling
 from magistral_core.records import Completion, FinishReason, Request
 
@@ -108,6 +111,23 @@ def test_journal_of_another_sampling_is_refused(model_folder: Path, tmp_path: Pa
         next(sampler.sample(iter(REQUESTS[:4]), SAMPLING))
 
 
+def test_what_a_journal_must_agree_on(tmp_path: Path) -> None:
+    make_model(tmp_path, seed=0)
+
+    def identity(prompt: PromptSettings = PromptSettings()) -> dict[str, Any]:  # noqa: B008
+        return sampling_identity(tmp_path, GENERATION, SAMPLING, prompt, MAX_MODEL_LEN)
+
+    first = identity()
+    assert identity() == first
+    assert identity(PromptSettings(think_open="<thought>")) != first
+    (tmp_path / "pytorch_model.bin").write_bytes(b"weights in another format")
+    assert identity() != first
+    (tmp_path / "pytorch_model.bin").unlink()
+    assert identity() == first
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": 5}')  # where a completion ends
+    assert identity() != first
+
+
 def test_half_written_part_does_not_count_and_a_broken_one_is_named(model_folder: Path, tmp_path: Path) -> None:
     journal = Journal(tmp_path, {"a": 1})
     (tmp_path / "part-000000.tmp").write_bytes(b"half")
@@ -115,3 +135,44 @@ def test_half_written_part_does_not_count_and_a_broken_one_is_named(model_folder
     (tmp_path / "part-000000.parquet").write_bytes(b"PAR1 broken")
     with pytest.raises(InputError, match=r"part-000000\.parquet cannot be read.*remove this file"):
         Journal(tmp_path, {"a": 1})
+    (tmp_path / "journal.json").write_bytes(b"")
+    with pytest.raises(InputError, match=r"journal\.json cannot be read.*remove the folder"):
+        Journal(tmp_path, {"a": 1})
+
+
+def test_a_journal_until_done_belongs_to_one_piece_of_work(tmp_path: Path) -> None:
+    def stopped() -> None:
+        with journal_until_done(tmp_path, {"a": 1}) as folder:
+            (folder / "part").touch()
+            with journal_until_done(tmp_path, {"a": 1}) as same, journal_until_done(tmp_path, {"a": 2}) as other:
+                assert same is None and other not in (None, folder)
+            assert not other.exists() and (folder / "part").exists()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    with journal_until_done(tmp_path, {"a": 1}) as again:
+        assert (again / "part").exists()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_journal_that_nobody_goes_on_with_is_removed_after_a_month(tmp_path: Path) -> None:
+    for age_days in (29, 31):
+        (tmp_path / str(age_days)).mkdir()
+        os.utime(tmp_path / str(age_days), (time.time() - age_days * 86400,) * 2)
+    (tmp_path / "file").touch()
+    os.utime(tmp_path / "file", (0, 0))
+    with journal_until_done(tmp_path, 0) as folder:
+        (tmp_path / "file").unlink()  # an old file is none of ours: it neither goes nor stops anybody
+        assert {path.name for path in tmp_path.iterdir()} == {"29", folder.name}
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be written .*; set MAGISTRAL_CACHE"), journal_until_done(tmp_path / "file" / "x", 0):
+        pass
+    with journal_until_done(tmp_path, 0) as folder:
+        name = folder.name
+    (tmp_path / name).touch()
+    with pytest.raises(InputError, match="cannot be written .*; set MAGISTRAL_CACHE"), journal_until_done(tmp_path, 0):
+        pass

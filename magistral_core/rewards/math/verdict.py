@@ -24,11 +24,12 @@ _COMMA_THOUSANDS = re.compile(r"\d,\d{3}(?!\d)")
 
 
 class Verdict(NamedTuple):
-    """What comparing two answers gave: a status, and one line for people."""
+    """What comparing two answers gave: a status, and one line for people. `broke`: an ERROR of the verifier's, not of the reference."""
 
     status: ScoreStatus
     detail: str = ""
     seconds: float = 0.0
+    broke: bool = False
 
     @property
     def correct(self) -> bool:
