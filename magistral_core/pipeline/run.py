@@ -28,6 +28,7 @@ from magistral_core.records import Batch
 from magistral_core.storage import (
     CheckpointStore,
     CheckpointWriter,
+    CorruptCheckpointError,
     Manifest,
     ObjectStore,
     RunHandle,
@@ -46,6 +47,9 @@ OnEvent = Callable[[dict[str, Any]], None]
 #: How far a call runs.
 Until = Literal["end", "stage"]
 _SAMPLE_CHARACTERS = 2000
+#: How long a checkpoint waits for MLflow; what it has not taken by then is kept in this file of the checkpoint.
+_FLUSH_SECONDS = 15.0
+_UNSENT_FILE = "unsent-metrics.json"
 
 
 def run_prepared(prepared: Prepared, *, fresh: bool = False, until: Until = "end", on_event: OnEvent | None = None) -> dict[str, Any]:
@@ -182,11 +186,11 @@ class _Run:
         deaths, last_step = 0, -1
         try:
             while True:
-                manifest = self._checkpoints.latest()
-                state, model_dir, folder = self._restore(manifest)
+                manifest, state, model_dir, folder = self._restore_newest()
                 deaths, last_step = (deaths, last_step) if state.step == last_step else (0, state.step)
                 try:
-                    with self._observed(manifest):
+                    with self._observed(manifest, again=started):
+                        self._resend_metrics(folder)
                         self._emit("start", **self._identity(), **self._extent(state))
                         if state.curriculum is not None:
                             self.on_stage(state.step, state.curriculum.table())
@@ -245,10 +249,16 @@ class _Run:
             told = wanted
 
     @contextlib.contextmanager
-    def _observed(self, manifest: Manifest | None) -> Iterator[None]:
+    def _observed(self, manifest: Manifest | None, *, again: bool) -> Iterator[None]:
         """Tracking and uploads of one attempt. The writer closes first: its last commits still have something to tell the tracker."""
         keep = self._recipe.checkpoints.keep
-        with self._track(manifest) as self._tracker, CheckpointWriter(self._checkpoints, keep=keep) as self._writer:
+        try:
+            tracker = self._track(manifest)
+        except InputError as error:
+            if again:  # it was there when the run began
+                raise InfrastructureError(str(error)) from error
+            raise
+        with tracker as self._tracker, CheckpointWriter(self._checkpoints, keep=keep) as self._writer:
             yield
 
     def _make_runtime(self) -> Runtime:
@@ -258,6 +268,26 @@ class _Run:
 
         return RayRuntime(self._recipe)
 
+    def _restore_newest(self) -> tuple[Manifest | None, LoopState, Path, Path | None]:
+        """The newest checkpoint that is whole, and what `_restore` makes of it. Raises CorruptCheckpointError where none is."""
+        manifests, damage = self._checkpoints.manifests(), None
+        for manifest in reversed(manifests):
+            try:
+                return manifest, *self._restore(manifest)
+            except CorruptCheckpointError as error:
+                damage = damage or error
+                self._discard_if_damaged(manifest)
+        if damage is not None:
+            raise damage
+        return None, *self._restore(None)
+
+    def _discard_if_damaged(self, manifest: Manifest) -> None:
+        try:
+            self._checkpoints.verify(manifest.step)
+        except CorruptCheckpointError as error:  # there too, and not on its way here
+            log.warning("%s; the run goes on from the checkpoint before", error)
+            self._checkpoints.discard(manifest)
+
     def _restore(self, manifest: Manifest | None) -> tuple[LoopState, Path, Path | None]:
         """State, model folder and trainer folder to begin with."""
         curriculum = self._prepared.curriculum()
@@ -265,6 +295,7 @@ class _Run:
             return LoopState(curriculum=curriculum), self._prepared.model_dir, None
         _check_problems(self._prepared, self._handle, manifest)
         folder = self._work / "resume"
+        shutil.rmtree(folder, ignore_errors=True)
         self._checkpoints.download(manifest.step, folder)
         stream = self._prepared.stream
         return LoopState.load(folder, lambda group_id: stream[group_id], curriculum), folder / MODEL_FOLDER, folder
@@ -289,8 +320,14 @@ class _Run:
             resume_step=manifest.step if manifest else None,
         )
 
+    def _resend_metrics(self, folder: Path | None) -> None:
+        """Log what MLflow had not taken when the checkpoint was made."""
+        if folder is not None and (path := folder / _UNSENT_FILE).exists():
+            self._tracker.resend(json.loads(path.read_text(encoding="utf-8")))
+
     def on_step(self, step: int, metrics: dict[str, float], batch: Batch) -> None:
         """Log a step (coordinator's observer)."""
+        self._writer.check()
         self._tracker.log(step, metrics)
         if self._recipe.tracking.samples and step % self._recipe.tracking.samples_every == 0:
             self._tracker.log_samples(step, _sample_rows(batch, self._recipe.tracking.samples))
@@ -316,8 +353,9 @@ class _Run:
             "trainers": self._recipe.pipeline.trainers,
             "recipe": self._recipe.model_dump(mode="json"),
         }
-        # Metrics first: after a crash no step before a committed checkpoint may be missing from a curve.
-        self._tracker.flush()
+        # After a crash no step before a committed checkpoint may be missing from a curve: what MLflow has not taken goes with it.
+        if not self._tracker.flush(_FLUSH_SECONDS):
+            (folder / _UNSENT_FILE).write_text(json.dumps(self._tracker.unsent()), encoding="utf-8")
         self._writer.submit(step, folder, metadata, committed)
 
     def on_restart(self, role: str, cause: str) -> None:

@@ -202,6 +202,10 @@ class CheckpointStore:
         self._verify(manifest)
         return manifest
 
+    def discard(self, manifest: Manifest) -> None:
+        """Delete a checkpoint that is damaged: with its manifest it is none any more, and `prune` takes the rest."""
+        self.store.delete([self._prefix(manifest.step, manifest.attempt) + MANIFEST])
+
     def prune(self, keep: int, *, read_back: bool = True) -> list[int]:
         """Delete all but the newest `keep` checkpoints, and what dead attempts left; returns the steps that went.
 

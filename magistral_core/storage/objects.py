@@ -124,21 +124,23 @@ def is_full(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in _FULL
 
 
-def disk_full(place: str | Path, needed: int | None, what: str) -> InputError:
-    """The error for a full disk: names the place, what did not fit, the bytes that it needs, and the mend."""
+#: What names the places of most files.
+_PLACES = "storage.uri, MAGISTRAL_CACHE"
+
+
+def disk_full(place: str | Path, needed: int | None, what: str, settings: str = _PLACES) -> InputError:
+    """The error for a full disk: names the place, what did not fit, the bytes that it needs, and the `settings` that name another place."""
     need = "" if needed is None else f" ({needed:,} bytes"
     if need:
         try:
             need += f" needed, {shutil.disk_usage(place).free:,} free)"
         except OSError:
             need += " needed)"
-    return InputError(
-        f"{place}: the disk is full, no room for {what}{need}; free some space, or choose another place (storage.uri, MAGISTRAL_CACHE)"
-    )
+    return InputError(f"{place}: the disk is full, no room for {what}{need}; free some space, or choose another place ({settings})")
 
 
 @contextlib.contextmanager
-def explain_full_disk(place: Path, needed: int | None = None, what: str = "a checkpoint") -> Iterator[None]:
+def explain_full_disk(place: Path, needed: int | None = None, what: str = "a checkpoint", settings: str = _PLACES) -> Iterator[None]:
     """Turn "no space left" raised inside into the one-line InputError of `disk_full`.
 
     For code that writes into the local folder `place`: also for writers that hide the system's error number, as torch.save
@@ -148,11 +150,11 @@ def explain_full_disk(place: Path, needed: int | None = None, what: str = "a che
         yield
     except OSError as error:
         if is_full(error):
-            raise disk_full(place, needed, what) from error
+            raise disk_full(place, needed, what, settings) from error
         raise
     except RuntimeError as error:
         if shutil.disk_usage(place).free < max(needed or 0, 1 << 20):
-            raise disk_full(place, needed, what) from error
+            raise disk_full(place, needed, what, settings) from error
         raise
 
 

@@ -36,6 +36,11 @@ class RunHandle:
     resumed: bool
 
     @property
+    def name(self) -> str:
+        """Of its recipe."""
+        return self.run_id.rsplit("-", 2)[0]
+
+    @property
     def attempt(self) -> int:
         """Which try at this recipe, from 1."""
         return int(self.run_id.rpartition("-")[2])
@@ -107,7 +112,8 @@ class RunIndex:
         runs = {handle.run_id: handle for handle in self.list()}
         if run_id in runs:
             return runs[run_id]
-        named = [handle for handle in runs.values() if handle.run_id.startswith(f"{run_id}-")]
+        # By whole parts of an id: `tiny` is no name of `tiny-staged-...`.
+        named = [handle for handle in runs.values() if run_id in {handle.name, handle.run_id.rpartition("-")[0]}]
         if len(named) == 1:
             return named[0]
         have = ", ".join(handle.run_id for handle in named) or ", ".join(runs) or "none"

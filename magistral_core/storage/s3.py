@@ -2,7 +2,7 @@
 
 Endpoint, region and account come from the usual variables (AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID,
 AWS_SECRET_ACCESS_KEY, AWS_PROFILE, AWS_DEFAULT_REGION). Large files go up in parts; a part list that is never
-completed is no object. Checksums of every request are boto3's own.
+completed is no object, and is aborted a week later. Checksums of every request are boto3's own.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import os
 import uuid
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ _CHECK_TIMEOUT_S = 8
 _RETRIES = 10
 _PART_BYTES = 64 << 20
 _THREADS = 4
+#: An upload that began so long ago has no living writer.
+_STALE = timedelta(days=7)
 _DELETE_AT_ONCE = 1000
 _MISSING = {"404", "NoSuchKey", "NotFound"}
 _REFUSED = {
@@ -79,6 +82,7 @@ class S3Store:
             quick.put_object(Bucket=self.bucket, Key=key, Body=key.encode())
             same = quick.get_object(Bucket=self.bucket, Key=key)["Body"].read() == key.encode()
             quick.delete_object(Bucket=self.bucket, Key=key)
+            self._abort_stale(quick)
         except NoCredentialsError as error:
             raise InputError(f"storage.uri {self.uri}: no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error
         except ClientError as error:
@@ -181,6 +185,15 @@ class S3Store:
             except ClientError as creation:
                 if _code(creation) != "BucketAlreadyOwnedByYou":  # somebody of ours was faster
                     raise
+
+    def _abort_stale(self, client: Any) -> None:
+        """Abort uploads that killed writers never completed: no listing of objects shows their parts, and they are paid for."""
+        before = datetime.now(UTC) - _STALE
+        with contextlib.suppress(ClientError):  # not every server lists them, and not every account may
+            for page in client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=f"{self._prefix}runs/"):
+                for upload in page.get("Uploads", []):
+                    if upload["Initiated"] < before:
+                        client.abort_multipart_upload(Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
 
     def _refusal(self, error: ClientError) -> str:
         code = _code(error)

@@ -1,7 +1,7 @@
 r"""Checkpoints are uploaded beside training, by one background thread.
 
 submit --> waiting (at most one) --> uploading --> committed --> on_committed, prune, staging folder removed
-                                      ^   |   \--> failed: raised by every later submit, wait and close; staging folder kept
+                                      ^   |   \--> failed: raised by every later submit, wait, check and close; staging folder kept
                                       \---/ the store is away: again from the start, until `patience_s` have passed
 """
 
@@ -73,7 +73,7 @@ class CheckpointWriter:
         Raises:
             MagistralError: an earlier upload failed; this folder was not taken.
         """
-        self._raise_error()
+        self.check()
         if self._closed:
             raise InfrastructureError(f"checkpoint of step {step}: the writer is closed")
         self._jobs.put(_Job(step, folder, dict(metadata or {}), on_committed))
@@ -81,7 +81,7 @@ class CheckpointWriter:
     def wait(self) -> None:
         """Until everything submitted is committed. Raises what an upload raised."""
         self._jobs.join()
-        self._raise_error()
+        self.check()
 
     def close(self) -> None:
         """Commit what was submitted and end the thread. Raises what an upload raised."""
@@ -89,7 +89,7 @@ class CheckpointWriter:
             self._closed = True
             self._jobs.put(None)
             self._thread.join()
-        self._raise_error()
+        self.check()
 
     def __enter__(self) -> Self:
         return self
@@ -139,6 +139,7 @@ class CheckpointWriter:
                     raise
                 log.warning("checkpoints wait for the store: %s", error)
 
-    def _raise_error(self) -> None:
+    def check(self) -> None:
+        """Raise what an upload raised, if one failed: nothing more will be committed."""
         if self._error is not None:
             raise self._error

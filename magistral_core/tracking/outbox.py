@@ -73,6 +73,7 @@ class Outbox:
         self._changed = threading.Condition()
         self._put = 0
         self._done = 0
+        self._sending: list[Point | Call] = []
         self._hurry = False
         self._stop = False
         self._error: MagistralError | None = None
@@ -83,6 +84,11 @@ class Outbox:
     def waiting(self) -> int:
         """How many points and calls are not delivered yet."""
         return self._put - self._done
+
+    def unsent(self) -> list[Point]:
+        """The points that are not delivered yet, or not known to be."""
+        with self._changed:
+            return [item for item in (*self._sending, *self._waiting) if isinstance(item, Point)]
 
     def put(self, items: Sequence[Point | Call]) -> None:
         """Queue points, or calls (uploads) which are made in the sending thread. Returns at once.
@@ -131,7 +137,7 @@ class Outbox:
                     self._changed.wait_for(lambda: self._hurry or self._stop, self._flush_s)
                 if self._stop:
                     return
-                batch = self._take()
+                batch = self._sending = self._take()
             try:
                 self._deliver(batch)
             except MagistralError as error:
@@ -141,6 +147,7 @@ class Outbox:
                 return
             with self._changed:
                 self._done += len(batch)
+                self._sending = []
                 self._hurry = self._hurry and bool(self._waiting)
                 self._changed.notify_all()
 

@@ -210,9 +210,18 @@ class Tracker:
     def flush(self, timeout_s: float = 60.0) -> bool:
         """Wait until all that was logged is in MLflow; False if that took too long. Raises like `log`.
 
-        Call it before a checkpoint commits: then no step before that checkpoint can be missing from a curve after a crash.
+        Call it before a checkpoint commits, and keep what `unsent` gives with it: then no step before that checkpoint can be missing from
+        a curve after a crash.
         """
         return self._outbox.flush(timeout_s)
+
+    def unsent(self) -> list[list[Any]]:
+        """What metrics are not in MLflow yet, or not known to be, as JSON values for `resend`."""
+        return [[point.key, point.value, point.time_ms, point.step] for point in self._outbox.unsent()]
+
+    def resend(self, points: Sequence[Sequence[Any]]) -> None:
+        """Log what `unsent` gave an earlier process; what did arrive is not stored twice."""
+        self._outbox.put([Point(*point) for point in points])
 
     def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"] = "FINISHED", timeout_s: float = FINISH_TIMEOUT_S) -> None:
         """Send everything and end the run. Raises InfrastructureError with the number of values that could not be sent."""

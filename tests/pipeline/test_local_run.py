@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from marked_processes import program
 
+from magistral_core.storage import RunIndex, open_store
+
 #: Metrics that tell of time, not of the run.
 _TIMES = ("busy/", "speed/", "train/seconds", "verifier/seconds")
 Steps = dict[int, dict[str, Any]]
@@ -61,6 +63,35 @@ def test_killed_and_resumed_is_undisturbed_to_the_bit(runs: dict[str, list[dict[
     assert len(set(losses)) == 4
     assert all(undisturbed[step]["train/grad_norm"] > 0 for step in undisturbed)
     assert runs["resumed"][-1]["ledger"] == runs["undisturbed"][-1]["ledger"]
+
+
+def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(writer_model: Path, tmp_path: Path) -> None:
+    places = {"storage.uri": f"file:{tmp_path}/store", "tracking.uri": f"sqlite:{tmp_path}/mlflow.db"}
+    small = {"model.path": str(writer_model), "checkpoints.every": 1, "training.max_steps": 8}
+    schedule = {"pipeline.runtime": "local", "pipeline.schedule": "sync"}
+    job = {"root": str(tmp_path), "set": {**small, **schedule, **places}, "runs": [{"name": "whole", "whole": True}]}
+    store = open_store(places["storage.uri"])
+    with program(job, tmp_path / "first.log") as first:
+        for event in first.events():
+            if event["event"] == "checkpoint" and event["step"] == 2:
+                break
+        first.process.kill()
+        first.process.wait()
+    [handle] = RunIndex(store).list()
+    *_, before, newest = handle.checkpoints().manifests()
+    file = next(file for file in newest.files if file.path.endswith(".safetensors"))
+    path = tmp_path / "store" / "runs" / handle.run_id / "checkpoints" / f"step-{newest.step:08d}" / newest.attempt / file.path
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with program(job, tmp_path / "second.log") as second:
+        events = second.until("end")
+        second.go_on()
+        assert second.end() == 0
+    assert next(event for event in events if event["event"] == "start")["resumed_step"] == before.step
+    assert [event["step"] for event in events if event["event"] == "step"] == list(range(before.step + 1, 9))
+    assert "damaged" in (tmp_path / "second.log").read_text()
+    assert handle.finished and handle.checkpoints().verify(8).step == 8
 
 
 def test_generator_and_trainer_agree_on_fixed_weights(runs: dict[str, list[dict[str, Any]]]) -> None:

@@ -10,7 +10,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from boto3.exceptions import RetriesExceededError
@@ -19,6 +21,7 @@ from hypothesis import strategies as st
 
 from infra.s3 import S3Server
 from magistral_core.errors import InfrastructureError, InputError
+from magistral_core.storage import s3
 from magistral_core.storage.objects import (
     REPLACES_ACCOUNT,
     MissingObjectError,
@@ -270,12 +273,14 @@ store.put_bytes(b"old", "key")
 print("ready", flush=True)
 store.put_file(Path({str(source)!r}), "key")
 """
-    writer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=CHECKOUT)
-    assert writer.stdout
-    assert writer.stdout.readline() == b"ready\n"
-    time.sleep(0.2)
-    writer.send_signal(signal.SIGKILL)
-    assert writer.wait() == -signal.SIGKILL
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=CHECKOUT) as writer:
+        try:
+            assert writer.stdout
+            assert writer.stdout.readline() == b"ready\n"
+            time.sleep(0.2)
+        finally:
+            writer.send_signal(signal.SIGKILL)
+    assert writer.returncode == -signal.SIGKILL
     store = open_store(f"file:{tmp_path / 'objects'}")
     assert store.get_bytes("key") == b"old"
     assert store.list("") == [("key", 3)]
@@ -298,3 +303,21 @@ def test_a_download_that_breaks_again_and_again_is_a_store_that_is_away(
     monkeypatch.setattr(store._client, "download_file", breaks)  # type: ignore[attr-defined]
     with pytest.raises(StoreUnreachableError, match="broken/a: S3 failed"):
         store.get_file("a", tmp_path / "a")
+
+
+def test_parts_that_a_killed_writer_left_are_aborted(s3_environment: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store("s3://magistral/half")
+    store.check()
+    client: Any = store._client  # type: ignore[attr-defined]
+    for key in ("half/runs/r/a", "half/other", "runs/of-another-prefix"):
+        begun = client.create_multipart_upload(Bucket="magistral", Key=key)
+        client.upload_part(Bucket="magistral", Key=key, UploadId=begun["UploadId"], PartNumber=1, Body=b"x")
+
+    def left() -> list[str]:
+        return sorted(upload["Key"] for upload in client.list_multipart_uploads(Bucket="magistral").get("Uploads", []))
+
+    store.check()
+    assert left() == ["half/other", "half/runs/r/a", "runs/of-another-prefix"], "they may still be written"
+    monkeypatch.setattr(s3, "_STALE", timedelta(0))
+    store.check()
+    assert left() == ["half/other", "runs/of-another-prefix"]

@@ -65,10 +65,15 @@ def test_a_run_is_opened_by_its_id_or_a_name_of_its_own(store: ObjectStore) -> N
     handle = index.resolve("tiny", DIGEST)
     handle.begin({})
     assert index.open(handle.run_id).run_id == index.open("tiny").run_id == handle.run_id
+    index.resolve("tiny-staged", DIGEST).begin({})
+    assert index.open("tiny").run_id == index.open(f"tiny-{DIGEST[:8]}").run_id == handle.run_id, "the other has a name of its own"
+    assert index.open("tiny-staged").name == "tiny-staged"
+    with pytest.raises(InputError, match="no run is called tin;"):
+        index.open("tin")
     index.resolve("tiny", DIGEST, fresh=True).begin({})
     with pytest.raises(InputError, match="several runs are called tiny"):
         index.open("tiny")
-    with pytest.raises(InputError, match=f"no run is called other; there are: {handle.run_id}"):
+    with pytest.raises(InputError, match="no run is called other; there are: tiny-"):
         index.open("other")
 
 
@@ -80,10 +85,10 @@ def test_a_digest_depends_on_settings_not_on_their_order() -> None:
 def test_a_living_process_here_is_never_overrun(store: ObjectStore) -> None:
     with Lease(store, RUN) as held:
         held.check()
-        start = time.monotonic()
+        waits: list[str] = []
         with pytest.raises(InputError, match=f"{RUN} is being written by process {os.getpid()}"):
-            Lease(store, RUN).acquire()
-        assert time.monotonic() - start < 2
+            Lease(store, RUN, on_wait=waits.append).acquire()
+        assert waits == []
         held.check()
     assert not store.exists(KEY)
 
@@ -117,20 +122,20 @@ Lease(open_store({store.uri!r}), {RUN!r}).acquire()
 print("held", flush=True)
 time.sleep(600)
 """
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(CHECKOUT)})
-    assert process.stdout
-    assert process.stdout.readline() == b"held\n"
-    with pytest.raises(InputError, match=f"process {process.pid}"):
-        Lease(store, RUN).acquire()
-    process.send_signal(signal.SIGKILL)
-    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # a zombie still: its parent has not looked
     waits: list[str] = []
-    start = time.monotonic()
-    with Lease(store, RUN, on_wait=waits.append) as lease:
-        assert time.monotonic() - start < 5
-        lease.check()
-    assert waits == []
-    process.communicate()
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment) as process:
+        try:
+            assert process.stdout
+            assert process.stdout.readline() == b"held\n"
+            with pytest.raises(InputError, match=f"process {process.pid}"):
+                Lease(store, RUN).acquire()
+        finally:
+            process.send_signal(signal.SIGKILL)
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # a zombie still: its parent has not looked
+        with Lease(store, RUN, on_wait=waits.append) as lease:
+            lease.check()
+        assert waits == []
 
 
 def elsewhere(**changes: object) -> Holder:
@@ -146,7 +151,7 @@ def test_a_silent_holder_elsewhere_is_waited_for(store: ObjectStore) -> None:
     waits: list[str] = []
     start = time.monotonic()
     with Lease(store, RUN, on_wait=waits.append):
-        assert 1.0 <= time.monotonic() - start < 5
+        assert time.monotonic() - start >= 1.0
     assert len(waits) == 1
     assert "process 1 on another-host" in waits[0]
     write(store, elsewhere(heartbeat=time.time() - 3600))
@@ -156,7 +161,7 @@ def test_a_silent_holder_elsewhere_is_waited_for(store: ObjectStore) -> None:
 
 
 def test_a_beating_holder_elsewhere_is_respected(store: ObjectStore) -> None:
-    holder = elsewhere(heartbeat=time.time() - 5)  # its clock is behind ours
+    holder = replace(elsewhere(heartbeat=time.time() - 5), ttl=30.0)  # its clock is behind ours
     write(store, holder)
     timer = threading.Timer(0.4, lambda: write(store, replace(holder, heartbeat=holder.heartbeat + 0.4)))
     timer.start()
@@ -186,7 +191,7 @@ def test_a_lost_lease_is_noticed_before_a_commit(store: ObjectStore, tmp_path: P
 def test_heartbeats_renew_the_lease(store: ObjectStore) -> None:
     with Lease(store, RUN, ttl=0.4):
         first = store.get_bytes(KEY)
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while store.get_bytes(KEY) == first:
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -208,8 +213,10 @@ def test_a_full_store_does_not_end_the_heartbeats(store: ObjectStore, monkeypatc
 
     with Lease(store, RUN, ttl=0.4) as lease:
         monkeypatch.setattr(store, "put_bytes", put_unless_full)
-        time.sleep(0.8)
-        assert not full, "a heartbeat met it"
+        before = store.get_bytes(KEY)
+        deadline = time.monotonic() + 60
+        while store.get_bytes(KEY) == before:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert not full, "a heartbeat met it, and the next one was written"
         lease.check()
-        held = json.loads(store.get_bytes(KEY))
-        assert time.time() - held["heartbeat"] < 0.4
