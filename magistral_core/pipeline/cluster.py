@@ -199,7 +199,10 @@ def recorded_lengths(path: Path) -> np.ndarray:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"lengths {path}: cannot be read ({error}); give lognormal, constant, or a file of lengths") from error
-    values = _column(json.loads(text), path) if text.lstrip().startswith("{") else _numbers(text, path)
+    try:
+        values = _column(json.loads(text), path) if text.lstrip().startswith("{") else _numbers(text, path)
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise InputError(f"lengths {path}: no table with `columns` and `data` ({type(error).__name__}: {error})") from error
     if not values or min(values) < 1:
         raise InputError(f"lengths {path}: {'a length below 1' if values else 'empty'}; lengths are numbers of tokens from 1")
     return np.array(values)

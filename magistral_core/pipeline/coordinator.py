@@ -324,11 +324,6 @@ class Coordinator:
                 continue
             self._admission.dropped(group.id)
             self._lost_in_a_row += 1
-        if self._lost_in_a_row >= self._settings.max_filtered_groups:
-            raise StallError(
-                f"{self._lost_in_a_row} groups in a row gave nothing to train on ({self._reasons()}); "
-                "use easier or harder problems, check rewards.*, or raise pipeline.max_filtered_groups"
-            )
         self._queue_grew.set()
         await self._pump()
 
@@ -336,9 +331,13 @@ class Coordinator:
         state, last = self._state, self._finished
         while not last:
             settings = self._settings
-            while self._admission.queued < settings.n_batch:
-                self._queue_grew.clear()
-                await self._queue_grew.wait()
+            if not await self._batch_waits(settings.n_batch):
+                last = self._finished or self._one_stage
+                if last and self._delivery is not None:
+                    await self._delivery
+                await self._checkpoint()
+                await self._pump()
+                continue
             if settings.schedule == "sync":
                 state.queue.sort(key=lambda group: group.id)
             self._admission.training = True
@@ -358,6 +357,24 @@ class Coordinator:
                 await self._checkpoint()
             if not last:
                 await self._pump()
+
+    async def _batch_waits(self, n_batch: int) -> bool:
+        """Wait for a batch; false where the stage ends for want of one: what its problems gave was all right, or all wrong."""
+        while self._admission.queued < n_batch:
+            self._queue_grew.clear()
+            await self._queue_grew.wait()
+            if self._lost_in_a_row >= self._settings.max_filtered_groups and self._admission.queued < n_batch:
+                before = self._course.metrics()
+                if self._end_batch():
+                    self._lost_in_a_row = 0
+                    return False
+                if self._course.metrics() == before:  # and no problem was retired or deferred
+                    raise StallError(
+                        f"{self._lost_in_a_row} groups in a row gave nothing to train on ({self._reasons()}); "
+                        "use easier or harder problems, check rewards.*, or raise pipeline.max_filtered_groups"
+                    )
+                self._lost_in_a_row = 0
+        return True
 
     @property
     def _finished(self) -> bool:

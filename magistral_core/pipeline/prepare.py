@@ -12,6 +12,7 @@ from typing import Any
 
 from magistral_core.config.schema import Recipe
 from magistral_core.errors import InputError
+from magistral_core.generation.arguments import check_context
 from magistral_core.generation.chat import ChatRenderer
 from magistral_core.pipeline.admission import largest_age
 from magistral_core.pipeline.curriculum import Curriculum, chosen_by
@@ -56,6 +57,8 @@ class Prepared:
         for problem in self.problems:
             chosen = [] if curriculum is None else chosen_by(problem, curriculum)
             digest.update(json.dumps([problem.id, problem.question, problem.answer, *chosen]).encode())
+            if problem.kind is ProblemKind.CODE:
+                digest.update(repr((problem.tests, problem.entry_point, problem.checker)).encode("utf-8", "surrogatepass"))
         return digest.hexdigest()[:16]
 
 
@@ -71,7 +74,8 @@ def prepare(recipe: Recipe, model_dir: Path, problems: Sequence[Problem]) -> Pre
         InputError: a prompt too long, a template that strips thoughts, a reward function that cannot be imported, a problem
             that no verifier judges, a stage without problems.
     """
-    renderer = ChatRenderer(model_dir, recipe.prompt)
+    check_context(model_dir, recipe.max_model_len)
+    renderer = ChatRenderer(model_dir, recipe.prompt, max_prompt_tokens=min(recipe.prompt.max_tokens, recipe.max_model_len - 1))
     verifier = Verifier(recipe.rewards, recipe.prompt)
     verifier.check_supported(problems)
     rendered = renderer.render_all(problems)

@@ -53,7 +53,8 @@ class TrainerRole:
         """Write the current weights for the generators; the checksum from rank 0, an empty text from the others."""
         tensors = (tensor for _, tensor in self._trainer.weights())
         if self._trainer.rank == 0:
-            return stream_weight_file(self._trainer.layout(), tensors, path)
+            with explain_full_disk(Path(path).parent, what="new weights", settings="pipeline.weights_folder; of a container: --shm-size"):
+                return stream_weight_file(self._trainer.layout(), tensors, path)
         for _ in tensors:  # the others only take part in the gathering
             pass
         return ""

@@ -82,7 +82,7 @@ class LocalRuntime:
         from magistral_core.rewards import Verifier
 
         recipe = self._recipe
-        self._folder = HandoverFolder()
+        self._folder = HandoverFolder(recipe.pipeline.weights_folder)
         self._verifier = Verifier(recipe.rewards, recipe.prompt, [stage.rewards.length for stage in recipe.stages()])
         self._verifier.start()
         # vLLM joins a process group of its own for one worker, the trainer then finds it made: the trainer goes first.

@@ -57,22 +57,28 @@ class GeneratorActor:
     def __init__(self, recipe: Recipe, model_dir: str, version: int, sockets: str | None = None) -> None:
         from magistral_core.generation.engine import GeneratorEngine
 
-        self._engine = GeneratorEngine(
-            model_dir,
-            recipe.generation,
-            max_model_len=recipe.max_model_len,
-            seed=recipe.seed,
-            prompt=recipe.prompt,
-            version=version,
-            nccl=handover_kind(recipe.pipeline) == "nccl",
-            sockets=sockets,
-        )
+        self._refusal: MagistralError | None = None
+        try:
+            self._engine = GeneratorEngine(
+                model_dir,
+                recipe.generation,
+                max_model_len=recipe.max_model_len,
+                seed=recipe.seed,
+                prompt=recipe.prompt,
+                version=version,
+                nccl=handover_kind(recipe.pipeline) == "nccl",
+                sockets=sockets,
+            )
+        except MagistralError as error:
+            self._refusal = error  # raised here it would be this actor's death, and its line lost; so `start` raises it
         self._finished: list[Completion] = []
         self._error: BaseException | None = None
         self._news = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
+        if self._refusal is not None:
+            raise self._refusal
         await self._engine.start()
 
     async def submit(self, requests: Sequence[Request]) -> None:
@@ -136,10 +142,16 @@ class VerifierActor:
     def __init__(self, recipe: Recipe) -> None:
         from magistral_core.rewards import Verifier
 
+        self._refusal: MagistralError | None = None
         self._verifier = Verifier(recipe.rewards, recipe.prompt, [stage.rewards.length for stage in recipe.stages()])
-        self._verifier.start()
+        try:
+            self._verifier.start()
+        except MagistralError as error:
+            self._refusal = error  # see GeneratorActor
 
     def score(self, groups: Sequence[Group]) -> list[tuple[Score, ...]]:
+        if self._refusal is not None:
+            raise self._refusal
         return [group.scores for group in self._verifier.score_many(groups)]
 
     def close(self) -> None:
@@ -208,6 +220,8 @@ class RayRuntime:
         self._folder = folder = HandoverFolder(settings.weights_folder)  # also where NCCL sends: its reaper ends Ray with us
         self._handover = self._make_handover(folder)
         # Shared memory goes with us, however we end; generators on other machines do not see it.
+        if settings.ray_address is None:
+            folder.reaper.watch(_processes_of_ray())  # its agents would go on for a minute when we are killed
         self._sockets = None if settings.weights_folder or settings.ray_address else str(folder.path)
         self._reserved = await asyncio.to_thread(reserve, place(self._recipe)) if gpus else None
         self._model = model_dir, version
@@ -220,7 +234,7 @@ class RayRuntime:
             *(reply_of(verifier.score.remote([]), "verifier", VerifierError) for verifier in self._verifiers),
         )
         if settings.ray_address is None:
-            folder.reaper.watch(_processes_of_ray())  # its agents would go on for a minute when we are killed
+            folder.reaper.watch(_processes_of_ray())  # those that have come since
 
     def _make_handover(self, folder: HandoverFolder) -> Handover:
         if handover_kind(self._recipe.pipeline) == "nccl":

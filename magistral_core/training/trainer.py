@@ -331,7 +331,11 @@ def _load_model(path: str, settings: TrainingSettings) -> Any:
         raise InputError(f"model.path {path}: its config scales the logits ({odd[0]}); such models are not supported")
     _without_dropout(lm)
     head.__class__ = ChunkedHead
+    # How to sample is the recipe's business, and may be invalid; what ends a completion is the model's, and every export keeps it.
+    ends = lm.generation_config.eos_token_id
     lm.generation_config = GenerationConfig.from_model_config(lm.config)
+    if ends is not None:
+        lm.generation_config.eos_token_id = ends
     if settings.gradient_checkpointing:
         lm.gradient_checkpointing_enable()
     return lm

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from small_run import SMALL
 
 from magistral_core import api
 from magistral_core.errors import InputError
+from magistral_core.pipeline import roles
 from magistral_core.pipeline.coordinator import StallError
 from magistral_core.pipeline.roles import TrainerRole
 from magistral_core.pipeline.run import _staging_folder
@@ -34,6 +36,20 @@ def test_a_rank_that_does_not_see_the_checkpoint_folder_refuses_to_write_its_par
     with pytest.raises(InputError, match=r"step-20: not seen from .*; set MAGISTRAL_CACHE"):
         role.save(str(tmp_path / "step-20"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_shared_memory_that_is_full_is_named_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real /dev/full, which is always that."""
+    role = object.__new__(TrainerRole)
+    role._trainer = SimpleNamespace(rank=0, weights=lambda: iter(()), layout=dict)
+    monkeypatch.setattr(roles, "stream_weight_file", lambda layout, tensors, path: write_to(path))
+
+    def write_to(path: str) -> None:
+        with open(path, "wb", buffering=0) as file:
+            file.write(b"weights")
+
+    with pytest.raises(InputError, match=r"/dev: the disk is full, no room for new weights; .*pipeline\.weights_folder; .*--shm-size"):
+        role.publish("/dev/full")
 
 
 def test_roles_that_never_start_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer_model: Path) -> None:

@@ -170,15 +170,18 @@ def test_a_stage_ends_when_its_measure_rises_no_more(measure: str, reason: str) 
 
 def test_only_the_stage_s_own_groups_make_its_curve() -> None:
     run = Run(recipe({"steps": 1}, {"reward_plateau": {"window": 1, "rise": 0.5}}, {}), problems())
-    run.machine.draw(1000)  # a straggler
+    run.machine.draw(1000)
+    straggler, stage = run.machine.drawn(1000)
     run.batch()
     assert run.machine.stage == 1
     run.groups = 2000
-    problem, stage = Problem("p1", "", ""), 0
-    run.machine.observe(judged(1000, problem, stage, 0))
+    before = run.machine.rate(straggler.id)
+    run.machine.observe(judged(1000, straggler, stage, 0))
     assert not run.batch()
     assert run.machine._curve == [(pytest.approx(0.55), 3.0)]
-    assert run.machine.rate("p1").correct % 2 == 0
+    again = sum(1 for problem, _ in run.drawn[G:] if problem == straggler.id)  # in the batch since, half right
+    after = run.machine.rate(straggler.id)
+    assert (after.graded, after.correct) == (before.graded + G * (1 + again), before.correct + 2 * again)
 
 
 def test_a_group_keeps_problem_and_stage_until_it_settles() -> None:

@@ -44,12 +44,14 @@ def gone(path: Path) -> bool:
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
 def test_it_acts_when_its_process_is_killed(signum: int, sleeper: subprocess.Popen) -> None:
     holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(sleeper.pid)], stdout=subprocess.PIPE, text=True)
-    assert holder.stdout is not None
-    folder = Path(holder.stdout.readline().strip())
-    assert folder.is_dir()
-    assert sleeper.poll() is None
-    holder.send_signal(signum)
-    holder.communicate()
+    with holder:
+        try:
+            assert holder.stdout is not None
+            folder = Path(holder.stdout.readline().strip())
+            assert folder.is_dir()
+            assert sleeper.poll() is None
+        finally:
+            holder.send_signal(signum)
     assert gone(folder)
     assert sleeper.wait(10) == -signal.SIGKILL
 

@@ -261,6 +261,14 @@ def test_files_without_lengths_are_refused(text: str, message: str, tmp_path: Pa
         recorded_lengths(path)
 
 
+@pytest.mark.parametrize("text", ['{"tokens": 5}\n{"tokens": 6}', '{"columns": ["tokens"]}', '{"columns": ["tokens"], "data": [[null]]}'])
+def test_a_table_of_lengths_that_is_none_is_named(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "lengths.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"lengths .*lengths\.json: no table with `columns` and `data`"):
+        recorded_lengths(path)
+
+
 def test_settings_that_a_recipe_refuses_are_refused_here() -> None:
     with pytest.raises(InputError, match=r"group_size \(4\) must divide n_batch \(18\)$"):
         simulate(changed(n_batch=18, n_minibatch=18), "async", 4)

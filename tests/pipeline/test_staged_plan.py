@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,26 @@ def test_what_is_refused(writer_model: Path, tmp_path: Path) -> None:
         api.stages(plain)
     with pytest.raises(InputError, match=r"curriculum\.stages\.0: no problem is in its range"):
         api.plan(recipe(writer_model, tmp_path, curriculum={"stages": [{"levels": [3, 4]}]}))
+
+
+def test_sequences_that_the_engine_would_refuse_are_refused_before(writer_model: Path, tmp_path: Path) -> None:
+    plain = {"curriculum": None, "problems.levels": [1, 1]}
+    long = recipe(writer_model, tmp_path, **plain, **{"prompt.max_tokens": 100_000, "training.token_budget": 100_048})
+    with pytest.raises(InputError, match=r"the model reads at most \d+ tokens, prompt and completion need 100048"):
+        api.prepare(long)
+    both = {"generation.max_tokens": 5, "generation.max_model_len": 6, "rewards.length": None}
+    short = recipe(writer_model, tmp_path, **plain, **both)
+    with pytest.raises(InputError, match=r"the prompt has \d+ tokens, the limit is 5"):
+        api.prepare(short)
+
+
+def test_a_changed_test_is_another_problem(writer_model: Path, tmp_path: Path) -> None:
+    def digest(output: str) -> str:
+        (tmp_path / "code.jsonl").write_text(json.dumps({"question": "Print it.", "tests": [{"input": "1", "output": output}]}) + "\n")
+        changes = {"curriculum": None, "problems.path": tmp_path / "code.jsonl"}
+        return api.prepare(recipe(writer_model, tmp_path, **changes)).problems_digest
+
+    assert digest("1") == digest("1") != digest("2")
 
 
 def test_a_changed_level_is_another_problem_for_a_curriculum_only(writer_model: Path, tmp_path: Path) -> None:

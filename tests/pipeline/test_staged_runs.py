@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import virtual_time
 from hypothesis import given, settings
-from simulated_runtime import Simulation, World, recipe
+from simulated_runtime import Simulation, World, mixed, recipe
 from test_coordinator import assert_conserved, skewed, some_of_all
 from test_resume import KILLS, WORLD, fingerprint, run_with_kills
 
 from magistral_core.config.schema import Recipe
 from magistral_core.pipeline.admission import largest_age
 from magistral_core.pipeline.state import LoopState
+from magistral_core.records import Score, ScoreStatus
 
 STAGES = [
     {"levels": [1, 2], "steps": 4, "max_tokens": 40, "n_async": 16, "n_batch": 16, "n_minibatch": 16},
@@ -52,6 +53,28 @@ def test_stages_follow_one_another_and_nothing_is_lost(schedule: str, tmp_path: 
     shown = [metrics["curriculum/stage"] for metrics in run.watcher.metrics]
     assert shown == [1.0] * 4 + [2.0] * 4 + [3.0] * 6
     assert run.watcher.metrics[-1]["curriculum/active"] + run.watcher.metrics[-1]["curriculum/retired"] == 24
+
+
+@pytest.mark.parametrize("schedule", ["async", "sync"])
+def test_a_stage_that_gives_no_batch_at_all_ends_by_its_retired_problems(schedule: str, tmp_path: Path) -> None:
+    """Every group of the first stage is all right: nothing to train on, so no batch that could end it."""
+    first = {"levels": [1, 2], "steps": 4, "n_async": 8, "n_batch": 8, "n_minibatch": 8}
+    data = recipe(max_steps=4, every=3, schedule=schedule, max_filtered_groups=20).model_dump(mode="json")
+    data["curriculum"] = {"stages": [first, {**first, "levels": [3, 4]}], "retire_after": 1}
+    run = Simulation(Recipe.model_validate(data), World(length=skewed), tmp_path)
+
+    def score(group: int, index: int) -> Score:
+        easy = run.state.curriculum.drawn(group).stage == 0
+        return Score(1.0, ScoreStatus.CORRECT) if easy else mixed(group, index)
+
+    run.world.score = score
+    virtual_time.run(run.run())
+    assert_conserved(run)
+    easy, hard = run.state.curriculum.table()
+    assert (easy["ended_by"], easy["begun"], easy["ended"]) == ("exhausted", 0, 0) and easy["retired"] > 20
+    assert hard["ended"] == run.state.step == 4
+    assert {group.stage for batch in run.watcher.batches for group in batch.groups} == {1}
+    assert run.watcher.checkpoints[0][0] == 0, "a stage ends with a checkpoint"
 
 
 def test_a_lower_n_async_admits_nothing_and_aborts_nothing(tmp_path: Path) -> None:

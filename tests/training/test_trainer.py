@@ -9,6 +9,7 @@ import pytest
 import torch
 from training_world import (
     BUDGET,
+    ENDS,
     LOSS,
     OFF_POLICY,
     SEED,
@@ -19,7 +20,7 @@ from training_world import (
     reference_gradient,
     token_logprobs,
 )
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from magistral_core.records import Microbatch
 from magistral_core.training.collation import collate
@@ -162,6 +163,7 @@ def test_export_loads_in_transformers(world: Any, stage: int, ranks: int) -> Non
     original.load_state_dict(result["resumed_weights"], strict=False)  # the tied output layer follows its embedding
     tokens = torch.arange(12)[None]
     torch.testing.assert_close(exported(tokens).logits, original(tokens).logits, rtol=0, atol=0)
+    assert GenerationConfig.from_pretrained(folder).eos_token_id == ENDS, "generators stop where they did before a resume"
     assert AutoTokenizer.from_pretrained(folder).get_vocab() == AutoTokenizer.from_pretrained(world.folder / "tied").get_vocab()
 
 

@@ -53,7 +53,12 @@ def make_model(folder: Path, *, tied: bool = True, seed: int = 0) -> None:
     write_model(MistralForCausalLM(config), folder)
 
 
+#: More ends of a completion than the model's own config knows, as instruction-tuned models have them.
+ENDS = [2, 5, 7]
+
+
 def write_model(model: PreTrainedModel, folder: Path) -> None:
+    model.generation_config.eos_token_id = ENDS
     model.save_pretrained(folder)
     words = {f"w{i}": i for i in range(VOCABULARY)}
     PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(words, "w0")), unk_token="w0").save_pretrained(folder)
