@@ -17,19 +17,22 @@ from collections.abc import Callable
 from typing import Any
 
 import psutil
+import yaml
 
 from infra.stack import processes
-from infra.stack.home import State, home, locked, log_file, make_home
+from infra.stack.home import State, home, locked, log_file, make_home, read_secrets
 from infra.stack.services import (
     CHECKOUT,
     HOST,
     POOL,
     SERVICES,
     Service,
+    deployed,
     drop_missed,
     environment,
     external,
     fetch,
+    mlflow_headers,
     running_flow,
     settings,
     worker_command,
@@ -100,7 +103,7 @@ def status() -> dict[str, Any]:
         if variable is not None:
             services[service.name] = {
                 "url": os.environ[variable],
-                "healthy": _reachable(service),
+                "healthy": not _fault(service),
                 "pid": None,
                 "external": variable,
                 "log": None,
@@ -139,7 +142,8 @@ def _ensure(
     say: Callable[[str], None],
     busy_with: Callable[[psutil.Process], str] = lambda _process: "",
 ) -> None:
-    digest = hashlib.sha256(repr((command, sorted(overlay.items()), _inherited() if name == "worker" else [])).encode()).hexdigest()[:16]
+    more = _inherited() if name == "worker" else sorted(read_secrets().items()) if name == "s3" else []
+    digest = hashlib.sha256(repr((command, sorted(overlay.items()), more)).encode()).hexdigest()[:16]
     running = state.running.get(name)
     if running is not None:
         if processes.find(running) and running.digest == digest:
@@ -150,7 +154,11 @@ def _ensure(
                 "for the new one, stack up once that is done, or stack down first"
             )
             return
-        processes.end([running])  # settings changed, or its leader died and left others behind
+        if name == "worker" and processes.find(running) is None and processes.left(running) and (work := running_flow(_api())):
+            say(f"the worker died; {work}, which it had started, goes on")
+            state.running[f"worker-{running.pid}"] = running  # `down` ends it
+        else:
+            processes.end([running])  # settings changed, or its leader died and left others behind
     say(f"starting {name}" + (f" on port {port}" if port else ""))
     state.running[name] = processes.spawn(command, {**os.environ, **overlay}, log_file(name), CHECKOUT, port, digest)
     if port:
@@ -159,10 +167,11 @@ def _ensure(
 
 
 def _inherited() -> list[tuple[str, str]]:
-    """The caller's variables that decide where flow runs find their servers."""
+    """The caller's variables that decide where flow runs find their servers and their files, and by what right."""
     overlaid = environment()
     names = (
-        "PREFECT_API_KEY",
+        *("PREFECT_API_KEY", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"),
+        *("MAGISTRAL_CACHE", "HF_TOKEN", "HF_HOME", "HF_ENDPOINT", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "CUDA_VISIBLE_DEVICES"),
         *(name for service in SERVICES for name in service.variables),
         *(name for name in os.environ if name.startswith("AWS_")),
     )
@@ -214,13 +223,13 @@ def _wait(state: State, conditions: dict[str, Callable[[], bool]]) -> None:
 
 
 def _deploy(state: State, api: str, say: Callable[[str], None]) -> None:
-    """Apply prefect.yaml, unless the same was applied to the same server before."""
+    """Apply prefect.yaml, unless the same was applied to the same server before and is there still."""
     digest = hashlib.sha256(f"{api} {CHECKOUT} {sys.executable}".encode())
     for file in sorted(
-        [CHECKOUT / "prefect.yaml", *CHECKOUT.glob("flows/*.py"), *CHECKOUT.glob("tasks/*.py"), *CHECKOUT.glob("recipes/*.yaml")]
+        [CHECKOUT / "prefect.yaml", *CHECKOUT.glob("flows/*.py"), *CHECKOUT.glob("tasks/*.py"), *CHECKOUT.rglob("recipes/**/*.yaml")]
     ):
         digest.update(file.read_bytes())
-    if state.deployed == digest.hexdigest():
+    if state.deployed == digest.hexdigest() and _deployments() <= deployed(api):
         return
     say("applying the deployments")
     log = log_file("deploy")
@@ -244,6 +253,11 @@ def _deploy(state: State, api: str, say: Callable[[str], None]) -> None:
     state.write()
 
 
+def _deployments() -> set[str]:
+    """The names of the deployments that prefect.yaml has."""
+    return {deployment["name"] for deployment in yaml.safe_load((CHECKOUT / "prefect.yaml").read_text())["deployments"]}
+
+
 def _api() -> str:
     """Prefect's API, ours or the environment's; empty before the first start."""
     return (environment().get("PREFECT_API_URL") or os.environ.get("PREFECT_API_URL", "")).rstrip("/")
@@ -252,23 +266,22 @@ def _api() -> str:
 def _check_external(state: State) -> None:
     for service in SERVICES:
         variable = external(service, state)
-        if variable is not None and not _reachable(service):
-            raise InputError(
-                f"{service.name}: {variable}={os.environ[variable]} does not answer; start that server, or unset {variable} for a local one"
-            )
+        if variable is not None and (fault := _fault(service)):
+            raise InputError(f"{service.name}: {variable}={os.environ[variable]} {fault}, or unset {variable} for a local one")
 
 
-def _reachable(service: Service) -> bool:
-    """Whether the server that the environment names answers at all."""
+def _fault(service: Service) -> str:
+    """What is wrong with the server that the environment names, and the mend; empty if it answers."""
+    silent = "does not answer; start that server"
     if service.name == "prefect":
-        return fetch(os.environ["PREFECT_API_URL"].rstrip("/") + "/health") is not None
+        return "" if fetch(os.environ["PREFECT_API_URL"].rstrip("/") + "/health") is not None else silent
     if service.name == "mlflow":
         uri = os.environ["MLFLOW_TRACKING_URI"].rstrip("/")
-        return not uri.startswith("http") or fetch(f"{uri}/health") is not None
+        return "" if not uri.startswith("http") or fetch(f"{uri}/health", headers=mlflow_headers()) is not None else silent
     from magistral_core.storage import open_store
 
     try:
         open_store(os.environ.get("MAGISTRAL_STORAGE_URI") or environment()["MAGISTRAL_STORAGE_URI"]).check()
-    except (InputError, InfrastructureError):
-        return False
-    return True
+    except (InputError, InfrastructureError) as error:
+        return f"cannot be used: {error}"
+    return ""

@@ -46,6 +46,11 @@ def find(running: Running) -> psutil.Process | None:
         return None
 
 
+def left(running: Running) -> bool:
+    """Whether anything lives of what a process started in its session."""
+    return bool(_session(running))
+
+
 def end(all_running: Iterable[Running]) -> list[int]:
     """End processes with all that they started: SIGTERM, then SIGKILL. Returns the pids that are still there (none)."""
     leaders, members = [], set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import sys
@@ -80,7 +81,7 @@ def _http(port: int) -> str:
 
 SERVICES = (
     Service("prefect", ("PREFECT_API_URL",), 4200, _prefect, _http, lambda url: fetch(f"{url}/api/health") is not None),
-    Service("mlflow", ("MLFLOW_TRACKING_URI",), 5000, _mlflow, _http, lambda url: fetch(f"{url}/health") is not None),
+    Service("mlflow", ("MLFLOW_TRACKING_URI",), 5000, _mlflow, _http, lambda url: fetch(f"{url}/health", headers={}) is not None),
     Service("s3", ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "MAGISTRAL_STORAGE_URI"), 9000, _s3, _http, s3_healthy),
 )
 
@@ -176,6 +177,12 @@ def worker_online(api: str) -> bool:
     return answer is not None and any(worker["name"] == "local" and worker["status"] == "ONLINE" for worker in json.loads(answer))
 
 
+def deployed(api: str) -> set[str]:
+    """The names of the deployments to our pool that the server has."""
+    answer = fetch(f"{api}/deployments/filter", {"work_pools": {"name": {"any_": [POOL]}}})
+    return {str(deployment["name"]) for deployment in json.loads(answer or b"[]")}
+
+
 def running_flow(api: str) -> str:
     """The name of a flow run of our pool that is in progress; empty if there is none. Without an answer there may well be one."""
     asked = {
@@ -200,12 +207,26 @@ def drop_missed(api: str) -> None:
             fetch(f"{api}/flow_runs/{run['id']}", method="DELETE")
 
 
-def fetch(url: str, body: Mapping[str, object] | None = None, method: str | None = None) -> bytes | None:
-    """The body of a successful answer within a few seconds, else None. Prefect's own credentials are sent along."""
-    headers = {"Content-Type": "application/json"}
-    if key := os.environ.get("PREFECT_API_KEY"):
-        headers["Authorization"] = f"Bearer {key}"
-    request = urllib.request.Request(url, None if body is None else json.dumps(body).encode(), headers, method=method)  # noqa: S310
+def prefect_headers() -> dict[str, str]:
+    """Prefect's credentials from the environment."""
+    key = os.environ.get("PREFECT_API_KEY")
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def mlflow_headers() -> dict[str, str]:
+    """MLflow's credentials from the environment."""
+    if token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
+        return {"Authorization": f"Bearer {token}"}
+    name, password = (os.environ.get(f"MLFLOW_TRACKING_{part}", "") for part in ("USERNAME", "PASSWORD"))
+    return {"Authorization": "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()} if name else {}
+
+
+def fetch(
+    url: str, body: Mapping[str, object] | None = None, method: str | None = None, headers: Mapping[str, str] | None = None
+) -> bytes | None:
+    """The body of a successful answer within a few seconds, else None. Without `headers` Prefect's credentials are sent along."""
+    sent = {"Content-Type": "application/json", **(prefect_headers() if headers is None else headers)}
+    request = urllib.request.Request(url, None if body is None else json.dumps(body).encode(), sent, method=method)  # noqa: S310
     for _ in range(_BUSY_TRIES):
         try:
             with urllib.request.urlopen(request, timeout=_PROBE_S) as answer:  # noqa: S310

@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from magistral_core.cli.common import add_json, add_set, local_stack, note, print_json, print_table, use_stack
+from magistral_core.cli.run import absolute_paths
 from magistral_core.config import load_recipe
 
 _RECIPE = "tiny"
@@ -26,10 +27,10 @@ def add(commands: Any) -> None:
 
 def _demo(options: argparse.Namespace) -> int:
     began = time.monotonic()
-    form: dict[str, Any] = {"recipe": _RECIPE, "overrides": options.overrides, "fresh": options.fresh}
+    recipe = load_recipe(_RECIPE, [*options.overrides, *([] if options.seed is None else [f"seed={options.seed}"])])
+    form: dict[str, Any] = {"recipe": _RECIPE, "overrides": [*options.overrides, *absolute_paths(recipe)], "fresh": options.fresh}
     if options.seed is not None:
         form["seed"] = options.seed
-    recipe = load_recipe(_RECIPE, [*options.overrides, *([] if options.seed is None else [f"seed={options.seed}"])])
     status = local_stack().up(note)
     use_stack()
     from magistral_core.cli.deployed import run_deployed

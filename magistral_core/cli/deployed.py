@@ -43,8 +43,9 @@ def run_deployed(name: str, parameters: dict[str, Any]) -> Finished:
         parameters: of the flow.
 
     Raises:
-        InputError, InfrastructureError, MagistralError: what the flow raised, or that no worker took it.
+        InputError, InfrastructureError, MagistralError: what the flow raised, that no worker took it, or that Prefect is away.
     """
+    import httpx
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
     from prefect.states import Cancelling
@@ -67,6 +68,10 @@ def run_deployed(name: str, parameters: dict[str, Any]) -> Finished:
             client.set_flow_run_state(run.id, Cancelling(), force=False)
             note("cancelled; the run resumes when the same command is given again")
             raise
+        except httpx.HTTPError as error:
+            raise InfrastructureError(
+                f"Prefect at {ui} does not answer ({error}); the run goes on without this command, see {url}"
+            ) from error
     if not state.is_completed():
         raise _failure(name, state, url)
     value = state.result()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -114,18 +115,22 @@ def _deployed(recipe: Recipe, options: argparse.Namespace) -> dict[str, Any]:
 
 def absolute_paths(recipe: Recipe) -> list[str]:
     """Overrides that make local paths absolute: a flow run has another working folder than the command."""
-    found = []
+    found = {}
     if recipe.rewards.extra:
-        found.append(f"rewards.extra_folder={Path(recipe.rewards.extra_folder).absolute()}")
+        found["rewards.extra_folder"] = recipe.rewards.extra_folder
+    if recipe.pipeline.weights_folder:
+        found["pipeline.weights_folder"] = recipe.pipeline.weights_folder
     for field, value in (("problems.path", recipe.problems.path), ("model.path", recipe.model.path)):
-        path = Path(value)
-        if not path.is_absolute() and path.exists() and value != "tiny":
-            found.append(f"{field}={path.absolute()}")
-    for field, value, scheme in (("storage.uri", recipe.storage.uri, "file:"), ("tracking.uri", recipe.tracking.uri, "sqlite:")):
-        place = value.removeprefix(scheme)
-        if value.startswith(scheme) and not place.startswith("/"):
-            found.append(f"{field}={scheme}{Path(place).absolute()}")
-    return found
+        if Path(value).expanduser().exists() and value != "tiny":
+            found[field] = value
+    places = {field: str(Path(value).expanduser().absolute()) for field, value in found.items()}
+    if recipe.storage.uri.startswith("file:"):
+        places["storage.uri"] = f"file:{Path(recipe.storage.uri.removeprefix('file:')).expanduser().absolute()}"
+    if recipe.tracking.uri.startswith("sqlite:"):
+        file = recipe.tracking.uri.removeprefix("sqlite:").removeprefix("///")
+        places["tracking.uri"] = f"sqlite:{Path(file).expanduser().absolute()}"
+    # Quoted: an override is read as YAML, in which `#` and `: ` in a folder's name mean something.
+    return [f"{field}={json.dumps(place, ensure_ascii=False)}" for field, place in places.items()]
 
 
 def _print_summary(summary: dict[str, Any]) -> None:

@@ -1,14 +1,19 @@
 """The real stack, from its first start to its second: up, used, down, up again with its data."""
 
+import base64
+import contextlib
 import json
 import os
 import socket
 import stat
+import sys
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +94,14 @@ def test_life_of_the_stack(stack_home: Path, monkeypatch: pytest.MonkeyPatch) ->
     said.clear()
     assert pids(stack.up(said.append)) == pids(status) and not said
 
-    # Deployments with a form, one of them on a schedule.
+    # A deployment that somebody deleted comes back.
     api = stack.environment()["PREFECT_API_URL"]
+    evaluate = next(item for item in ask(f"{api}/deployments/filter", {}) if item["name"] == "evaluate")
+    services.fetch(f"{api}/deployments/{evaluate['id']}", method="DELETE")
+    stack.up(said.append)
+    assert said == ["applying the deployments"]
+
+    # Deployments with a form, one of them on a schedule.
     deployments = {item["name"]: item for item in ask(f"{api}/deployments/filter", {})}
     assert deployments.keys() == {"train", "evaluate", "demo", "curate-math", "curate-code", "grade-difficulty", "nightly"}
     assert deployments["nightly"]["schedules"][0]["schedule"]["cron"] == "30 3 * * *"
@@ -187,9 +198,89 @@ def test_a_worker_with_a_run_in_progress_is_not_ended_for_another_shells_environ
         said.clear()
         assert ensure("b", "wise-owl") == first
         assert len(said) == 1 and said[0].startswith("worker keeps the environment that it was started with, for it runs wise-owl;")
-        assert ensure("b", "") != first
+        second = ensure("b", "")
+        assert second != first
+        monkeypatch.setenv("MAGISTRAL_CACHE", str(tmp_path / "cache"))
+        third = ensure("b", "")
+        assert third != second, "a flow run finds its files by it"
+        monkeypatch.setenv("SOMETHING_ELSE", "x")
+        assert ensure("b", "") == third
     finally:
         processes.end(list(state.running.values()))
+
+
+def test_what_a_dead_worker_had_started_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAGISTRAL_HOME", str(tmp_path))
+    home.make_home()
+    state, said = home.State(), list[str]()
+    worker = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(600)'])"
+    command = [sys.executable, "-c", worker]
+    try:
+        control._ensure(state, "worker", command, {}, 0, said.append)
+        first = psutil.Process(state.running["worker"].pid)
+        assert _until(lambda: first.children())
+        [flow] = first.children()
+        first.kill()
+        first.wait()
+        monkeypatch.setattr(control, "running_flow", lambda api: "wise-owl")
+        control._ensure(state, "worker", command, {}, 0, said.append)
+        assert said[1] == "the worker died; wise-owl, which it had started, goes on"
+        assert flow.is_running() and state.running["worker"].pid != first.pid
+        monkeypatch.setattr(control, "running_flow", lambda api: "")
+        second = psutil.Process(state.running["worker"].pid)
+        assert _until(lambda: second.children())
+        [idle] = second.children()
+        second.kill()
+        second.wait()
+        control._ensure(state, "worker", command, {}, 0, said.append)
+        assert not idle.is_running(), "nothing is in progress, so what is left is ended"
+        assert processes.end(list(state.running.values())) == [] and not flow.is_running()
+    finally:
+        processes.end(list(state.running.values()))
+
+
+def _until(condition: Callable[[], object]) -> bool:
+    deadline = time.monotonic() + 20
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return bool(condition())
+
+
+def test_credentials_go_only_to_their_own_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_KEY", "prefect-secret")
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "me")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "mlflow-secret")
+    with _recording() as (url, seen):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
+        monkeypatch.setenv("PREFECT_API_URL", f"{url}/api")
+        for service in services.SERVICES[:2]:
+            assert control._fault(service) == ""
+    assert seen == {"/api/health": "Bearer prefect-secret", "/health": "Basic " + base64.b64encode(b"me:mlflow-secret").decode()}
+
+
+@contextlib.contextmanager
+def _recording() -> Iterator[tuple[str, dict[str, str]]]:
+    """A server that says yes to everything, and what credentials it was sent by path."""
+    seen: dict[str, str] = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen[self.path] = self.headers.get("Authorization", "")
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}", seen
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 @pytest.mark.parametrize("variable", ["PREFECT_API_URL", "MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "MAGISTRAL_STORAGE_URI"])
