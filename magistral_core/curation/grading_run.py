@@ -180,9 +180,14 @@ def _write(
 
 
 def _row(problem: Problem, entry: Entry, grades: Sequence[tuple[Grade | None, Grade | None]]) -> dict[str, Any]:
-    """A problem as an output line: what its own line said, and what each pass found."""
+    """A problem as an output line: what its own line said, and what each pass found.
+
+    The question and the answer are those that were graded. A field of the same name that was not read as such (a worked solution called
+    `answer`, beside a `final_answer`) is kept as `original_answer`.
+    """
+    own = {"id": problem.id, "question": problem.question, "answer": problem.answer}
     extra = {name: value for name, value in problem.extra.items() if name not in ("source", "grades", "pass_rate")}
-    row = {"id": problem.id, "question": problem.question, "answer": problem.answer, **extra, "source": entry.source}
+    row = own | {(f"original_{name}" if name in own else name): value for name, value in extra.items()} | {"source": entry.source}
     row |= {name: value for name, value in (("language", problem.language), ("level", problem.level)) if value}
     if "source" in problem.extra:
         row["origin"] = problem.extra["source"]

@@ -69,7 +69,7 @@ def curate_math(
     items, against = _evaluation_items(recipe)
     version = version_of(sources, against, recipe)
     total = sum(source.rows for source in sources)
-    with Work(out, version) as work:
+    with Work(out, f"{version}, {recipe.shard_rows} rows a shard") as work:
         _apply_rules(inputs, recipe, work, total, progress)
         replies = _ask_model(recipe, model, work, total, progress)
         translation = Translation(recipe, translators, work.folder / "journals", progress)

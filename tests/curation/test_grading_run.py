@@ -17,8 +17,9 @@ import pytest
 
 from magistral_core.cli import main
 from magistral_core.config import GradingRecipe, load_grading
-from magistral_core.config.schema import ProblemSettings
-from magistral_core.curation.grading_run import grade_difficulty, output_names
+from magistral_core.config.schema import FieldNames, ProblemSettings
+from magistral_core.curation.entry import Entry
+from magistral_core.curation.grading_run import _row, grade_difficulty, output_names
 from magistral_core.curation.grading_samples import Grader
 from magistral_core.errors import InputError
 from magistral_core.problems import load_problems
@@ -87,6 +88,15 @@ def test_every_problem_is_kept_or_rejected_with_its_reason(done: tuple[str, Path
 def test_the_outputs_are_problems_for_training(done: tuple[str, Path, dict[str, Any]]) -> None:
     problems = load_problems(ProblemSettings(path=str(done[1] / "out" / "kept.jsonl")))
     assert {(problem.answer, problem.level) for problem in problems if problem.id.startswith("right")} == {("1", 2)}
+
+
+def test_what_was_graded_is_what_is_kept(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.jsonl", [{"question": "6*7?", "answer": "6 times 7 is 42.", "final_answer": "42", "level": 2}])
+    [problem] = load_problems(ProblemSettings(path=source, fields=FieldNames(answer="final_answer")))
+    row = _row(problem, Entry(0, "in.jsonl", 1, problem.id, problem.question, problem.answer), [(None, None)])
+    assert (row["answer"], row["original_answer"]) == ("42", "6 times 7 is 42.")
+    [again] = load_problems(ProblemSettings(path=write(tmp_path / "kept.jsonl", [row])))
+    assert (again.id, again.question, again.answer, again.level) == (problem.id, "6*7?", "42", 2)
 
 
 def test_equal_problems_share_their_samples(done: tuple[str, Path, dict[str, Any]]) -> None:

@@ -184,6 +184,12 @@ def test_resume_does_no_gold_check_twice(tmp_path: Path, done: tuple[str, Path, 
         curate_math([done[0]], tmp_path / "out", recipe("shard_rows=2"), on_event=stop)
     assert list(checked) == [str(index) for index in range(6)]
     assert not (tmp_path / "out" / "kept.jsonl").exists()
+    with pytest.raises(StoppedError):  # shards of another size are another work: rows of both must not be mixed
+        curate_math([done[0]], tmp_path / "other", recipe("shard_rows=4"), on_event=stop)
+    curate_math([done[0]], tmp_path / "other", recipe("shard_rows=1"))
+    assert (tmp_path / "other" / "kept.jsonl").read_text() == (done[1] / "kept.jsonl").read_text()
+    for index in map(str, range(len(ROWS))):
+        checked[index] = int(int(index) < 6)
     curate_math([done[0]], tmp_path / "out", recipe("shard_rows=2"))
     assert checked == Counter({str(index): 1 for index in range(len(ROWS))})
     assert (tmp_path / "out" / "kept.jsonl").read_text() == (done[1] / "kept.jsonl").read_text()

@@ -11,14 +11,15 @@ and behind every other answer that the problem's comparison takes it for. Votes 
 in turn, until the leaders stay. K is the number of different outputs that the problem's tests have by simple majority, at least 2: whoever
 is wrong gives one of the K - 1 others, so that agreement means more where there are many. This is the model of Dawid and Skene (1979) with
 one accuracy a voter and hard assignments. It has several fixed points; all voters equal is one beginning, each alone in the right another,
-and the likeliest end counts. So two right solutions are told from four that share a mistake: those fail elsewhere, too.
+and the likeliest end counts. So two right solutions are told from four that share a mistake: those fail elsewhere, too. Of ends that are as
+likely, that which the file agrees with more; and where these differ on a test, nothing is known of it.
 
     probability of an answer   1 / (1 + sum over its rivals of exp(weight behind the rival only - weight behind the answer only))
     share of an answer         solutions behind it, of those that have an output and any weight
 
     leader is the given output, with a probability of at least `keep`     -> kept
     leader is another, with `repair`, `share` and `solutions` behind it   -> replaces the given output, or supplies one
-    else, or fewer than two voters of any weight behind the leader        -> removed
+    else, fewer than two voters of any weight behind it, or not known     -> removed
 """
 
 from __future__ import annotations
@@ -95,16 +96,29 @@ class _Belief:
 def decide(tests: Sequence[Sequence[Answer]], settings: AgreementSettings) -> Outcome:
     """Decide every test of a problem; for each test its proposed answers."""
     voters = sorted({voter for answers in tests for answer in answers for voter in answer.voters})
-    # The file comes before the solutions and stays where nothing is likelier.
     equal = dict.fromkeys(voters, 1.0)
     beginnings = [equal] + [dict.fromkeys(voters, 0.0) | {voter: 1.0} for voter in voters]
     majority = {leader.text for answers in tests if (leader := _leader(answers, equal)) is not None}
     others = max(2, len(majority)) - 1
-    belief = max(
-        (_settled(tests, weights, others, settings.file_accuracy) for weights in beginnings), key=lambda found: round(found.likelihood, 9)
-    )
-    decisions = (_decision(answers, leader, belief.weights, settings) for answers, leader in zip(tests, belief.leaders, strict=True))
+    beliefs = [_settled(tests, weights, others, settings.file_accuracy) for weights in beginnings]
+    best = max(map(_rank, beliefs))
+    # Where ends are equally likely, and the file is as right in each, nothing tells which it is: they must agree on a test.
+    likeliest = sorted((belief for belief in beliefs if _rank(belief) == best), key=_texts)
+    belief = likeliest[0]
+    decisions = []
+    for answers, leader, texts in zip(tests, belief.leaders, zip(*map(_texts, likeliest), strict=True), strict=True):
+        decided = _decision(answers, leader, belief.weights, settings)
+        decisions.append(decided if len(set(texts)) == 1 else Decision(Fate.REMOVED, None, 0.0))
     return Outcome(tuple(decisions), belief.accuracy)
+
+
+def _rank(belief: _Belief) -> tuple[float, int]:
+    """By likelihood; among equals the file stays."""
+    return round(belief.likelihood, 9), sum(leader is not None and GIVEN in leader.voters for leader in belief.leaders)
+
+
+def _texts(belief: _Belief) -> list[str]:
+    return ["" if leader is None else leader.text for leader in belief.leaders]
 
 
 def _settled(tests: Sequence[Sequence[Answer]], weights: Mapping[int, float], others: int, file_accuracy: float) -> _Belief:
