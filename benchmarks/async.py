@@ -69,7 +69,7 @@ PUBLISHED = Settings(ratios=tuple(RATIOS), repetitions=5)
 def run(options: Options) -> Result:
     """See the module."""
     settings = options.over(PUBLISHED if options.full else Settings())
-    journal = Journal(settings.journal)
+    journal = Journal(settings.journal, {"steps": settings.steps})
     with pinned(cores()[:2]):
         found = [journal.once(ratio, settings.repetitions, partial(_measure, ratio, settings)) for ratio in settings.ratios]
     rows = [_row(entry) for entry in found]

@@ -11,20 +11,22 @@ from typing import Any
 
 
 class Journal:
-    """A file of JSON lines, one a part; with an empty path nothing is kept.
+    """A file of JSON lines, one a part; with an empty path nothing is kept. A part that was measured with other `settings` does not count.
 
     Attributes:
         earlier_seconds: that the parts which were found there took.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, settings: dict[str, Any] | None = None) -> None:
+        self._settings = json.loads(json.dumps(settings or {}))
         self._path = Path(path) if path else None
         self._done: dict[str, dict[str, Any]] = {}
         self.earlier_seconds = 0.0
         if self._path is not None and self._path.exists():
             for line in self._path.read_text(encoding="utf-8").splitlines():
                 entry = json.loads(line)
-                self._done[entry["key"]] = entry
+                if entry.get("settings", self._settings) == self._settings:
+                    self._done[entry["key"]] = entry
 
     def has(self, key: str, repetitions: int) -> bool:
         """Whether the file holds this part with as many repetitions."""
@@ -35,7 +37,8 @@ class Journal:
         if not self.has(key, repetitions):
             began = time.monotonic()
             found = measure()
-            entry = {"key": key, "repetitions": repetitions, "seconds": round(time.monotonic() - began, 1), "found": found}
+            seconds = round(time.monotonic() - began, 1)
+            entry = {"key": key, "repetitions": repetitions, "settings": self._settings, "seconds": seconds, "found": found}
             if self._path is not None:
                 with self._path.open("a", encoding="utf-8") as lines:
                     lines.write(json.dumps(entry) + "\n")

@@ -87,7 +87,7 @@ def run(options: Options) -> Result:
     settings = options.over(PUBLISHED if options.full else Settings())
     if unknown := set(settings.sizes) - set(_OURS_PRECISION):
         raise InputError(f"bench trl: sizes={min(unknown)}: there are models of {', '.join(_OURS_PRECISION)}")
-    journal = Journal(settings.journal)
+    journal = Journal(settings.journal, {"rows": settings.rows, "cache": settings.cache})
     with pinned(cores()[:2]):
         cells = [
             journal.once(f"cell/{size}/{mean}/{skew:g}", settings.repetitions, partial(_cell, size, mean, skew, settings))

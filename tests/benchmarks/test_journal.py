@@ -21,6 +21,13 @@ def test_what_is_kept_is_not_measured_again(tmp_path: Path) -> None:
     assert measured == ["a", "b", "a"]
 
 
+def test_what_was_measured_otherwise_is_measured_again(tmp_path: Path) -> None:
+    path = str(tmp_path / "cells.jsonl")
+    for number, rows in enumerate([16, 64, 64, 16]):
+        found = Journal(path, {"rows": rows}).once("a", 1, lambda number=number: {"number": number})
+        assert found == {"number": [0, 1, 1, 0][number]}
+
+
 def test_without_a_file_everything_is_measured() -> None:
     journal = Journal("")
     assert [journal.once("a", 1, lambda: {"n": 1})["n"], journal.once("a", 1, lambda: {"n": 2})["n"]] == [1, 2]
