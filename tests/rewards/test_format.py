@@ -139,11 +139,11 @@ def test_valid_exactly_when_the_tags_are_single_and_a_box_follows(thoughts: str,
 
 @pytest.mark.parametrize("text", ["\\boxed{" * 30_000, "{" * 200_000, "```a\n" * 40_000, "<think>" + "\\boxed{1}" * 20_000])
 def test_hostile_texts_take_linear_time(text: str) -> None:
-    started = time.perf_counter()
+    started = time.thread_time()
     extract_boxed(text)
     first_code_block(text)
     judge(text)
-    assert time.perf_counter() - started < 2.0
+    assert time.thread_time() - started < 2.0
 
 
 def test_answer_part() -> None:

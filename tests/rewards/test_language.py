@@ -91,9 +91,9 @@ def test_all_three_parts_must_agree() -> None:
     "text", ["$" * 60_000, "\\[" * 30_000, "\\begin{a}" * 7_000, "`" * 60_001, "\\frac{" * 10_000, "$a " * 20_000, "```\n" * 15_001]
 )
 def test_hostile_texts_take_linear_time(text: str) -> None:
-    started = time.perf_counter()
+    started = time.thread_time()
     strip_markup(text)
-    assert time.perf_counter() - started < 1.0
+    assert time.thread_time() - started < 1.0
 
 
 def test_the_classifier_writes_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -252,10 +252,10 @@ def test_statuses(gold: str, pred: str, status: ScoreStatus) -> None:
     ],
 )
 def test_costly_answers_are_refused_before_parsing(text: str) -> None:
-    started = time.perf_counter()
+    started = time.thread_time()
     assert quick_verdict("5", text) is not None
     assert verdict("5", text) is ScoreStatus.UNPARSABLE
-    assert time.perf_counter() - started < 0.1
+    assert time.thread_time() - started < 0.1
 
 
 @pytest.mark.parametrize(
