@@ -7,5 +7,5 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """Base models made here, checkpoints on their way to storage: MAGISTRAL_CACHE, or ~/.cache/magistral."""
+    """Base models made here, checkpoints and samples on their way: MAGISTRAL_CACHE, or ~/.cache/magistral."""
     return Path(os.environ.get("MAGISTRAL_CACHE") or Path.home() / ".cache" / "magistral")

@@ -14,7 +14,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.runtime import task_run
 
 from magistral_core.config import Recipe
-from magistral_core.errors import InfrastructureError
+from magistral_core.errors import InfrastructureError, InputError
 from tasks.artifacts import checkpoints_table, publish_stages
 from tasks.child import run_command, showing, work_folder
 from tasks.events import EventFile
@@ -25,18 +25,30 @@ _UPDATE_S = 2.0
 _LOG_STEPS = 10
 
 
-def broken_not_wrong(_task: Any, _run: TaskRun, state: State) -> bool:
-    """Retry what broke (a server, a killed process); input that is wrong stays wrong."""
+def broken_not_wrong(_task: Any, run: TaskRun, state: State) -> bool:
+    """Retry what broke (a server, a killed process); input that is wrong stays wrong.
+
+    A server that cannot be reached is bad input to a first attempt, and an outage to those that follow.
+    """
     try:
         state.result()
     except InfrastructureError:
         return True
+    except InputError as error:
+        return run.run_count > 1 and "cannot be reached" in str(error)
     except Exception:  # noqa: BLE001, S110  (any other failure is final)
         pass
     return False
 
 
-@task(name="train", retries=2, retry_delay_seconds=10, retry_condition_fn=broken_not_wrong, persist_result=True, result_serializer="json")
+@task(
+    name="train",
+    retries=2,
+    retry_delay_seconds=[10, 120],
+    retry_condition_fn=broken_not_wrong,
+    persist_result=True,
+    result_serializer="json",
+)
 def train_recipe(recipe: dict[str, Any], flow_run_id: str, fresh: bool = False, until: str = "end") -> dict[str, Any]:
     """Run a recipe to its end. A second attempt resumes from the last checkpoint.
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import builtins
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import PurePosixPath
 from typing import Any
@@ -67,7 +69,7 @@ def parse_problem(row: Row, fields: FieldNames | None = None) -> Problem:
         extra["choices"] = choices
     return Problem(
         id=f"{PurePosixPath(row.file).stem}-{row.line}" if id_ is None else answer_text(id_, f"{row.place}: field {id_name}"),
-        question=question_text(question, f"{row.place}: field {question_name}"),
+        question=question_text(question, f"{row.place}: field {question_name}") + code.ask,
         answer="" if code.tests else text,
         kind=ProblemKind.CODE if code.tests else ProblemKind.MATH,
         language=parse_language(language, strict=bool(fields.language), place=f"{row.place}: field {language_name}"),
@@ -136,6 +138,18 @@ def _whole(text: str, place: str) -> str:
     return text
 
 
+def check_encodable(texts: Iterable[str], place: str) -> None:
+    """Refuse texts with half a surrogate pair, which no program can be given. Bytes that are no text, as packages have them, may stand.
+
+    Raises InputError.
+    """
+    for text in texts:
+        try:
+            text.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError as error:
+            raise InputError(f"{place}: half a character ({text[error.start]!a}) at {error.start}; write the text again") from error
+
+
 def answer_text(value: Any, place: str) -> str:
     """Canonical text of an answer: 27.0 -> `27`, [1, 2] -> `1, 2`, GSM8K's `... #### 72` -> `72`."""
     if isinstance(value, str):
@@ -170,6 +184,7 @@ class _Code:
     def __init__(self, row: Row, picker: FieldPicker, question: str) -> None:
         self._row = row
         self.used: set[str] = set()
+        self.ask = ""  # what the statement does not say and the checks demand
         self.entry_point = str(self._take("entry_point") or "")
         self.checker = read_checker(row)
         self.used |= {"validator_flags", "output_validator"}
@@ -182,6 +197,7 @@ class _Code:
             self.tests = _tests(tests, f"{row.place}: field {tests_name}", bool(self.entry_point))
         else:
             self.tests = self._checks(question)
+            check_encodable((test.check for test in self.tests), f"{row.place}: the checks")
 
     def _limit(self, name: str) -> float | None:
         """A limit, in the unit that its name ends with."""
@@ -205,9 +221,31 @@ class _Code:
         if isinstance(listed, list) and listed and all(isinstance(item, str) for item in listed):  # MBPP
             self.used |= {"test_list", "test_setup_code", "test_imports"}
             imports = self._row.data.get("test_imports") or []
+            self.ask = _named_call(listed, question)
             setup = "\n".join([*imports, str(self._row.data.get("test_setup_code") or "")])
             return tuple(TestCase(check=f"{setup}\n{item}\n") for item in listed)
         return ()
+
+
+def _named_call(checks: Sequence[str], question: str) -> str:
+    """A line for a statement of MBPP, which does not name the function: the call in its first check, without the result expected of it."""
+    try:
+        calls = [dict(reversed(list(_calls(check)))) for check in checks]
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return ""  # a broken check is told when it is run
+    shared = [name for name, _ in _calls(checks[0]) if all(name in each for each in calls)]
+    # Python's own functions are around it (`assert set(f()) == ...`), unless there is no other: MBPP has a `sum`.
+    name = next(iter(sorted(shared, key=lambda name: hasattr(builtins, name))), "")
+    if not name or f"{name}(" in question:
+        return ""
+    return f"\n\nWrite the function `{name}`. It is called like this: `{calls[0][name]}`."
+
+
+def _calls(check: str) -> Iterator[tuple[str, str]]:
+    """Names of the functions that a check calls and the calls, outer ones first."""
+    for node in ast.walk(ast.parse(check)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            yield node.func.id, ast.unparse(node)
 
 
 def read_checker(row: Row) -> Checker:
@@ -226,6 +264,7 @@ def read_checker(row: Row) -> Checker:
     main = str(validator.get("main") or "")
     if main and main not in files:
         raise InputError(f"{row.place}: field output_validator: `main` is none of its files")
+    check_encodable(files.values(), f"{row.place}: field output_validator")
     content = {name: text.encode("utf-8", "surrogateescape") for name, text in files.items()}
     return Checker(Checker().flags if flags is None else tuple(flags.split()), content, main)
 
@@ -241,6 +280,7 @@ def _tests(value: Any, place: str, function: bool) -> tuple[TestCase, ...]:
         texts = [json.dumps(part) if function and not isinstance(part, str) else part for part in (item["input"], item["output"])]
         if not all(isinstance(part, str) for part in texts):
             raise InputError(f"{place}, test {number}: a test is an object with the texts `input` and `output`")
+        check_encodable(texts, f"{place}, test {number}")
         cases.append(TestCase(*texts))
     return tuple(cases)
 

@@ -122,11 +122,11 @@ def _text(path: Path) -> str:
 
 
 def _checker(folder: Path, settings: Mapping[str, Any]) -> Checker:
-    validation = str(settings.get("validation") or "default").split()
-    kinds = str(settings.get("type") or "pass-fail").split()
+    validation = _words(settings.get("validation")) or ["default"]
+    kinds = _words(settings.get("type"))
     if "interactive" in validation or "interactive" in kinds or "multi-pass" in kinds:
         raise InputError(f"{folder}/problem.yaml: interactive problems are not supported")
-    flags = tuple(str(settings.get("validator_flags") or "").split())
+    flags = tuple(_words(settings.get("validator_flags")))
     if validation[0] == "default" and not (folder / "output_validator").is_dir():
         return Checker(flags=flags)
     files = _validator_files(folder)
@@ -135,6 +135,11 @@ def _checker(folder: Path, settings: Mapping[str, Any]) -> Checker:
         raise InputError(f"{folder}/output_validators: more than one language in one validator")
     usual = [name for name in mains if Path(name).stem in {"main", "validator", "validate", "__main__"}]
     return Checker(flags, files, (usual or mains or [""])[0])
+
+
+def _words(value: Any) -> list[str]:
+    """A setting of several words: one text, or a list of texts."""
+    return [word for item in (value if isinstance(value, list) else [value or ""]) for word in str(item).split()]
 
 
 def _validator_files(folder: Path) -> Mapping[str, bytes]:

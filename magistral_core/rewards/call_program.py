@@ -1,7 +1,8 @@
 """Calls a solution's function inside the sandbox. Run from its code alone; standard library only.
 
-With arguments on standard input (`{"entry": name, "input": text}`) it calls the function once and writes the encoded result as the only
-line of standard output; what the solution prints goes to standard error. With descriptors 3 and 4 it answers a judge's requests instead.
+With arguments on standard input (`{"entry": name, "input": text, "forms": {...}}`) it calls the function once and writes the encoded
+result as the only line of standard output; what the solution prints goes to standard error. With descriptors 3 and 4 it answers a judge's
+requests instead.
 
 It lives in the solution's own process and proves nothing: what it says is data, which the other side reads as plain values and compares
 with what was never sent here.
@@ -35,8 +36,27 @@ def find(names: dict[str, Any], entry: str) -> Any:
     return names[entry]
 
 
-def arguments(text: str, function: Any) -> tuple[list[Any], dict[str, Any]]:
-    """A test's arguments: a JSON list of all, a JSON value a line, or Python literals."""
+def takes(function: Any, count: int) -> bool:
+    """Whether it can be called with so many arguments; a builtin may not say."""
+    try:
+        inspect.signature(function).bind(*[None] * count)
+    except TypeError:
+        return False
+    except ValueError:
+        pass
+    return True
+
+
+def one_value(function: Any, forms: dict[str, Any]) -> bool:
+    """Whether a list is the only argument of a function and not all of them, by the inputs of all tests, which have one form.
+
+    It is where a test has a value that is no list, or where the lists of all tests do not fit the function as its arguments.
+    """
+    return takes(function, 1) and (forms["single"] or not all(takes(function, size) for size in forms["sizes"]))
+
+
+def arguments(text: str, function: Any, forms: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """A test's arguments: a JSON list of all, a JSON value a line, or Python literals. `forms` is what `calls.forms` says of all tests."""
     try:
         values = [json.loads(text)]
     except ValueError:
@@ -48,6 +68,8 @@ def arguments(text: str, function: Any) -> tuple[list[Any], dict[str, Any]]:
                 return list(ast.literal_eval(f"({text.strip()},)")), {}
             except (ValueError, SyntaxError):
                 return [text], {}
+    if isinstance(values[0], list) and one_value(function, forms):
+        return values, {}
     for positional, named in ((values[0], {}), ([], values[0]), (values, {})):
         if isinstance(positional, list) and isinstance(named, dict):
             try:
@@ -65,7 +87,7 @@ def call_once() -> None:
     result = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     function = find(load_solution(), request["entry"])
-    positional, named = arguments(request["input"], function)
+    positional, named = arguments(request["input"], function, request["forms"])
     json.dump(encode(function(*positional, **named)), result)
     result.close()
 

@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from magistral_core.records import TestCase
+from magistral_core.records import Problem, TestCase
 from magistral_core.rewards.outputs import expected_value, same_result
 from magistral_core.rewards.plain import decode
 from magistral_core.sandbox import Box, Limits, Program, RunResult, RunStatus, Sandbox, SandboxError
@@ -52,22 +52,51 @@ class Returned:
     fault: str = ""
 
 
-def returned(box: Box, program: Program, entry: str, arguments: str, limits: Limits) -> Returned:
-    """Call the function of a compiled solution. `arguments` as in `TestCase.input`. Raises SandboxError."""
+@lru_cache(maxsize=64)
+def forms(inputs: tuple[str, ...]) -> dict[str, Any]:
+    """What tells whether `[3, 1]` is two arguments or one list.
+
+    Returns:
+        `sizes` of the lists among a problem's inputs, and whether a `single` value that is no list is among them.
+    """
+    sizes: set[int] = set()
+    single = False
+    for text in inputs:
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):  # several values, or Python's
+            continue
+        if isinstance(value, list):
+            sizes.add(len(value))
+        else:
+            single = single or not isinstance(value, dict)  # an object may name the arguments
+    return {"sizes": sorted(sizes), "single": single}
+
+
+def returned(box: Box, program: Program, entry: str, arguments: str, inputs: tuple[str, ...], limits: Limits) -> Returned:
+    """Call the function of a compiled solution. Raises SandboxError.
+
+    Args:
+        box, program: the solution.
+        entry: the function's name.
+        arguments: as in `TestCase.input`.
+        inputs: those of all tests of the problem, which show what form they have.
+        limits: of this test.
+    """
     box.put("call.code", _code("call_program"))
-    request = json.dumps({"entry": entry, "input": arguments}).encode()
+    request = json.dumps({"entry": entry, "input": arguments, "forms": forms(inputs)}).encode()
     result = box.run(limits, program="call.code", source=program.main, stdin=request)
     if not result.ok:
         return Returned(result)
     try:
         return Returned(result, decode(json.loads(result.stdout), []))
-    except (ValueError, TypeError, KeyError, LookupError, RecursionError):
+    except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError):
         return Returned(result, fault="the function returned no plain value")
 
 
-def call(box: Box, program: Program, entry: str, test: TestCase, limits: Limits) -> Called:
+def call(box: Box, program: Program, problem: Problem, test: TestCase, limits: Limits) -> Called:
     """Call the function of a compiled solution with a test's arguments. Raises SandboxError."""
-    came = returned(box, program, entry, test.input, limits)
+    came = returned(box, program, problem.entry_point, test.input, tuple(each.input for each in problem.tests), limits)
     if not came.result.ok or came.fault:
         return Called(came.result, came.fault)
     return Called(came.result, result_difference(test.output, came.value))

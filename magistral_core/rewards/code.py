@@ -237,7 +237,7 @@ class CodeJudge:
             verdicts: list[TestVerdict] = []
             for at, test in enumerate(tests):
                 if difference is None:
-                    called_once = calls.call(box, program, problem.entry_point, test, limits)
+                    called_once = calls.call(box, program, problem, test, limits)
                     result, fault = called_once.result, called_once.difference
                 else:
                     result = sandbox.run(box, program, limits, test.input.encode("utf-8", "surrogateescape"))
@@ -271,7 +271,7 @@ def _outputs(
             if sum(output.status == RunStatus.TIMEOUT for output in found) >= max_late:
                 found.append(Output(RunStatus.TIMEOUT.value, detail="not run: it was late too often"))
             elif problem.entry_point:
-                found.append(_returned(calls.returned(box, program, problem.entry_point, text, limits)))
+                found.append(_returned(calls.returned(box, program, problem.entry_point, text, tuple(inputs), limits)))
             else:
                 result = sandbox.run(box, program, limits, text.encode("utf-8", "surrogateescape"))
                 found.append(_output(result, result.stdout.decode("utf-8", "surrogateescape")))

@@ -42,7 +42,10 @@ def encode(value: Any, refs: list[Any] | None = None) -> Any:
 
 
 def decode(data: Any, refs: Any) -> Any:
-    """A value that came as JSON; `refs[number]` is what a number stands for. Wrong JSON raises LookupError, TypeError or ValueError."""
+    """A value that came as JSON; `refs[number]` is what a number stands for.
+
+    Wrong JSON raises LookupError, TypeError, ValueError or OverflowError.
+    """
     if isinstance(data, list):
         return [decode(item, refs) for item in data]
     if not isinstance(data, dict):

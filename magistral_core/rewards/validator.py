@@ -55,7 +55,9 @@ class Validator:
         folder = self._box.folder
         arguments = [f"{folder}/test.in", f"{folder}/test.ans", f"{self._box.work}/{_FEEDBACK}/", *self._flags]
         result = self._sandbox.run(self._box, self._program, LIMITS, output, arguments, folders=[_FEEDBACK], writable=True)
-        if result.status in {RunStatus.OK, RunStatus.RUNTIME_ERROR} and result.exit_code in {ACCEPTED, REJECTED}:
+        # An exit code of its own counts whatever it wrote: only what reached a limit has not decided.
+        stopped = result.status in {RunStatus.TIMEOUT, RunStatus.OUTPUT_LIMIT} or result.peak_memory_bytes > LIMITS.memory_bytes
+        if not stopped and result.exit_code in {ACCEPTED, REJECTED}:
             return "" if result.exit_code == ACCEPTED else "the output validator rejects it"
         words = result.stderr.decode(errors="replace").strip()[-200:]
         raise SandboxError(f"the output validator broke: {result.detail or f'exit code {result.exit_code}'} {words}".strip())

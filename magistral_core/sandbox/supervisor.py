@@ -129,9 +129,10 @@ class Supervisor:
         ruleset = self._ruleset(request["profile"], writable) if self._landlock > 0 else None
         started = time.monotonic()
         report, report_end = os.pipe()
+        parent = os.getpid()
         pid = os.fork()
         if pid == 0:
-            self._be_child(request, writable, report_end, ruleset)
+            self._be_child(request, writable, report_end, ruleset, parent)
         for handle in (report_end, *request.get("handles", [])):
             os.close(handle)  # so that the child's end is the other side's end of file
         fault = b"".join(iter(lambda: os.read(report, 4096), b"")).decode(errors="replace")  # ends when the child is confined
@@ -238,7 +239,7 @@ class Supervisor:
     def _work_options(self) -> str:
         return f"size={self._setup['work_bytes']},nr_inodes={self._setup['work_files']},mode=755"
 
-    def _be_child(self, request: dict[str, Any], writable: bool, report: int, ruleset: int | None) -> NoReturn:
+    def _be_child(self, request: dict[str, Any], writable: bool, report: int, ruleset: int | None, parent: int) -> NoReturn:
         """In the child: confine itself, then become the program. Never returns; what goes wrong before is reported."""
         code = 70
         try:
@@ -252,6 +253,8 @@ class Supervisor:
             program, argv = request.get("program"), request.get("argv")
             self._limit(request)
             _drop_capabilities()
+            if os.getppid() != parent:  # it died before its death was a signal here
+                raise ChildProcessError("the supervisor died")
             if ruleset is not None:
                 _call(_LIBC.syscall, _RESTRICT_SELF, ruleset, 0)
                 os.close(ruleset)

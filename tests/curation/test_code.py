@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from magistral_core.config.schema import CodeSettings, ProblemSettings
 from magistral_core.curation.code import OUTPUTS, curate_code
 from magistral_core.curation.code.draft import Solution, Test, read_code_draft
 from magistral_core.curation.code.invent import parse_inputs, task_for
-from magistral_core.curation.code.settle import Settled, SettledTest
+from magistral_core.curation.code.settle import Settled, SettledTest, Settler
 from magistral_core.curation.code.votes import Fate
 from magistral_core.errors import InputError
 from magistral_core.problems import Row, load_problems
@@ -182,6 +183,30 @@ def test_the_usual_forms_of_rows(data: dict[str, Any], tests: list[Test], soluti
     assert (draft.question, draft.fault, list(draft.tests), list(draft.solutions)) == ("S", "", tests, solutions)
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"tests": [{"input": "\ud83d", "output": "1"}]},
+        {"tests": [{"input": "1", "output": "\ud83d"}]},
+        {"solutions": ["print(1)", "print('\ud83d')"]},
+        {"generators": ["print('\ud83d')"]},
+    ],
+)
+def test_half_a_character_rejects_its_row_only(tmp_path: Path, data: dict[str, Any]) -> None:
+    good = {"statement": "Add.", "solutions": [{"code": ADD[0]}], "tests": TESTS}
+    source = write(tmp_path / "in.jsonl", [{**good, "statement": "Other.", **data}, good])
+    curate_code([source], tmp_path / "out", recipe())
+    [row] = lines(tmp_path / "out" / "rejected.jsonl")
+    assert (row["source"]["line"], row["reason"]) == (1, "malformed")
+    assert "half a character" in row["detail"]
+    assert lines(tmp_path / "out" / "kept.jsonl")
+
+
+def test_bytes_that_are_no_text_are_no_fault() -> None:
+    draft = read_code_draft(Row("f", 1, {"description": "S", "tests": [{"input": "\udcff", "output": "\udc80"}]}))
+    assert (draft.fault, draft.tests) == ("", (Test("\udcff", "\udc80"),))
+
+
 def test_settled_problems_survive_the_disk() -> None:
     settled = Settled(3, "", "", (SettledTest(Fate.REPLACED, 0.5, "\udc80\n"), SettledTest(Fate.KEPT, 1.0)), (), 0.5)
     assert Settled.from_line(settled.to_line()) == settled
@@ -254,7 +279,26 @@ def test_only_accepted_solutions_have_a_say(tmp_path: Path) -> None:
     assert (report["tests"], report["solutions"]) == ({"kept": 4}, {"correct": 1, "not_accepted": 4})
 
 
+def test_made_inputs_of_a_function_have_the_form_of_its_own() -> None:
+    draft = read_code_draft(
+        Row(
+            "f",
+            1,
+            {
+                "statement": "Sum.",
+                "entry_point": "f",
+                "tests": [{"input": f"[[{n}, 1]]", "output": f"{n + 1}"} for n in range(4)],
+                "solutions": ["def f(x): return sum(x)"] * 2,
+            },
+        )
+    )
+    with ThreadPoolExecutor(1) as executor:
+        settled = Settler(recipe(), CodeJudge(CodeSettings()), executor).settle(0, draft, ["[3, 1]", "5", "[[1, 2, 3]]"])
+    assert [test.fate for test in settled.tests] == [Fate.KEPT] * 4 + [Fate.SUPPLIED]
+
+
 def test_replies_with_inputs() -> None:
+    assert parse_inputs('{"inputs": ["\\ud83d", "1"]}') == ["1"]
     assert parse_inputs('Hm. {"inputs": ["1 2\\n", [3, 4], " "]}') == ["1 2\n", "[3, 4]"]
     assert parse_inputs('{"inputs": "1"}') == []
     assert parse_inputs("none") == []

@@ -7,13 +7,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
+from prefect.states import Failed
 
 from magistral_core.errors import InfrastructureError, InputError
 from tasks.child import run_command, showing
 from tasks.events import EventFile
+from tasks.training import broken_not_wrong
 
 # Trains for minutes, in two further processes.
 ENDLESS = ["prepare", "tiny", "--set", "model.tiny.sft_steps=5000", "--set", "model.tiny.sft_batch=2"]
@@ -28,6 +31,20 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bad_input_is_passed_on(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^unknown recipe 'nope'"):
         run_command(["prepare", "nope"], tmp_path / "log")
+
+
+@pytest.mark.parametrize(
+    ("error", "attempts"),
+    [
+        (InfrastructureError("generator 0 died"), [True, True]),
+        (InputError("storage.uri s3://b: the S3 server at x cannot be reached (refused)"), [False, True]),
+        (InputError("unknown recipe 'nope'"), [False, False]),
+        (ValueError("a bug"), [False, False]),
+    ],
+)
+def test_what_is_tried_again(error: Exception, attempts: list[bool]) -> None:
+    tried = [broken_not_wrong(None, SimpleNamespace(run_count=number), Failed(data=error)) for number in (1, 2)]
+    assert tried == attempts
 
 
 def test_output_and_log_are_kept_apart(tmp_path: Path) -> None:

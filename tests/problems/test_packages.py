@@ -68,6 +68,8 @@ def test_flags_and_validators(tmp_path: Path) -> None:
         "validation: custom\nvalidator_flags: x",
         **{"output_validators__validate.py": "1", "output_validators__lib.py": "2"},
     )
+    listed = package(tmp_path / "d", "type: [pass-fail, scoring]\nvalidator_flags: [float_tolerance, 1e-6]")
+    assert read_package(listed).checker.flags == ("float_tolerance", "1e-6")
     assert read_package(python).checker == Checker(("x",), {"lib.py": b"2", "validate.py": b"1"}, "validate.py")
 
 
@@ -80,6 +82,9 @@ def test_flags_and_validators(tmp_path: Path) -> None:
         ("limits: {memory: -1}", {}, "limits.memory"),
         ("validation: custom", {}, "no output validator"),
         ("validation: custom interactive", {}, "interactive problems are not supported"),
+        ("type: interactive", {}, "interactive problems are not supported"),
+        ("type: [pass-fail, interactive]", {}, "interactive problems are not supported"),
+        ("type:\n- pass-fail\n- multi-pass", {}, "interactive problems are not supported"),
         ("a: 1", {"data__secret__c.in": "5"}, "c.in: no answer file c.ans beside it"),
     ],
 )
@@ -130,7 +135,27 @@ def test_humaneval_and_mbpp_rows() -> None:
         Row("m", 1, {"text": "Do.", "code": "x", "test_list": ["assert f() == 1", "assert f() != 2"], "test_setup_code": "a = 1"})
     )
     assert [test.check for test in mbpp.tests] == ["a = 1\nassert f() == 1\n", "a = 1\nassert f() != 2\n"]
-    assert mbpp.question == "Do."
+    assert (mbpp.question, mbpp.entry_point) == ("Do.\n\nWrite the function `f`. It is called like this: `f()`.", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "checks", "end"),
+    [
+        ("Do.", ["assert f([1, 'a'], b=2) == 12345"], "`f`. It is called like this: `f([1, 'a'], b=2)`."),
+        ("Do.", ["assert set(f((1,))) == set([2])", "assert f((2,)) == {3}"], "`f`. It is called like this: `f((1,))`."),
+        ("Do.", ["assert longest([Pair(1, 2)], 4) == 3", "assert longest([Pair(3, 4)], 5) == 6"], "`longest([Pair(1, 2)], 4)`."),
+        ("Do.", ["assert math.isclose(area(2), 4.5)"], "`area(2)`."),
+        ("Do the sum.", ["assert sum(10, 15) == 6"], "`sum(10, 15)`."),
+        ("Write f(x).", ["assert f(1) == 1"], "Write f(x)."),
+        ("Do.", ["assert f(1 =="], "Do."),
+        ("Do.", ["assert True"], "Do."),
+    ],
+)
+def test_a_statement_of_mbpp_names_the_function(text: str, checks: list[str], end: str) -> None:
+    found = parse_problem(Row("m", 1, {"text": text, "test_list": checks}))
+    assert found.question.startswith(text) and found.question.endswith(end)
+    assert "12345" not in found.question
+    assert [test.check for test in found.tests] == [f"\n{check}\n" for check in checks]
 
 
 @pytest.mark.parametrize(
@@ -139,6 +164,10 @@ def test_humaneval_and_mbpp_rows() -> None:
         ({"tests": "x"}, "field tests: tests are a list"),
         ({"tests": [{"input": 1, "output": "2"}]}, "test 1: a test is an object"),
         ({"tests": [{"input": "1"}]}, "test 1: a test is an object"),
+        ({"tests": [{"input": "1", "output": "2"}, {"input": "\ud83d", "output": "2"}]}, "field tests, test 2: half a character"),
+        ({"tests": [{"input": "1", "output": "a\ud83d"}]}, "test 1: half a character .* at 1"),
+        ({"test_list": ["assert f() == '\ud83d'"]}, "the checks: half a character"),
+        ({"tests": [], "output_validator": {"files": {"v.py": "\ud83d"}, "main": "v.py"}}, "output_validator: half a character"),
         ({"tests": [{"input": "1", "output": "2"}], "time_limit_s": "fast"}, "field time_limit_s: a limit is a number above 0"),
         ({"tests": [{"input": "1", "output": "2"}], "memory_limit_mb": 0}, "field memory_limit_mb"),
         ({"tests": [{"input": "1", "output": "2"}], "validator_flags": ["x"]}, "field validator_flags"),

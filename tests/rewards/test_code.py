@@ -29,7 +29,26 @@ NAMED = Problem("named", "q", kind=ProblemKind.CODE, tests=(TestCase(check="asse
 SHADOWED = Problem("shadowed", "q", kind=ProblemKind.CODE, tests=(TestCase(check="assert set(f()) == set([2])"),))
 RIGHT = "a, b = map(int, input().split())\nprint(a + b)\n"
 RIGHT_ADD = "def add(a, b):\n    print('noise')\n    return a + b\n"
+#: Writes the reply itself, on every descriptor.
+NONSENSE = """import os
+for n in range(1, 64):
+    try: os.write(n, b'''{}''')
+    except OSError: pass
+os._exit(0)
+"""
 RIGHT_CPP = "#include <bits/stdc++.h>\nint main() { int a, b; std::cin >> a >> b; std::cout << a + b; }\n"
+
+
+def function(*pairs: tuple[str, str]) -> Problem:
+    return Problem("f", "q", kind=ProblemKind.CODE, entry_point="f", tests=tuple(TestCase(*pair) for pair in pairs))
+
+
+ONE_LIST = function(("[3, 1]", "4"), ("[5]", "5"), ("[]", "0"), ("[1, 2, 3]", "6"))
+LIST_OF_LISTS = function(("[[1, 2]]", "1"), ("[[1], [2]]", "2"))
+ONE_VALUE = function(("[5]", '"list"'), ("5", '"int"'), ("null", '"NoneType"'))
+OPTIONAL = function(("[3]", "3"), ("[3, 1]", "4"))
+LISTED_ONE = function(("[[3, 1]]", "4"), ("[[5]]", "5"))
+LINES = function(("[1]\n[2]", "[1, 2]"), ("[]\n[2, 3]", "[2, 3]"))
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +82,16 @@ def verdict(judge: CodeJudge, problem: Problem, source: str, language: str = "py
         (CHECKED, RIGHT_ADD, "python"),
         (LISTED, RIGHT_ADD, "python"),
         (NAMED, "def sum(a, b):\n    return a * b", "python"),
+        (ONE_LIST, "def f(x): return sum(x)", "python"),
+        (ONE_LIST, "def f(x, start=0): return sum(x, start)", "python"),
+        (LIST_OF_LISTS, "def f(x): return len(x)", "python"),
+        (ONE_VALUE, "def f(x): return type(x).__name__", "python"),
+        (OPTIONAL, "def f(a, b=0): return a + b", "python"),
+        (OPTIONAL, "class Solution:\n    def f(self, a, b=0): return a + b", "python"),
+        (LISTED_ONE, "def f(x): return sum(x)", "python"),
+        (LINES, "def f(a, b): return a + b", "python"),
+        (function(("[3, 1]", "4"), ("[5, 2]", "7")), "def f(a, b): return a + b", "python"),
+        (function(("[3, 1]", "4"), ("[5, 2]", "7")), "def f(x): return sum(x)", "python"),
     ],
 )
 def test_right_ones_are_correct(judge: CodeJudge, problem: Problem, source: str, language: str) -> None:
@@ -86,6 +115,10 @@ def test_right_ones_are_correct(judge: CodeJudge, problem: Problem, source: str,
         (ADD, "def add(a, b): return a", "wrong"),
         (ADD, "def other(a, b): return a + b", "runtime_error"),
         (ADD, "def add(a): return a", "wrong"),
+        (ADD, NONSENSE.format('{"t": "float", "v": "0x1p99999"}'), "wrong"),
+        (ADD, NONSENSE.format('{"t": "complex", "v": ["0x1p99999", "0x1p0"]}'), "wrong"),
+        (ADD, NONSENSE.format('{"t": "ref", "v": 3}'), "wrong"),
+        (ADD, NONSENSE.format('{"t": ["a"], "v": 3}'), "wrong"),
         (CHECKED, "def add(a, b): return a", "wrong"),
         (CHECKED, "def add(a, b): return object()", "wrong"),
         (CHECKED, "def add(a, b): raise KeyError", "wrong"),
@@ -171,13 +204,24 @@ open(feedback + "judgemessage.txt", "w").write("hello")
 text = sys.stdin.read().split()
 if text == ["crash"]: raise KeyError
 if text == ["odd"]: sys.exit(0)
+if "noisy" in text:
+    print("tried: std::bad_alloc, MemoryError", file=sys.stderr)
+    text.remove("noisy")
 right = sorted(text) == sorted(open(ans).read().split()) and "strict" in sys.argv[4:]
 sys.exit(42 if right else 43)
 """
 
 
 @pytest.mark.parametrize(
-    ("source", "status"), [("print(2, 1)", "correct"), ("print(3)", "wrong"), ("print('crash')", None), ("print('odd')", None)]
+    ("source", "status"),
+    [
+        ("print(2, 1)", "correct"),
+        ("print(3)", "wrong"),
+        ("print(2, 1, 'noisy')", "correct"),
+        ("print('noisy')", "wrong"),
+        ("print('crash')", None),
+        ("print('odd')", None),
+    ],
 )
 def test_validators(judge: CodeJudge, source: str, status: str | None) -> None:
     checker = Checker(("strict",), {"validate.py": VALIDATOR.encode()}, "validate.py")

@@ -10,9 +10,28 @@ import pytest
 from magistral_core.config.schema import PromptSettings, RewardSettings
 from magistral_core.records import ScoreStatus
 from magistral_core.rewards import Verifier
+from magistral_core.rewards.math import quick_verdict
 
 TIMEOUT_S = 1.0
+_POWERS = [f"{base}^{{9999}}" for base in range(62, 22, -1)]
+#: Texts of numbers each of which may be written out, and together not: in the calling process nothing can stop them but their size.
+LARGE = [
+    "\\sqrt[3]{62^{9999}}",
+    f"\\sqrt[3]{{{'*'.join(_POWERS)}}}",
+    "*".join(_POWERS),
+    f"({'*'.join(_POWERS)})^{{1/3}}",
+    "+".join(f"1/{power}" for power in _POWERS),
+    "/".join(_POWERS),
+    f"\\lcm({','.join(_POWERS)})",
+    "+".join(["x^{5000}"] * 50),
+    "*".join(["2999!"] * 80),
+    "/".join(["1e9999"] * 70),
+    "+".join(["\\sqrt[3]{27^{9999}}"] * 24),
+    "+".join(["\\sqrt[64]{62^{9999}}"] * 22),
+    "\\sqrt[9999]{62^{9999}}" + "*\\sqrt[9999]{62^{9999}}" * 20,
+]
 HOSTILE = [
+    *LARGE,
     # towers of powers, factorials, numbers too large to write out
     "9^{9^{9^{9}}}", "9^9^9^9", "2^{100000}", "((2^{99})^{99})^{99}", "10**10**10", "x^{x^{x^{x}}}", "1" * 480 + "^{" + "9" * 15 + "}",
     "99999!", "(10!)!", "5!!!", "9!^{9!}", "1e99999", "1e-9999",
@@ -63,6 +82,16 @@ def test_hostile_answers_are_refused_in_time(verifier: Verifier) -> None:
         )
     assert healthy(verifier)
     assert len(verifier._pool.pids) == 1
+
+
+@pytest.mark.parametrize("answer", LARGE, ids=lambda answer: answer[:20])
+@pytest.mark.parametrize("reference", ["7", "x", "1,2"])
+def test_large_numbers_do_not_hold_up_the_caller(reference: str, answer: str) -> None:
+    started = time.thread_time()
+    for gold, pred in ((reference, answer), (answer, reference)):
+        quick = quick_verdict(gold, pred)
+        assert quick is None or not quick.correct
+    assert time.thread_time() - started < 0.5
 
 
 def test_hostile_references_never_make_an_answer_right(verifier: Verifier) -> None:

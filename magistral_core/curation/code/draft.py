@@ -24,6 +24,7 @@ from magistral_core.problems.fields import (
     LEVEL,
     QUESTION,
     FieldPicker,
+    check_encodable,
     parse_language,
     parse_level,
     question_text,
@@ -181,7 +182,9 @@ def _all_tests(row: Row) -> Iterator[Test]:
             raise InputError(f"{place}: a list of objects with `input` and, where it is known, `output`")
         function = bool(_entry_point(row))
         for content, output, own in pairs:
-            yield Test(_text(content, function), None if output is None else _text(output, function), own)
+            test = Test(_text(content, function), None if output is None else _text(output, function), own)
+            check_encodable((test.input, test.output or ""), place)
+            yield test
 
 
 def _all_solutions(row: Row) -> Iterator[Solution]:
@@ -203,6 +206,7 @@ def _solutions(value: Any, label: str, place: str) -> Iterator[Solution]:
         code = _first(entry, _CODES)
         if not isinstance(code, str):
             raise InputError(f"{place}, {number}: an object with `language` and `code`, or the code itself")
+        check_encodable([code], f"{place}, {number}")
         language = entry.get("language", entry.get("lang", "python"))
         known = Language.of(_NUMBERED.get(language, "") if isinstance(language, int) else str(language))
         yield Solution(code, known, str(entry.get("name") or number), label or str(_first(entry, _LABELS) or ""))

@@ -127,4 +127,13 @@ def parse_inputs(text: str) -> list[str]:
     content = read_object(text) or {}
     inputs = content.get("inputs")
     texts = [item if isinstance(item, str) else json.dumps(item) for item in inputs] if isinstance(inputs, list) else []
-    return [text for text in texts if text.strip()]
+    return [text for text in texts if text.strip() and _encodable(text)]
+
+
+def _encodable(text: str) -> bool:
+    """Whether a program can be given it: JSON may hold half a surrogate pair alone."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -16,6 +16,7 @@ from magistral_core.curation.code.answers import answers_of
 from magistral_core.curation.code.draft import CodeDraft, Solution, Test
 from magistral_core.curation.code.votes import GIVEN, Fate, Outcome, decide
 from magistral_core.curation.reasons import CodeReason
+from magistral_core.rewards.calls import forms
 from magistral_core.rewards.code import CORRECT, WRONG, CodeJudge, Output
 from magistral_core.sandbox import MIB, Limits, Program, RunStatus, SandboxError
 
@@ -94,14 +95,14 @@ class Settler:
         Args:
             index: its place in the whole input.
             draft: the problem.
-            invented: inputs of tests to make beside its own.
+            invented: inputs of tests to make beside its own; a function's are left out where they have not the form of its own.
 
         Raises:
             SandboxError: solutions could not be run; a validator that breaks is the problem's own fault.
         """
         if (unusable := _unusable(draft)) is not None:
             return Settled(index, unusable.value, draft.fault)
-        tests = [*draft.tests, *(Test(text, generated=True) for text in invented)]
+        tests = [*draft.tests, *(Test(text, generated=True) for text in invented if _same_form(draft, text))]
         statuses = [self._not_run(solution) for solution in draft.solutions]
         running = [number for number, status in enumerate(statuses) if not status]
         if not running:
@@ -159,6 +160,12 @@ class Settler:
 def limits_of(draft: CodeDraft, run: RunSettings) -> Limits:
     """Of one test: the problem's own, else those set."""
     return Limits(draft.time_limit_s or run.time_limit_s, (draft.memory_limit_mb or run.memory_mb) * MIB, run.output_mb * MIB)
+
+
+def _same_form(draft: CodeDraft, text: str) -> bool:
+    """Whether an input leaves the other tests of a function their meaning: which lists are arguments, all of them show together."""
+    own = tuple(test.input for test in draft.tests)
+    return not (draft.entry_point and own) or forms((*own, text)) == forms(own)
 
 
 def _unusable(draft: CodeDraft) -> CodeReason | None:

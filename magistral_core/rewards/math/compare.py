@@ -40,6 +40,9 @@ _MIRRORED = {">": "<", ">=": "<=", "<": ">", "<=": ">="}
 #: Signs of plus-minus that are written out: two values each.
 _MAX_SIGNS = 4
 _HOURS, _MINUTES = 24, 60
+#: Letters that may well be a product of variables, or the corners of a figure, and the words among them.
+_LONGEST_PRODUCT = 4
+_WORDS = frozenset(("yes", "no", "ok", "true", "none", "east", "west", "even", "odd", "left", "up", "down", "both"))
 
 
 class ContradictionError(ValueError):
@@ -77,7 +80,7 @@ class Comparison:
         if isinstance(gold, Choice) or isinstance(pred, Choice):
             return self._choices(gold, pred)
         if isinstance(gold, Text) or isinstance(pred, Text):
-            return _name_of(gold) is not None and _name_of(gold) == _name_of(pred)
+            return (_name_of(gold) is not None and _name_of(gold) == _name_of(pred)) or _same_word(gold, pred)
         if is_certainly_a_set(gold) or is_certainly_a_set(pred):
             return self._sets(gold, pred)
         if (first := _assignments(gold)) is not None and (second := _assignments(pred)) is not None:
@@ -223,6 +226,12 @@ class Comparison:
         if gold.kind in _BRACKETS or pred.kind in _BRACKETS or "ratio" in (gold.kind, pred.kind):
             same = gold.kind == pred.kind and len(gold.items) == len(pred.items)
             return same and all(self.equal(a, b) for a, b in zip(gold.items, pred.items, strict=True))
+        if any(
+            len(_names(one)) > 1 and not all(isinstance(item, Relation) for item in two.items) for one, two in ((gold, pred), (pred, gold))
+        ):
+            # Values without names, in place of several: only their order says whose they are.
+            same = gold.kind == pred.kind == "list" and len(gold.items) == len(pred.items)
+            return same and all(self._same_term(a, b) for a, b in zip(gold.items, pred.items, strict=True))
         (gold_name, gold_items), (pred_name, pred_items) = self._collection(gold), self._collection(pred)
         if gold_name is not None and pred_name is not None and gold_name != pred_name:
             return False
@@ -314,6 +323,21 @@ class Comparison:
 def _name_of(node: Node) -> str | None:
     """The words of a text; a name in capitals and infinity may be written either way."""
     return node.words if isinstance(node, Text) else node.name if isinstance(node, Sym) and node.name.isupper() else None
+
+
+def _same_word(a: Node, b: Node) -> bool:
+    """Whether one is a word in capitals and the other the same word without. What may be letters of a figure or a product is no word."""
+    if not (isinstance(a, Text) and isinstance(b, Text)) or a.words.casefold() != b.words.casefold():
+        return False
+    word = a.words.casefold()
+    run = all(ord(second) - ord(first) == 1 for first, second in itertools.pairwise(word))  # ABCDE and a b c d e
+    return word in _WORDS or (len(word) > _LONGEST_PRODUCT and not run)
+
+
+def _names(group: Group) -> set[Node]:
+    """The different names that the items of a list are the values of."""
+    equations = [item.terms for item in group.items if isinstance(item, Relation) and item.ops[0] == "="]
+    return {name for terms in equations if _is_name(name := terms[0] if _is_name(terms[0]) else terms[-1])}
 
 
 def _is_name(node: Node) -> bool:

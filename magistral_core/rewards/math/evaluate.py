@@ -17,12 +17,18 @@ from magistral_core.rewards.math.nodes import Const, Group, Node, Num, Op, Quant
 
 #: Bits of a power or factorial that is computed exactly.
 MAX_BITS = 60_000
+#: Bits of all exact results of one evaluator together. It bounds their sizes as well, so that no chain of products grows or lasts.
+MAX_TOTAL_BITS = 4 * MAX_BITS
 _MAX_FACTORIAL = 3000
 _MAX_CALL_DIGITS = 30
 
 
 class InexactError(ArithmeticError):
     """The value is not a fraction, and no digits were allowed."""
+
+
+class TooLargeError(ArithmeticError):
+    """Numbers too large to write out. No rounding decides them: two that differ would pass for equal."""
 
 
 class UndefinedError(ArithmeticError):
@@ -49,13 +55,14 @@ class Evaluator:
         self._variables = variables or {}
         self._real = real
         self._digits = digits
+        self._bits_left = MAX_TOTAL_BITS
         self._context: Any = None
         if digits is not None:
             self._context = _mpmath()
             self._context.dps = digits
 
     def value(self, node: Node) -> Any:
-        """A Fraction or an mpmath number. Raises UndefinedError, InexactError."""
+        """A Fraction or an mpmath number. Raises UndefinedError, InexactError, TooLargeError."""
         match node:
             case Num():
                 return node.value
@@ -147,18 +154,25 @@ class Evaluator:
                     return Fraction(math.floor(a) if node.name == "floor" else math.ceil(a))
                 return self._checked(getattr(self._context, node.name)(a))
             case "max" | "min" | "gcd" | "lcm":
-                return _of_list(node.name, values)
+                return self._of_list(node.name, values)
             case _:
                 return self._function(node.name, a, b)
 
+    def _kept(self, value: Fraction) -> Fraction:
+        """An exact result, if what may be computed holds it."""
+        self._bits_left -= max(value.numerator.bit_length(), value.denominator.bit_length())
+        if self._bits_left < 0:
+            raise TooLargeError("numbers too large to write out")
+        return value
+
     def _plus(self, a: Any, b: Any) -> Any:
         if isinstance(a, Fraction) and isinstance(b, Fraction):
-            return a + b
+            return self._kept(a + b)
         return self._checked(self._convert(a) + self._convert(b))
 
     def _times(self, a: Any, b: Any) -> Any:
         if isinstance(a, Fraction) and isinstance(b, Fraction):
-            return a * b
+            return self._kept(a * b)
         return self._checked(self._convert(a) * self._convert(b))
 
     def quotient(self, a: Any, b: Any) -> Any:
@@ -166,7 +180,7 @@ class Evaluator:
         if b == 0:
             raise UndefinedError("a division by zero")
         if isinstance(a, Fraction) and isinstance(b, Fraction):
-            return a / b
+            return self._kept(a / b)
         return self._checked(self._convert(a) / self._convert(b))
 
     def _power(self, a: Any, b: Any) -> Any:
@@ -179,14 +193,14 @@ class Evaluator:
         if isinstance(a, Fraction) and isinstance(b, Fraction):
             size = max(a.numerator.bit_length(), a.denominator.bit_length())
             if b.denominator == 1 and size * abs(b) <= MAX_BITS:
-                return a ** int(b)
+                return self._kept(a ** int(b))
             if (
                 a > 0
                 and b.denominator <= 64
                 and abs(b.numerator) * size <= MAX_BITS
                 and (root := _exact_root(a, b.denominator)) is not None
             ):
-                return root**b.numerator
+                return self._kept(root**b.numerator)
         ctx = self._inexact()
         if self._real and not (isinstance(b, Fraction) and b.denominator == 1) and self._convert(a) < 0:
             raise UndefinedError("a power of a negative number")
@@ -197,7 +211,7 @@ class Evaluator:
             if a < 0 and degree % 2:
                 return -self._root(-a, degree)
             if a >= 0 and (root := _exact_root(a, degree)) is not None:
-                return root
+                return self._kept(root)
         ctx = self._inexact()
         a = self._convert(a)
         if not isinstance(a, ctx.mpc) and a < 0:
@@ -211,7 +225,7 @@ class Evaluator:
         if isinstance(a, Fraction) and a.denominator == 1:
             if not 0 <= a <= _MAX_FACTORIAL:
                 raise UndefinedError("a factorial out of range")
-            return Fraction(math.factorial(int(a)))
+            return self._kept(Fraction(math.factorial(int(a))))
         ctx = self._inexact()
         if abs(a) > _MAX_FACTORIAL:
             raise UndefinedError("a factorial out of range")
@@ -220,11 +234,21 @@ class Evaluator:
     def _binomial(self, a: Any, b: Any) -> Any:
         whole = all(isinstance(x, Fraction) and x.denominator == 1 and 0 <= x <= _MAX_FACTORIAL for x in (a, b))
         if whole:
-            return Fraction(math.comb(int(a), int(b)))
+            return self._kept(Fraction(math.comb(int(a), int(b))))
         ctx = self._inexact()
         if max(abs(a), abs(b)) > _MAX_FACTORIAL:
             raise UndefinedError("a binomial coefficient out of range")
         return self._checked(ctx.binomial(self._convert(a), self._convert(b)))
+
+    def _of_list(self, name: str, values: list[Any]) -> Fraction:
+        if not all(isinstance(value, Fraction) for value in values):
+            raise UndefinedError(f"{name} of what is not rational")
+        if name in ("max", "min"):
+            return Fraction(max(values) if name == "max" else min(values))
+        if any(value.denominator != 1 for value in values):
+            raise UndefinedError(f"{name} of fractions")
+        join = math.gcd if name == "gcd" else math.lcm
+        return functools.reduce(lambda a, b: self._kept(Fraction(join(int(a), int(b)))), values, Fraction(join()))
 
     def _call(self, node: Op) -> Fraction:
         """A value of an unknown function: any number that depends on its name and arguments only."""
@@ -257,16 +281,6 @@ _MPMATH_NAMES = {
 }  # fmt: skip
 
 
-def _of_list(name: str, values: list[Any]) -> Fraction:
-    if not all(isinstance(value, Fraction) for value in values):
-        raise UndefinedError(f"{name} of what is not rational")
-    if name in ("max", "min"):
-        return Fraction(max(values) if name == "max" else min(values))
-    if any(value.denominator != 1 for value in values):
-        raise UndefinedError(f"{name} of fractions")
-    return Fraction((math.gcd if name == "gcd" else math.lcm)(*(int(value) for value in values)))
-
-
 def _exact_root(value: Fraction, degree: int) -> Fraction | None:
     """The root if it is a fraction."""
     top, bottom = _integer_root(value.numerator, degree), _integer_root(value.denominator, degree)
@@ -274,12 +288,20 @@ def _exact_root(value: Fraction, degree: int) -> Fraction | None:
 
 
 def _integer_root(number: int, degree: int) -> int | None:
-    if degree == 2:
-        root = math.isqrt(number)
-    else:
-        low, high = 0, 1 << (-(-number.bit_length() // degree))
-        while low < high:
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if middle**degree <= number else (low, middle - 1)
-        root = low
+    root = math.isqrt(number) if degree == 2 else _floor_root(number, degree)
     return root if root**degree == number else None
+
+
+def _floor_root(number: int, degree: int) -> int:
+    """The largest integer whose power is not above the number: by Newton's method, from the root of the leading half of its digits."""
+    if number < 2 or degree == 1:
+        return number
+    bits = number.bit_length()
+    if bits <= degree:
+        return 1
+    dropped = bits // (2 * degree)
+    start = _floor_root(number >> dropped * degree, degree) + 1 if dropped else 1 << -(-bits // degree)
+    root = start << dropped  # never below the root, from where each step goes down to it
+    while (better := ((degree - 1) * root + number // root ** (degree - 1)) // degree) < root:
+        root = better
+    return root

@@ -33,8 +33,9 @@ _DECIMAL = 10
 class Expressions(TokenStream, ABC):
     """Sums and what they are made of; brackets, words and units are the subclass's."""
 
-    def __init__(self, tokens: list[Token]) -> None:
+    def __init__(self, tokens: list[Token], factors: frozenset[str] = frozenset()) -> None:
         super().__init__(tokens)
+        self._factors = factors  # letters that multiply a bracket, though they might be functions
         self._inside_bars = False  # a bar closes here, it does not open
         self._inside_square = False  # `[` closes here, as in ]1,2[
         self._currency = ""
@@ -272,6 +273,8 @@ class Expressions(TokenStream, ABC):
 
     def _is_call(self, name: str) -> bool:
         """`f(2)` is a value of f; `P(1+r)` is a product unless the whole side of an equation is `P(x)`."""
+        if name in self._factors:
+            return False
         if name.rstrip("'") in ("f", "g", "h"):
             return True
         ahead = 1

@@ -37,20 +37,20 @@ from magistral_core.rewards.math.tokens import Token, tokenise
 from magistral_core.rewards.math.units import MULTIPLIERS, canonical_unit
 
 
-def parse_formula(text: str, thousands: bool = True) -> Node:
+def parse_formula(text: str, thousands: bool = True, factors: frozenset[str] = frozenset()) -> Node:
     """The tree of a cleaned formula. Raises UnreadableError, or UnsupportedError for mathematics that math-verify may know.
 
-    `thousands`: `1,000` outside brackets is one number; otherwise two.
+    `thousands`: `1,000` outside brackets is one number; otherwise two. `factors`: letters that are no functions, `h` of `h(a+b)`.
     """
     try:
-        return _Parser(tokenise(text, thousands)).answer()
+        return _Parser(tokenise(text, thousands), factors).answer()
     except RecursionError:
         raise UnreadableError("nested too deeply") from None
 
 
 class _Parser(Expressions):
-    def __init__(self, tokens: list[Token]) -> None:
-        super().__init__(tokens)
+    def __init__(self, tokens: list[Token], factors: frozenset[str]) -> None:
+        super().__init__(tokens, factors)
         self._no_ratio = False  # `:` ends a set's variable
 
     def answer(self) -> Node:

@@ -22,10 +22,10 @@ _SHORT_WORDS = frozenset(("no", "ok"))
 
 
 @functools.lru_cache(maxsize=4096)
-def read(text: str, thousands: bool = True) -> Node:
+def read(text: str, thousands: bool = True, factors: frozenset[str] = frozenset()) -> Node:
     """The tree of an answer that was cleaned. Raises UnreadableError.
 
-    `thousands`: a comma in `1,000` belongs to a number; otherwise it separates two.
+    `thousands`: a comma in `1,000` belongs to a number; otherwise it separates two. `factors`: letters that are no functions.
     """
     wrapped = _WRAPPED.fullmatch(text)
     if wrapped is not None:
@@ -45,7 +45,7 @@ def read(text: str, thousands: bool = True) -> Node:
     if is_phrase(text):
         said = phrase(text)
         return Const("empty") if said == Text("empty set") else said
-    return parse_formula(text, thousands)
+    return parse_formula(text, thousands, factors)
 
 
 def is_phrase(text: str) -> bool:

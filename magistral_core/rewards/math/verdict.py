@@ -15,11 +15,14 @@ from magistral_core.records import ScoreStatus
 from magistral_core.rewards.math.compare import Comparison
 from magistral_core.rewards.math.evaluate import UndefinedError
 from magistral_core.rewards.math.limits import MAX_CHARS, too_costly
-from magistral_core.rewards.math.nodes import Group, Node, Relation, UnreadableError, UnsupportedError
+from magistral_core.rewards.math.nodes import Group, Node, Op, Relation, Text, UnreadableError, UnsupportedError, symbols, walk
 from magistral_core.rewards.math.normalise import clean, squeeze
 from magistral_core.rewards.math.reader import phrase, read
 from magistral_core.rewards.math.scalars import constant
 
+#: A height and an acceleration, which a bracket may follow; of f one says f(x) only.
+_MAYBE_FACTORS = frozenset(("call:h", "call:g"))
+_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _COMMA_THOUSANDS = re.compile(r"\d,\d{3}(?!\d)")
 
 
@@ -85,7 +88,9 @@ def decide(gold: str, pred: str, comparison: Comparison) -> Verdict:
     except UnsupportedError:
         raise NeedsMathVerifyError from None
     except UnreadableError as error:
-        if squeeze(gold_text) == squeeze(pred_text):
+        if squeeze(gold_text) == squeeze(pred_text) or (
+            isinstance(gold_node, Text) and _is_wording(pred_text) and _wording(gold_text) == _wording(pred_text)
+        ):
             return Verdict(ScoreStatus.CORRECT, pred)
         return Verdict(ScoreStatus.UNPARSABLE, f"{pred} ({error})")
     return Verdict(*_compared(gold, gold_node, pred_node, gold_text, pred_text, comparison))
@@ -111,7 +116,11 @@ def _compared(
     gold: str, gold_node: Node, pred_node: Node, gold_text: str, pred_text: str, comparison: Comparison
 ) -> tuple[ScoreStatus, str]:
     try:
-        same = comparison.equal(gold_node, pred_node) or _with_commas_apart(gold_text, pred_text, gold_node, pred_node, comparison.equal)
+        same = (
+            comparison.equal(gold_node, pred_node)
+            or _with_commas_apart(gold_text, pred_text, gold_node, pred_node, comparison.equal)
+            or _with_factors(gold_text, pred_text, gold_node, pred_node, comparison.equal)
+        )
     except UndefinedError:
         try:
             comparison.equal(gold_node, gold_node)
@@ -133,6 +142,30 @@ def _with_commas_apart(gold_text: str, pred_text: str, gold: Node, pred: Node, e
     return False
 
 
+def _with_factors(gold_text: str, pred_text: str, gold: Node, pred: Node, equal: Callable[[Node, Node], bool]) -> bool:
+    """`h(a+b)` may be a product: it is read as one where `h` is a variable of the other answer."""
+    try:
+        if letters := _factors(gold, pred):
+            return equal(read(gold_text, factors=letters), pred)
+        if letters := _factors(pred, gold):
+            return equal(gold, read(pred_text, factors=letters))
+    except UnreadableError:
+        pass
+    return False
+
+
+def _factors(node: Node, other: Node) -> frozenset[str]:
+    """Letters of functions applied to a sum in a formula, which are variables, and no functions, in another one."""
+    if not (isinstance(node, Op) and isinstance(other, Op)):
+        return frozenset()
+    calls = [part for part in walk(node) if isinstance(part, Op) and part.name in _MAYBE_FACTORS]
+    if not all(len(call.args) == 1 and isinstance(call.args[0], Op) and call.args[0].name == "add" for call in calls):
+        return frozenset()
+    names = frozenset(call.name.removeprefix("call:") for call in calls)
+    elsewhere = {part.name for part in walk(other) if isinstance(part, Op)}
+    return names if names <= symbols(other) and not elsewhere & _MAYBE_FACTORS else frozenset()
+
+
 def _read_gold(text: str) -> Node:
     """A reference; a sentence that is no formula is taken as words."""
     try:
@@ -140,6 +173,17 @@ def _read_gold(text: str) -> Node:
     except UnsupportedError:
         raise
     except UnreadableError:
-        if any(sign in text.replace("\\text{", "") for sign in "\\_^$") or not any(character.isalpha() for character in text):
+        if not _is_wording(text):
             raise
         return phrase(text)
+
+
+def _is_wording(text: str) -> bool:
+    """Whether a text that is no formula may be a sentence: it has letters, and no sign of TeX but that of words."""
+    return not any(sign in text.replace("\\text{", "") for sign in "\\_^$") and any(character.isalpha() for character in text)
+
+
+def _wording(text: str) -> str:
+    """A sentence in one spelling. Signs stay, numbers may need them; so do single letters and names in capitals."""
+    words = _TEXT.sub(r" \1 ", text).split()
+    return " ".join(word if word.isupper() else word.casefold() if len(word) > 1 else word for word in words).strip(" .!")
