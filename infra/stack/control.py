@@ -226,7 +226,7 @@ def _deploy(state: State, api: str, say: Callable[[str], None]) -> None:
     """Apply prefect.yaml, unless the same was applied to the same server before and is there still."""
     digest = hashlib.sha256(f"{api} {CHECKOUT} {sys.executable}".encode())
     for file in sorted(
-        [CHECKOUT / "prefect.yaml", *CHECKOUT.glob("flows/*.py"), *CHECKOUT.glob("tasks/*.py"), *CHECKOUT.rglob("recipes/**/*.yaml")]
+        [CHECKOUT / "prefect.yaml", *CHECKOUT.glob("flows/*.py"), *CHECKOUT.glob("tasks/*.py"), *(CHECKOUT / "recipes").rglob("*.yaml")]
     ):
         digest.update(file.read_bytes())
     if state.deployed == digest.hexdigest() and _deployments() <= deployed(api):

@@ -270,15 +270,18 @@ class _Run:
 
     def _restore_newest(self) -> tuple[Manifest | None, LoopState, Path, Path | None]:
         """The newest checkpoint that is whole, and what `_restore` makes of it. Raises CorruptCheckpointError where none is."""
-        manifests, damage = self._checkpoints.manifests(), None
-        for manifest in reversed(manifests):
+        damaged: list[tuple[Manifest, CorruptCheckpointError]] = []
+        for manifest in reversed(self._checkpoints.manifests()):
             try:
-                return manifest, *self._restore(manifest)
+                restored = self._restore(manifest)
             except CorruptCheckpointError as error:
-                damage = damage or error
-                self._discard_if_damaged(manifest)
-        if damage is not None:
-            raise damage
+                damaged.append((manifest, error))
+                continue
+            for newer, _ in damaged:
+                self._discard_if_damaged(newer)
+            return manifest, *restored
+        if damaged:  # rather than from the beginning, as if there had been none
+            raise damaged[0][1]
         return None, *self._restore(None)
 
     def _discard_if_damaged(self, manifest: Manifest) -> None:

@@ -14,9 +14,9 @@ from magistral_core.errors import InputError
 from magistral_core.pipeline import roles
 from magistral_core.pipeline.coordinator import StallError
 from magistral_core.pipeline.roles import TrainerRole
-from magistral_core.pipeline.run import _staging_folder
+from magistral_core.pipeline.run import _Run, _staging_folder
 from magistral_core.pipeline.runtime import LocalRuntime
-from magistral_core.storage import open_store
+from magistral_core.storage import CheckpointStore, CorruptCheckpointError, open_store
 
 
 def test_runs_of_one_name_in_two_stores_do_not_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,6 +50,26 @@ def test_shared_memory_that_is_full_is_named_with_what_to_do(monkeypatch: pytest
 
     with pytest.raises(InputError, match=r"/dev: the disk is full, no room for new weights; .*pipeline\.weights_folder; .*--shm-size"):
         role.publish("/dev/full")
+
+
+def test_a_damaged_checkpoint_goes_only_where_an_older_one_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = CheckpointStore(open_store(f"file:{tmp_path}/store"), "run")
+    (tmp_path / "staging").mkdir()
+    (tmp_path / "staging" / "weights").write_bytes(b"whole")
+    for step in (1, 2):
+        checkpoints.save(step, tmp_path / "staging")
+    first, second = (next((tmp_path / "store").glob(f"**/step-{step:08d}/*/weights")) for step in (1, 2))
+    run = object.__new__(_Run)
+    run._checkpoints = checkpoints
+    monkeypatch.setattr(run, "_restore", lambda manifest: (checkpoints.download(manifest.step, tmp_path / "resume").step,))
+    for path in (first, second):
+        path.write_bytes(b"broke")
+    with pytest.raises(CorruptCheckpointError, match="step-00000002"):
+        run._restore_newest()
+    assert checkpoints.steps() == [1, 2]
+    first.write_bytes(b"whole")
+    manifest, step = run._restore_newest()
+    assert manifest.step == step == 1 and checkpoints.steps() == [1]
 
 
 def test_roles_that_never_start_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer_model: Path) -> None:
