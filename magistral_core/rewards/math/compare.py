@@ -98,7 +98,7 @@ class Comparison:
                 return one.value is not None and two.value is not None and self.equal(one.value, two.value)
             return self._same_equation(gold, pred)
         if one.value is None or two.value is None:
-            return False
+            return gold == pred
         if one.name is not None and two.name is not None and one.name != two.name:
             return False
         if one.approximate and isinstance(one.value, Num) and one.value.places:
@@ -127,6 +127,8 @@ class Comparison:
         if name is None and len(exact) > 1 and not all(map(is_closed, exact)):
             return _Reading(None)
         if not all(self.equal(value, exact[-1]) for value in exact[:-1]):
+            if not all(map(is_closed, exact)):
+                return _Reading(None)
             raise ContradictionError
         for value in rounded:
             if isinstance(value, Num) and not self._rounds_to(exact[-1], value):
@@ -389,21 +391,28 @@ def _difference(node: Node) -> Node | None:
 
 
 def _assignments(node: Node) -> dict[Node, Node] | None:
-    """`x = 1, y = 2` and `(x, y) = (1, 2)` as names with values; None for anything else."""
+    """`x = 1, y = 2`, `x = y = 1` and `(x, y) = (1, 2)` as names with values; None for anything else."""
     match node:
         case Relation((Group("()", names), Group("()", values)), ("=",)) if all(isinstance(name, Sym) for name in names) and len(
             names
         ) == len(values):
             return dict(zip(names, values, strict=True))
+        case Relation(terms) if len(terms) > 2:  # `x = 1` alone is a statement about x
+            return _named(node) or None
         case Group("list" | "()" | "set", items) if len(items) > 1:
-            found = {
-                item.terms[0]: item.terms[1]
-                for item in items
-                if isinstance(item, Relation) and item.ops == ("=",) and _is_name(item.terms[0])
-            }
-            return found if len(found) == len(items) else None
+            each = [_named(item) for item in items]
+            found = {name: value for names in each for name, value in names.items()}
+            return found if all(each) and len(found) == sum(map(len, each)) else None
         case _:
             return None
+
+
+def _named(item: Node) -> dict[Node, Node]:
+    """`x = 1` as a name with its value, `x = y = 1` as two; none for anything else."""
+    if not isinstance(item, Relation) or set(item.ops) != {"="}:
+        return {}
+    *names, value = item.terms
+    return dict.fromkeys(names, value) if all(map(_is_name, names)) else {}
 
 
 def _unnamed_set(node: Node) -> Node:

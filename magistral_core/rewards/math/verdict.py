@@ -127,6 +127,8 @@ def _compared(
         except UndefinedError as error:
             return ScoreStatus.ERROR, f"the reference answer {gold!r} has no value ({error})"
         same = False
+    if not same and any(isinstance(part, Relation) for part in walk(gold_node)) and not comparison.equal(gold_node, gold_node):
+        return ScoreStatus.ERROR, f"the reference answer {gold!r} does not equal itself"
     return (ScoreStatus.CORRECT if same else ScoreStatus.WRONG), pred_text
 
 
