@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 from collections.abc import Awaitable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -48,6 +49,8 @@ _RESERVE_SECONDS = 60.0
 _CONNECT_SECONDS = 5.0
 #: A generator that decodes tells so when nothing was finished for so long.
 _LIFE_SECONDS = 30.0
+#: What finishes within this goes in one message, and the groups in it in one to the verifiers: a message costs a millisecond of processor time.
+_GATHER_SECONDS = 0.01
 _LOCAL = "127.0.0.1"
 
 
@@ -75,6 +78,7 @@ class GeneratorActor:
         self._error: BaseException | None = None
         self._news = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._idle = asyncio.Event()
 
     async def start(self) -> None:
         if self._refusal is not None:
@@ -85,7 +89,8 @@ class GeneratorActor:
         for request in requests:
             task = asyncio.get_running_loop().create_task(self._generate(request))
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(self._ended)
+        self._idle.clear()
 
     async def collect(self) -> list[Completion]:
         news = self._news
@@ -96,6 +101,9 @@ class GeneratorActor:
             except TimeoutError:
                 if self._engine.tokens_made > seen:
                     return []  # one long sequence, say: a sign of life
+        if self._tasks and self._error is None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), _GATHER_SECONDS)
         if news is not self._news:  # asked before `forget`; whoever asked has gone
             return []
         news.clear()
@@ -134,6 +142,11 @@ class GeneratorActor:
         else:
             self._finished.append(completion)
         self._news.set()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not self._tasks:
+            self._idle.set()
 
 
 class VerifierActor:

@@ -110,6 +110,35 @@ def test_its_replacement_may_die_as_often_as_any(killed: list[Any]) -> None:
         asyncio.run(runtime.rewind(Path("model"), 6, None))
 
 
+def generator_actor(engine: Any) -> Any:
+    """A mailbox before what stands in for an engine process."""
+    actor: Any = object.__new__(GeneratorActor)
+    actor._engine, actor._error, actor._finished, actor._tasks = engine, None, [], set()
+    actor._news, actor._idle = asyncio.Event(), asyncio.Event()
+    return actor
+
+
+@pytest.mark.parametrize(("gather", "seconds", "together"), [(0.3, (0, 0.02, 60), 2), (60, (0, 0.02, 0.04), 3), (0, (0, 0.1, 60), 1)])
+def test_what_finishes_together_is_one_message_and_the_last_is_not_held_back(
+    gather: float, seconds: tuple[float, ...], together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Engine:
+        tokens_made = 0
+
+        async def generate(self, seconds: float) -> float:
+            await asyncio.sleep(seconds)
+            return seconds
+
+    async def ask() -> list[float]:
+        actor = generator_actor(Engine())
+        await actor.submit(seconds)
+        finished: list[float] = await asyncio.wait_for(actor.collect(), 30)
+        return finished
+
+    monkeypatch.setattr(runtime_ray, "_GATHER_SECONDS", gather)
+    assert asyncio.run(ask()) == list(seconds[:together])
+
+
 def test_a_generator_that_decodes_shows_life_and_one_that_does_not_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     class Engine:
         tokens_made = 0
@@ -120,8 +149,7 @@ def test_a_generator_that_decodes_shows_life_and_one_that_does_not_is_silent(mon
             engine.tokens_made += 1
 
     async def ask() -> None:
-        actor: Any = object.__new__(GeneratorActor)  # without an engine process
-        actor._engine, actor._news, actor._error, actor._finished = Engine(), asyncio.Event(), None, []
+        actor = generator_actor(Engine())
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(actor.collect(), 0.5)
         decoding = asyncio.create_task(decode(actor._engine))
