@@ -54,6 +54,9 @@ class _Observer:
     def on_checkpoint(self, step: int, folder: Path, metrics: dict[str, float]) -> None:
         raise NotImplementedError("a benchmark's run is ended before it has a checkpoint")
 
+    def moved(self) -> int:
+        return 0
+
     def on_restart(self, role: str, cause: str) -> None:
         raise RuntimeError(f"{role} died within a benchmark: {cause}")
 

@@ -250,6 +250,9 @@ def bare(recipe: dict[str, Any]) -> dict[str, Any]:
         def on_checkpoint(self, step: int, folder: Path, metrics: dict[str, float]) -> None:
             shutil.rmtree(folder)
 
+        def moved(self) -> int:
+            return 0
+
         def on_restart(self, role: str, cause: str) -> None:
             raise InfrastructureError(f"{role}: {cause}")
 

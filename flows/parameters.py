@@ -17,6 +17,7 @@ from magistral_core.config import (
     load_curation,
     load_grading,
     load_recipe,
+    override,
     recipe_names,
 )
 from magistral_core.errors import InputError
@@ -66,8 +67,8 @@ class TrainForm(_RecipeForm):
     fresh: bool = Field(False, title="Begin anew", description="Do not resume an unfinished run of the same recipe.")
 
     def load(self) -> Recipe:
-        """The recipe with its changes. Raises InputError or pydantic's error, naming the field."""
-        return super().load() if self.settings is None else Recipe.model_validate(self.settings)
+        """The recipe with its changes. Raises InputError, naming the field."""
+        return super().load() if self.settings is None else override(self.settings, self.changes(), "whole recipe")
 
 
 class DemoForm(_RecipeForm):

@@ -15,7 +15,7 @@ from tasks.training import train_recipe
 
 def _name() -> str:
     form = TrainForm.model_validate(flow_run.parameters.get("training") or {})
-    return f"train {form.settings['name'] if form.settings else form.recipe.value}"
+    return f"train {(form.settings or {'name': form.recipe.value}).get('name', 'run')}"
 
 
 @flow(name="train", flow_run_name=_name, persist_result=True, result_serializer="json")

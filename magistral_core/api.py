@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ from magistral_core.config import (
     load_recipe,
     override,
 )
-from magistral_core.errors import InputError
+from magistral_core.errors import InputError, MagistralError
 from magistral_core.paths import cache_folder
 from magistral_core.records import Problem
 
@@ -61,6 +62,7 @@ __all__ = [
 ]
 
 OnEvent = Callable[[dict[str, Any]], None]
+log = logging.getLogger(__name__)
 
 
 def problems(recipe: Recipe) -> list[Problem]:
@@ -92,8 +94,11 @@ def model_folder(recipe: Recipe, on_event: OnEvent | None = None) -> Path:
 
 def prepare(recipe: Recipe, on_event: OnEvent | None = None) -> Prepared:
     """Read and check everything that a run needs, problem lines first, then model and prompts."""
+    from magistral_core.evaluation import suite_named
     from magistral_core.pipeline.prepare import prepare as check
 
+    if recipe.evaluation.suite is not None:
+        suite_named(recipe.evaluation.suite)  # a stage is evaluated hours later
     found = problems(recipe)
     return check(recipe, model_folder(recipe, on_event), found)
 
@@ -141,8 +146,8 @@ def evaluate(
     Args:
         suite: name, such as `tiny`, `gsm8k`, `math500`, `aime24`.
         model: `tiny`, a folder, a hub name, or the URI of a checkpoint.
-        recipe: prompt, engine and protocol. By default those of the checkpoint's own run, of the recipe `tiny` for the suite
-            or model `tiny`, and else the schema's defaults.
+        recipe: prompt, engine and protocol. By default those of the checkpoint's own run (the protocol: if this suite is its own), of the
+            recipe `tiny` for the suite or model `tiny`, and else the schema's defaults.
         overrides: `a.b=value`, applied to the default recipe.
         data: file or folder with the suite's problems.
         on_progress: called with finished and all completions.
@@ -157,8 +162,16 @@ def evaluate(
         folder = model_folder(settings.model_copy(update={"model": settings.model.model_copy(update={"path": model})}))
         return measure(suite, folder, settings, name=model, data=data, journals=journals, on_progress=on_progress)
     with _checkpoint(model) as (of_run, folder):
-        settings = recipe or override(of_run, overrides)
+        settings = recipe or override(_for_suite(of_run, suite), overrides)
         return measure(suite, folder, settings, name=model, data=data, journals=journals, on_progress=on_progress)
+
+
+def _for_suite(of_run: Mapping[str, Any], suite: str) -> dict[str, Any]:
+    """A run's settings without the protocol of the suite that it was measured on, where that is another one."""
+    own = dict(of_run.get("evaluation") or {})
+    if own.get("suite") != suite:
+        own = {name: value for name, value in own.items() if name not in ("problems", "samples", "temperature", "max_tokens")}
+    return {**of_run, "evaluation": own}
 
 
 def curate_math(inputs: Sequence[str], out: Path, recipe: CurationRecipe, on_event: OnEvent | None = None) -> dict[str, Any]:
@@ -298,8 +311,13 @@ def _logged(
     uri = tracking.uri or os.environ.get("MLFLOW_TRACKING_URI", "")
     if uri:
         Tracker.check(uri)  # before minutes go into a set that could not be logged
-    report = work()
-    return {**report, "mlflow_url": publish(report, out, outputs, uri, tracking.experiment, work=kind) if uri else ""}
+    report, page = work(), ""
+    if uri:
+        try:
+            page = publish(report, out, outputs, uri, tracking.experiment, work=kind)
+        except MagistralError as error:  # what was made is in place, and would be made anew by a repetition
+            log.warning("%s is complete, but not logged in MLflow: %s", out, error)
+    return {**report, "mlflow_url": page}
 
 
 def _ignore(event: dict[str, Any]) -> None:

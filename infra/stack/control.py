@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 import yaml
@@ -166,14 +167,18 @@ def _ensure(
     state.write()  # at once: a start that is cut short can still be ended
 
 
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY")
+
+
 def _inherited() -> list[tuple[str, str]]:
     """The caller's variables that decide where flow runs find their servers and their files, and by what right."""
     overlaid = environment()
     names = (
-        *("PREFECT_API_KEY", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"),
-        *("MAGISTRAL_CACHE", "HF_TOKEN", "HF_HOME", "HF_ENDPOINT", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "CUDA_VISIBLE_DEVICES"),
+        *("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "MAGISTRAL_CACHE", "CUDA_VISIBLE_DEVICES", "PYTHONPATH", "LD_LIBRARY_PATH"),
+        *("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"),
+        *("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"),
         *(name for service in SERVICES for name in service.variables),
-        *(name for name in os.environ if name.startswith("AWS_")),
+        *(name for name in os.environ if name.startswith(("AWS_", "HF_", "NCCL_")) or name.upper() in _PROXIES),
     )
     return sorted((name, os.environ[name]) for name in set(names) if name in os.environ and name not in overlaid)
 
@@ -266,6 +271,8 @@ def _api() -> str:
 def _check_external(state: State) -> None:
     for service in SERVICES:
         variable = external(service, state)
+        if variable is not None and "@" in urlsplit(os.environ[variable]).netloc:  # not shown: it holds a password
+            raise InputError(f"{service.name}: {variable}: no password in it; it has a variable of its own, see docs/operations.md")
         if variable is not None and (fault := _fault(service)):
             raise InputError(f"{service.name}: {variable}={os.environ[variable]} {fault}, or unset {variable} for a local one")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import json
 import os
 import sys
@@ -208,9 +209,10 @@ def drop_missed(api: str) -> None:
 
 
 def prefect_headers() -> dict[str, str]:
-    """Prefect's credentials from the environment."""
-    key = os.environ.get("PREFECT_API_KEY")
-    return {"Authorization": f"Bearer {key}"} if key else {}
+    """Prefect's credentials from the environment: a key, or `user:password` of a server with basic authentication."""
+    if key := os.environ.get("PREFECT_API_KEY"):
+        return {"Authorization": f"Bearer {key}"}
+    return _basic(os.environ.get("PREFECT_API_AUTH_STRING", ""))
 
 
 def mlflow_headers() -> dict[str, str]:
@@ -218,7 +220,11 @@ def mlflow_headers() -> dict[str, str]:
     if token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
         return {"Authorization": f"Bearer {token}"}
     name, password = (os.environ.get(f"MLFLOW_TRACKING_{part}", "") for part in ("USERNAME", "PASSWORD"))
-    return {"Authorization": "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()} if name else {}
+    return _basic(f"{name}:{password}" if name else "")
+
+
+def _basic(credentials: str) -> dict[str, str]:
+    return {"Authorization": "Basic " + base64.b64encode(credentials.encode()).decode()} if credentials else {}
 
 
 def fetch(
@@ -235,6 +241,6 @@ def fetch(
             if error.code != _BUSY:
                 return None
             time.sleep(_PROBE_S / _BUSY_TRIES)
-        except (OSError, ValueError):
+        except (OSError, ValueError, http.client.HTTPException):
             return None
     return None

@@ -15,8 +15,8 @@ from magistral_core.errors import InputError
 from magistral_core.records import FinishReason, Problem, Request
 from magistral_core.rewards import answer_part
 
-#: What becomes of a backslash that was not doubled: `\\frac` reads as a form feed and `rac`.
-_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f]")
+#: What becomes of a backslash that was not doubled: `\\frac` reads as a form feed and `rac`, `\\neq` as a new line and `eq`.
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f]|\n(?=(?:eq|otin|abla|mid|leq|geq|parallel|cong|exists)(?![a-zA-Z])|(?:e|ot) *[\d=<>\\])")
 #: Seeds of one row's attempts lie so far apart that no other row has them.
 _ATTEMPT_SEEDS = 1 << 32
 

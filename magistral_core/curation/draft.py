@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -81,7 +81,7 @@ def read_draft(row: Row, fields: FieldNames | None = None) -> Draft:
     answer, from_solution = _text(raw, row), False
     if raw is None and not fields.answer:
         _, raw = picker.pick("answer", "", SOLUTION)
-        answer, from_solution = result_of(_text(raw, row)), True
+        answer, from_solution = _text(raw, row, result_of), True
     _, id_ = picker.pick("id", fields.id, ID)
     _, language = picker.pick("language", fields.language, LANGUAGE)
     _, level = picker.pick("level", fields.level, LEVEL)
@@ -101,12 +101,12 @@ def read_draft(row: Row, fields: FieldNames | None = None) -> Draft:
     )
 
 
-def _text(value: Any, row: Row) -> str:
+def _text(value: Any, row: Row, read: Callable[[Any, str], str] = answer_text) -> str:
     """An answer's canonical text; empty for what is no answer at all (an object, nan)."""
     if isinstance(value, Mapping):
         return ""
     try:
-        return LONE_SURROGATE.sub("\ufffd", answer_text(value, row.place))
+        return LONE_SURROGATE.sub("\ufffd", read(value, row.place))
     except InputError:
         return ""
 

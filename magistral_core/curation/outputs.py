@@ -63,7 +63,9 @@ class Writer:
                     note = merged.settle(survivor, entry)
                     self._tally.other_answer += bool(note.get("answer_differs"))
                     survivor += 1
-                if not entry.reason and (match := self._index.match(entry.question)) is not None:
+                # A choice's options, or whatever a rewriting changed, may be what the item shares with it.
+                asked_before = (entry.question, entry.original) if entry.original else (entry.question,)
+                if not entry.reason and (match := next(filter(None, map(self._index.match, asked_before)), None)) is not None:
                     item = {"file": match.item.file, "line": match.item.line}
                     entry.reject(Reason.CONTAMINATED, f"{item['file']}:{item['line']}: {match.shared}")
                     note = {"matches": item}

@@ -60,6 +60,7 @@ class Flaw(StrEnum):
 
     FEW_WORDS = "few_words", "The statement has too few words outside formulas to tell a language by."
     OPTIONS = "options", "It has options in a field of its own, which would stay English."
+    CODE = "code", "Its statement is code, which its tests run (HumanEval)."
     WORD_ANSWER = "word_answer", "Its reference answer has words, which belong to English."
     UNVERIFIABLE_GOLD = "unverifiable_gold", "Its reference answer does not verify against itself."
     TOO_LONG = "too_long", "It is too long for the model's prompt."
@@ -96,6 +97,8 @@ def unfit(problem: Problem) -> Fault | None:
     """Why an English problem is not even given to the model."""
     if "choices" in problem.extra:
         return Fault(Flaw.OPTIONS, str(problem.extra["choices"])[:80])
+    if problem.entry_point and any(test.check for test in problem.tests):
+        return Fault(Flaw.CODE, problem.entry_point)
     if has_words(problem.answer):
         return Fault(Flaw.WORD_ANSWER, problem.answer[:80])
     if classify(problem.question).code != ENGLISH:  # then a translation could not be told either

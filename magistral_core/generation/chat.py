@@ -123,6 +123,9 @@ class ChatRenderer:
     def _find_prefill(self) -> str:
         messages = self._messages(Problem(id="probe", question="2+2"))
         with_prompt = self._template(messages, add_generation_prompt=True)
-        added = with_prompt.removeprefix(self._template(messages, add_generation_prompt=False))
+        # Without it a template may well end otherwise (Phi-3's in the end of text), so what is added begins where they part.
+        without = self._template(messages, add_generation_prompt=False)
+        shared = next((i for i, (a, b) in enumerate(zip(with_prompt, without, strict=False)) if a != b), len(without))
         tag = self._settings.think_open
-        return added[added.rindex(tag) :] if tag in added else ""
+        at = with_prompt.rfind(tag)
+        return with_prompt[at:] if at >= 0 and at + len(tag) > shared else ""

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 
+#: Compute capability, times ten.
+_BLACKWELL = 100
 #: Of malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
@@ -118,7 +120,8 @@ class WeightReceiver:
         model = self.model_runner.get_model()
         parameters = dict(model.named_parameters())
         packed = [name for name, parameter in parameters.items() if parameter.numel() == 0]
-        if current_platform.is_cpu():  # there vLLM's mixtures of experts keep these reordered, in tensors of the same shape
+        # On CPUs, and on GPUs from Blackwell on, vLLM's mixtures of experts keep these reordered, in tensors of the same shape.
+        if current_platform.is_cpu() or current_platform.has_device_capability(_BLACKWELL):
             packed += [name for name in parameters if name.endswith(("w13_weight", "w2_weight"))]
         if packed:
             return f"vLLM keeps {packed[0]} packed, so that new weights cannot be loaded"

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -58,6 +59,9 @@ class Observer(Protocol):
 
     def on_checkpoint(self, step: int, folder: Path, metrics: dict[str, float]) -> None:
         """A checkpoint is complete in its folder; it may be uploaded from there."""
+
+    def moved(self) -> int:
+        """Files that storage has taken or given back so far. While it grows, a checkpoint that waits for earlier ones is no stall."""
 
     def on_restart(self, role: str, cause: str) -> None:
         """A role died and is being started again."""
@@ -117,7 +121,9 @@ class Coordinator:
         self._delivery: asyncio.Task[None] | None = None
         self._lost_in_a_row = 0
         self._checkpointed = state.step
+        self._saving: Path | None = None  # where the trainers write a checkpoint
         self._handing_over = False  # a checkpoint, to the observer
+        self._moved = 0  # bytes and files of the two
         self._last_metrics: dict[str, float] = {}
         self._window = Window()
         self._rollouts: dict[str, float] = {}  # of the last step before which a group was verified
@@ -253,7 +259,7 @@ class Coordinator:
         """Start a dead generator again, or one that joins; it gets work only when it holds the newest weights."""
         if self._fleet.state(generator) is GeneratorState.DEAD:
             self._fleet.advance(generator, GeneratorState.RESTARTING)
-        version = await self._ask(generator, self._runtime.restart(generator))
+        version = await self._ask(generator, self._restarted(generator))
         if version is None:
             return
         self._fleet.advance(generator, GeneratorState.STALE)
@@ -267,6 +273,13 @@ class Coordinator:
         self._progress = self._answered[generator] = self._clock()
         self._works[generator].set()
         await self._pump()
+
+    async def _restarted(self, generator: int) -> int:
+        """Whatever keeps it from starting, on a machine that lacks the model, say, may be otherwise elsewhere, or later."""
+        try:
+            return await self._runtime.restart(generator)
+        except MagistralError as error:
+            raise error if isinstance(error, GeneratorError) else GeneratorError(str(error)) from error
 
     async def _collect(self, generator: int) -> None:
         """Take finished completions; verify the groups that they complete; let new ones in."""
@@ -491,8 +504,9 @@ class Coordinator:
 
     async def _checkpoint(self) -> None:
         step = self._state.step
-        folder = self._observer.staging(step)
+        self._saving = folder = self._observer.staging(step)
         await self._runtime.save(folder)
+        self._saving = None
         with explain_full_disk(folder):
             self._state.save(folder)
         self._checkpointed = step
@@ -508,6 +522,9 @@ class Coordinator:
         while True:
             await asyncio.sleep(min(_WATCH_SECONDS, limit / 2))
             now = self._clock()
+            moved = self._observer.moved() if self._handing_over else _size(self._saving) if self._saving else self._moved
+            if moved != self._moved:  # slow is no stall
+                self._moved, self._progress = moved, now
             silent = [g for g, held in enumerate(self._held) if held and now - self._answered[g] >= limit]
             if now - self._progress < limit and not silent:
                 continue
@@ -516,6 +533,8 @@ class Coordinator:
                 culprit = ", ".join(f"generator {g} holds {len(self._held[g])} completions" for g in silent)
             elif not self._fleet.healthy:
                 culprit = ", ".join(f"generator {g} is {self._fleet.state(g)}" for g in self._fleet.present)
+            elif self._saving:
+                culprit = f"the trainers do not end writing the checkpoint of step {self._state.step} to {self._saving}"
             elif self._handing_over:
                 culprit = f"storage or tracking does not take the checkpoint of step {self._checkpointed}"
             elif self._trainer_clock.running or not verifying:
@@ -530,3 +549,12 @@ class Coordinator:
     def _reasons(self) -> str:
         counts = {**self._window.filtered, **{f"failed: {reason}": n for reason, n in self._window.failed.items()}}
         return ", ".join(f"{reason} {n}" for reason, n in sorted(counts.items(), key=lambda item: -item[1]))
+
+
+def _size(folder: Path) -> int:
+    """Bytes below a folder to which others write."""
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):  # renamed meanwhile
+            total += path.stat().st_size
+    return total

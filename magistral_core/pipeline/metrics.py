@@ -116,7 +116,9 @@ def policy_metrics(batch: Batch, report: StepReport) -> dict[str, float]:
     """How far the policy is from the one that sampled, and how old the tokens are."""
     completions = [completion for group in batch.groups for completion in group.completions]
     ages = batch.step - np.concatenate([completion.versions for completion in completions])
-    ratios = np.exp(np.clip(report.log_ratios.astype(np.float64), -50.0, 50.0))
+    log_ratios = np.clip(report.log_ratios.astype(np.float64), -50.0, 50.0)
+    ratios = np.exp(log_ratios)
+    rewards = [score.reward for group in batch.groups for score in group.scores if score.graded]
     low, middle, high = np.percentile(ratios, (1, 50, 99)) if len(ratios) else (1.0, 1.0, 1.0)
     tokens = max(report.tokens, 1)
     metrics = {
@@ -126,13 +128,16 @@ def policy_metrics(batch: Batch, report: StepReport) -> dict[str, float]:
         "policy/ratio_p50": float(middle),
         "policy/ratio_p99": float(high),
         "policy/effective_sample_share": float(ratios.sum() ** 2 / (len(ratios) * (ratios**2).sum())) if len(ratios) else 1.0,
+        "policy/kl": float(np.mean(ratios - 1.0 - log_ratios)) if len(ratios) else 0.0,
         "age/mean": float(ages.mean()),
         "age/max": float(ages.max()),
         **_age_histogram(ages),
-        "batch/reward_mean": float(np.mean([score.reward for group in batch.groups for score in group.scores if score.graded])),
+        "batch/reward_mean": float(np.mean(rewards)),
+        "batch/reward_std": float(np.std(rewards)),
         "batch/masked": float(sum(not score.graded for group in batch.groups for score in group.scores)),
         "train/loss": report.loss,
         "train/grad_norm": report.grad_norm,
+        "train/learning_rate": report.learning_rate,
         "train/tokens": float(report.tokens),
         "train/seconds": report.seconds,
     }

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import glob
 import hashlib
 import json
 import logging
 import os
+import secrets
 import shutil
 import socket
 import tempfile
@@ -144,13 +146,16 @@ def _staging_folder(run_id: str, store: ObjectStore) -> Iterator[Path]:
     """A local folder for checkpoints on their way; what a killed attempt left there goes first.
 
     Its name has the store, for a run id is unique in that only. A folder, and a local stack, are of one machine, while its cache may be
-    another's as well: then its name has the machine, too.
+    another's as well: then its name has the machine, too. And it is this attempt's alone: one that lost its lease, and ends later than
+    its successor began, takes only its own folder along.
     """
     local = store.uri.startswith("file:") or _LOOPBACK in os.environ.get("AWS_ENDPOINT_URL_S3", os.environ.get("AWS_ENDPOINT_URL", ""))
     place = f"{store.uri} {socket.gethostname() if local else ''}"
     place = hashlib.sha256(place.encode()).hexdigest()[:8]
-    folder = cache_folder() / "staging" / f"{run_id}-{place}"
-    shutil.rmtree(folder, ignore_errors=True)
+    parent = cache_folder() / "staging"
+    for left in parent.glob(f"{glob.escape(run_id)}-{place}-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    folder = parent / f"{run_id}-{place}-{secrets.token_hex(4)}"
     try:
         folder.mkdir(parents=True)
     except OSError as error:
@@ -337,10 +342,9 @@ class _Run:
         self._emit("step", step=step, metrics=metrics)
 
     def staging(self, step: int) -> Path:
-        """An empty folder for a checkpoint (coordinator's observer)."""
-        folder = self._work / f"step-{step}"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
+        """An empty folder for a checkpoint (coordinator's observer); another one of the same step may be on its way still."""
+        folder = Path(tempfile.mkdtemp(prefix=f"step-{step}-", dir=self._work))
+        folder.chmod(0o755)  # ranks on other machines may be another user's there
         return folder
 
     def on_checkpoint(self, step: int, folder: Path, metrics: dict[str, float]) -> None:
@@ -360,6 +364,10 @@ class _Run:
         if not self._tracker.flush(_FLUSH_SECONDS):
             (folder / _UNSENT_FILE).write_text(json.dumps(self._tracker.unsent()), encoding="utf-8")
         self._writer.submit(step, folder, metadata, committed)
+
+    def moved(self) -> int:
+        """Files that storage has taken or given back (coordinator's observer)."""
+        return self._writer.moved
 
     def on_restart(self, role: str, cause: str) -> None:
         """Tell of a role that died and is started again (coordinator's observer)."""
@@ -418,7 +426,7 @@ def _sample_rows(batch: Batch, count: int) -> list[dict[str, Any]]:
                 "group": group.id,
                 "problem": group.problem.question[:_SAMPLE_CHARACTERS],
                 "reference": group.problem.answer,
-                "completion": completion.text[:_SAMPLE_CHARACTERS],
+                "completion": _both_ends(completion.text),
                 "reward": score.reward,
                 "status": score.status.value,
                 **{f"reward_{name}": value for name, value in score.parts.items()},
@@ -427,3 +435,10 @@ def _sample_rows(batch: Batch, count: int) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _both_ends(text: str) -> str:
+    """A long text without its middle: a response ends in its answer."""
+    half = _SAMPLE_CHARACTERS // 2
+    left_out = len(text) - 2 * half
+    return text if left_out <= 0 else f"{text[:half]}\n[... {left_out:,} characters ...]\n{text[-half:]}"

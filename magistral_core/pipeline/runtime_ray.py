@@ -34,7 +34,7 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import psutil
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -49,7 +49,7 @@ _RESERVE_SECONDS = 60.0
 _CONNECT_SECONDS = 5.0
 #: A generator that decodes tells so when nothing was finished for so long.
 _LIFE_SECONDS = 30.0
-#: What finishes within this goes in one message, and the groups in it in one to the verifiers: a message costs a millisecond of processor time.
+#: What finishes within this goes in one message, and its groups in one to the verifiers: a message costs a millisecond of processor time.
 _GATHER_SECONDS = 0.01
 _LOCAL = "127.0.0.1"
 
@@ -241,13 +241,20 @@ class RayRuntime:
         self._generator_actors = [self._new_generator(generator) for generator in range(settings.generators)]
         self._verifiers = [self._new_verifier() for _ in range(settings.verifiers)]
         self._verifying = [0] * settings.verifiers
+        if self._trainers_first:
+            await self._start_trainers(model_dir, checkpoint)
         await asyncio.gather(
             *(self._start_generator(generator) for generator in range(self.generators)),
-            self._start_trainers(model_dir, checkpoint),
+            *([] if self._trainers_first else [self._start_trainers(model_dir, checkpoint)]),
             *(reply_of(verifier.score.remote([]), "verifier", VerifierError) for verifier in self._verifiers),
         )
         if settings.ray_address is None:
             folder.reaper.watch(_processes_of_ray())  # those that have come since
+
+    @property
+    def _trainers_first(self) -> bool:
+        """On a shared GPU: vLLM measures what is free there, and takes what a trainer is just filling for its own."""
+        return self._recipe.pipeline.placement == "colocated"
 
     def _make_handover(self, folder: HandoverFolder) -> Handover:
         if handover_kind(self._recipe.pipeline) == "nccl":
@@ -281,8 +288,10 @@ class RayRuntime:
         for generator in range(self.generators):
             self._way.forget(generator)
         self._model = model_dir, version
+        if self._trainers_first:
+            await self._start_trainers(model_dir, checkpoint)
         await asyncio.gather(
-            self._start_trainers(model_dir, checkpoint),
+            *([] if self._trainers_first else [self._start_trainers(model_dir, checkpoint)]),
             *(self._or_replaced(generator, self._forget(generator)) for generator in range(self.generators)),
         )
         weights = await self.publish(version)
@@ -515,7 +524,7 @@ async def reply_of(call: Awaitable[T], who: str, death: type[RoleError]) -> T:
         if isinstance(cause, MagistralError):
             raise type(cause)(f"{who}: {cause}") from error
         raise InfrastructureError(f"{who} failed: {type(cause).__name__}: {cause}") from error
-    except RayActorError as error:
+    except (RayActorError, NodeDiedError, ObjectLostError) as error:  # the last: an answer that went with its node
         why = " ".join(str(error).split())[:200]
         raise death(f"{who} died ({why}); its log is under {_log_folder()}; run the same command again to resume") from error
     except RayError as error:

@@ -53,7 +53,7 @@ def parse_problem(row: Row, fields: FieldNames | None = None) -> Problem:
     text = "" if answer is None else answer_text(answer, f"{row.place}: field {answer_name}")
     if answer is None and not fields.answer and not code.tests:
         answer_name, solution = picker.pick("answer", "", SOLUTION)
-        text = "" if solution is None else result_of(answer_text(solution, f"{row.place}: field {answer_name}"))
+        text = "" if solution is None else result_of(solution, f"{row.place}: field {answer_name}")
     if not text and not code.tests:
         raise InputError(
             f"{row.place}: the problem has no answer; expected one of the fields {', '.join(ANSWER)} (code: tests), "
@@ -170,12 +170,16 @@ def answer_text(value: Any, place: str) -> str:
     raise InputError(f"{place}: expected text, a number or a list, this is a {type(value).__name__}")
 
 
-def result_of(solution: str) -> str:
-    """The result of a worked solution: the last box, else what followed `####` (already cut), else a short text whole."""
-    boxed = extract_boxed(solution)
+def result_of(solution: Any, place: str) -> str:
+    """The result of a worked solution: the last box, else what follows `####`, else a short text whole.
+
+    Raises InputError where that is no answer.
+    """
+    boxed = extract_boxed(solution) if isinstance(solution, str) else None  # a heading behind it may begin with `####`, too
     if boxed is not None:
-        return boxed
-    return solution if "\n" not in solution and len(solution) <= 100 else ""
+        return answer_text(boxed, place)
+    text = answer_text(solution, place)
+    return text if "\n" not in text and len(text) <= 100 else ""
 
 
 class _Code:

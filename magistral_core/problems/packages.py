@@ -80,13 +80,13 @@ def _number(value: Any, place: str) -> float:
 
 
 def _statement(folder: Path) -> str:
-    """The statement, English first, without TeX's comments; the package's name if it has none."""
+    """The statement, English first (a name without a language is), without TeX's comments; the package's name if it has none."""
     found = [
         path for name in ("problem_statement", "statement") for path in (folder / name).glob("problem*") if path.suffix in {".tex", ".md"}
     ]
     if not found:
         return folder.name
-    best = min(found, key=lambda path: (".en." not in path.name, path.name))
+    best = min(found, key=lambda path: (".en." not in path.name, path.name.count("."), path.name))
     text = best.read_text(encoding="utf-8", errors="replace")
     return (_COMMENT.sub("", text) if best.suffix == ".tex" else text).strip() or folder.name
 
@@ -127,6 +127,7 @@ def _checker(folder: Path, settings: Mapping[str, Any]) -> Checker:
     if "interactive" in validation or "interactive" in kinds or "multi-pass" in kinds:
         raise InputError(f"{folder}/problem.yaml: interactive problems are not supported")
     flags = tuple(_words(settings.get("validator_flags")))
+    _refuse_flags_of_groups(folder, flags)
     if validation[0] == "default" and not (folder / "output_validator").is_dir():
         return Checker(flags=flags)
     files = _validator_files(folder)
@@ -135,6 +136,18 @@ def _checker(folder: Path, settings: Mapping[str, Any]) -> Checker:
         raise InputError(f"{folder}/output_validators: more than one language in one validator")
     usual = [name for name in mains if Path(name).stem in {"main", "validator", "validate", "__main__"}]
     return Checker(flags, files, (usual or mains or [""])[0])
+
+
+def _refuse_flags_of_groups(folder: Path, flags: tuple[str, ...]) -> None:
+    """Tests are compared alike: a group of them that asks for other flags would be judged wrongly."""
+    for path in sorted(path for name in ("testdata.yaml", "test_group.yaml") for path in (folder / "data").rglob(name)):
+        settings = _settings(path)
+        for name in ("output_validator_flags", "output_validator_args"):
+            own = tuple(_words(settings.get(name)))
+            if own and own != flags:
+                raise InputError(
+                    f"{path}: {name} {' '.join(own)!r} of a test group; where all tests share it, set validator_flags in problem.yaml"
+                )
 
 
 def _words(value: Any) -> list[str]:

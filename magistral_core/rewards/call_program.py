@@ -102,7 +102,8 @@ def answer_judge() -> None:
             value = perform(request, names, refs)
             reply: dict[str, Any] = {"value": encode(value, refs)}
         except Exception as error:  # whatever the solution raises is the answer
-            reply = {"error": f"{type(error).__name__}: {error}"[:300]}
+            kind = next(base.__name__ for base in type(error).__mro__ if base.__module__ == "builtins")
+            reply = {"error": f"{type(error).__name__}: {error}"[:300], "kind": kind}
         replies.write(json.dumps(reply) + "\n")
         replies.flush()
 
@@ -113,6 +114,8 @@ def perform(request: dict[str, Any], names: dict[str, Any], refs: list[Any]) -> 
     target = refs[request["ref"]]
     if request["do"] == "get":
         return getattr(target, request["name"])
+    if request["do"] == "iter":
+        return list(target)
     if request["do"] == "set":
         setattr(target, request["name"], decode(request["value"], refs))
         return None

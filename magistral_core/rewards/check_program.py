@@ -39,6 +39,10 @@ class Remote:
             raise AttributeError(name)
         return self._link.ask(do="get", ref=self._ref, name=name)
 
+    def __iter__(self) -> Any:
+        """What a `map`, a generator or a view of the solution's holds, taken from it at once."""
+        return iter(self._link.ask(do="iter", ref=self._ref))
+
     def __setattr__(self, name: str, value: Any) -> None:
         self._link.ask(do="set", ref=self._ref, name=name, value=pack(value))
 
@@ -84,7 +88,14 @@ class Link:
                 return decode(reply["value"], _Refs(self))
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             raise SolutionError(f"no answer ({type(error).__name__})") from error
-        raise SolutionError(str(reply.get("error"))[:300])
+        raise raised(str(reply.get("kind")))(str(reply.get("error"))[:300])
+
+
+def raised(kind: str) -> type[SolutionError]:
+    """What a check sees where the solution raised: an exception of Python's by its name, for a check may expect one."""
+    known = getattr(builtins, kind, None)
+    plain = isinstance(known, type) and issubclass(known, Exception) and not issubclass(known, AssertionError | UnicodeError)
+    return type(kind, (SolutionError, known), {}) if plain else SolutionError  # type: ignore[arg-type]
 
 
 def solutions_names(code: str, link: Link, given: set[str]) -> dict[str, Any]:
@@ -121,6 +132,8 @@ def free_names(code: str) -> set[str]:
             made.add(node.arg)
         elif isinstance(node, ast.alias):
             made.add((node.asname or node.name).partition(".")[0])
+        elif isinstance(node, ast.ExceptHandler | ast.MatchAs | ast.MatchStar) and node.name:
+            made.add(node.name)
     return used - made
 
 

@@ -306,7 +306,8 @@ def _difference(sandbox: Sandbox, problem: Problem, stack: ExitStack) -> Callabl
     if problem.checker.validator:
         return stack.enter_context(Validator(sandbox, problem.checker)).difference
     comparison = Comparison.from_flags(problem.checker.flags)
-    return lambda test, output: comparison.difference(test.output, output.decode("utf-8", "replace"))
+    # As a package's answers are read: bytes that are no UTF-8 equal themselves.
+    return lambda test, output: comparison.difference(test.output, output.decode("utf-8", "surrogateescape"))
 
 
 def _test_verdict(name: str, result: RunResult, difference: str) -> TestVerdict:

@@ -18,8 +18,8 @@ from magistral_core.errors import InputError
 
 Reward = Callable[..., float]
 ARGUMENTS = ("problem", "response", "thoughts", "answer", "length")
-#: Names of the built-in parts, which a user's function cannot take.
-BUILT_IN_PARTS = ("format", "correct", "length", "language")
+#: Names of the built-in parts, and of their sum's metric, which a user's function cannot take.
+BUILT_IN_PARTS = ("format", "correct", "length", "language", "mean")
 
 
 def part_names(specs: Sequence[str]) -> tuple[str, ...]:

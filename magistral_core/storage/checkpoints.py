@@ -82,6 +82,9 @@ class CheckpointStore:
         run_id: the run.
         guard: called before each manifest is written; raises if this process may not write for the run any more (see
             `runs.Lease.check`).
+
+    Attributes:
+        moved: files uploaded, or read back whole, so far.
     """
 
     def __init__(self, store: ObjectStore, run_id: str, guard: Callable[[], None] | None = None) -> None:
@@ -89,6 +92,7 @@ class CheckpointStore:
         self.run_id = run_id
         self._guard = guard
         self._root = f"runs/{run_id}/checkpoints/"
+        self.moved = 0
 
     @classmethod
     def from_uri(cls, uri: str) -> tuple[CheckpointStore, int]:
@@ -119,6 +123,7 @@ class CheckpointStore:
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             self.store.put_file(path, prefix + name)
+            self.moved += 1
             return StoredFile(name, path.stat().st_size, digest)
 
         if any(path.relative_to(folder).as_posix() == MANIFEST for path in paths):
@@ -278,6 +283,7 @@ class CheckpointStore:
                 digest.update(chunk)
             if digest.hexdigest() != file.sha256:
                 raise _corrupt(manifest, file, digest.hexdigest())
+            self.moved += 1
 
         _in_parallel(compare, manifest.files)
 

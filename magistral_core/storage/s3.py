@@ -171,6 +171,8 @@ class S3Store:
         try:
             client.head_bucket(Bucket=self.bucket)
         except ClientError as error:
+            if _code(error) in {"403", "AccessDenied"}:  # rights to a folder of the bucket are enough; what is put there next tells
+                return
             if _code(error) not in _MISSING | {"400"}:  # 400: creation says why, a HEAD cannot
                 raise
             if os.environ.get(REPLACES_ACCOUNT, self.bucket) != self.bucket:  # the bucket may well be there, but elsewhere

@@ -139,6 +139,11 @@ class CheckpointWriter:
                     raise
                 log.warning("checkpoints wait for the store: %s", error)
 
+    @property
+    def moved(self) -> int:
+        """Files uploaded or read back so far: it grows as long as storage does its work."""
+        return self._checkpoints.moved
+
     def check(self) -> None:
         """Raise what an upload raised, if one failed: nothing more will be committed."""
         if self._error is not None:

@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from magistral_core.errors import InputError
 from magistral_core.tracking.outbox import RefusedError
@@ -48,6 +49,8 @@ class Place:
 def locate(uri: str) -> Place:
     """Understand `http(s)://HOST...`, `sqlite:FILE` and `sqlite:///FILE`. Raises InputError for anything else."""
     if uri.startswith(("http://", "https://")):
+        if "@" in urlsplit(uri).netloc:  # it would stand in every checkpoint, log and parameter
+            raise InputError("tracking.uri: no name and password in it; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")
         return Place(uri, uri.rstrip("/"), uri.rstrip("/"))
     if uri.startswith("sqlite:"):
         rest = uri.removeprefix("sqlite:")

@@ -20,6 +20,7 @@ class StepReport:
         mismatch_sum, mismatch_max, mismatch_tokens: absolute difference of the log-probabilities over the sequences that
             the very weights being trained had made from their first token, where it should be zero.
         grad_norm: norm of the whole gradient before clipping, the same on all ranks.
+        learning_rate: of this step.
         seconds: wall time.
     """
 
@@ -32,6 +33,7 @@ class StepReport:
     mismatch_max: float = 0.0
     mismatch_tokens: int = 0
     grad_norm: float = 0.0
+    learning_rate: float = 0.0
     seconds: float = 0.0
 
     @staticmethod
@@ -47,5 +49,6 @@ class StepReport:
             mismatch_max=max(r.mismatch_max for r in reports),
             mismatch_tokens=sum(r.mismatch_tokens for r in reports),
             grad_norm=reports[0].grad_norm,
+            learning_rate=reports[0].learning_rate,
             seconds=max(r.seconds for r in reports),
         )

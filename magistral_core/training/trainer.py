@@ -39,7 +39,8 @@ from magistral_core.training.resharding import Layout, to_universal
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 #: Importance ratios sent to the coordinator per rank and step; beyond this an even subsample, enough for percentiles.
 _MAX_RATIOS = 65_536
-_COLLECTIVE_TIMEOUT = timedelta(minutes=10)
+#: One rank may write or read a whole checkpoint while the others wait for it. Deaths and stalls are seen to elsewhere, and sooner.
+_COLLECTIVE_TIMEOUT = timedelta(hours=2)
 #: The folder of DeepSpeed's own files within a trainer's state, and that of the same state in universal form.
 _STATE_TAG, _UNIVERSAL = "state", "universal"
 
@@ -177,7 +178,7 @@ class Trainer:
             ratios.append(difference)
             return value
 
-        report.loss, report.grad_norm, report.seconds = self._step(microbatches, objective, step)
+        self._step(microbatches, objective, step, report)
         log_ratios = torch.cat(ratios).float().cpu().numpy()
         report.log_ratios = log_ratios[:: -(-len(log_ratios) // _MAX_RATIOS) or 1]
         return report
@@ -191,7 +192,7 @@ class Trainer:
             report.entropy_sum += float(entropy.sum())
             return cross_entropy(logprobs, self._tensor(row.weights)[counted])
 
-        report.loss, report.grad_norm, report.seconds = self._step(microbatches, objective, step)
+        self._step(microbatches, objective, step, report)
         return report
 
     def logprobs(self, row: Microbatch) -> np.ndarray:
@@ -274,17 +275,18 @@ class Trainer:
         """Free the engine; `leave_group` comes after."""
         self._engine.destroy()
 
-    def _step(self, rows: Sequence[Microbatch], objective: Callable[..., torch.Tensor], step: int) -> tuple[float, float, float]:
+    def _step(self, rows: Sequence[Microbatch], objective: Callable[..., torch.Tensor], step: int, report: StepReport) -> None:
         started = time.perf_counter()
-        rate = self.settings.learning_rate * min(1.0, (step + 1) / max(self.settings.warmup_steps, 1))
+        report.learning_rate = rate = self.settings.learning_rate * min(1.0, (step + 1) / max(self.settings.warmup_steps, 1))
         for group in self._engine.optimizer.param_groups:
             group["lr"] = rate
-        loss = self._backward(rows, objective)
+        report.loss = self._backward(rows, objective)
         # Without ZeRO, DeepSpeed clips but does not tell the norm.
         grads = [p.grad for p in self._engine.module.parameters() if p.grad is not None] if self.settings.zero_stage == 0 else []
         norm = torch.nn.utils.get_total_norm(grads) if grads else None
         self._engine.step()
-        return loss, float(self._engine.get_global_grad_norm() if norm is None else norm), time.perf_counter() - started
+        report.grad_norm = float(self._engine.get_global_grad_norm() if norm is None else norm)
+        report.seconds = time.perf_counter() - started
 
     def _backward(self, rows: Sequence[Microbatch], objective: Callable[..., torch.Tensor]) -> float:
         total = 0.0

@@ -36,6 +36,9 @@ def test_presentation_is_no_difference() -> None:
     two = tokens(r"find \frac{1}{2} of 1000 Apples if $$x\le 3$$")
     assert one == two == ["find", r"\frac", "1", "2", "of", "1000", "apples", "if", "x", r"\le", "3"]
     assert tokens("5! + 3") != tokens("5 + 3")
+    assert tokens("It costs $.50 now.") == tokens(r"It costs \$0.50 now") != tokens("It costs $50 now.")
+    assert tokens(r"grows by 10\% a year") == tokens("grows by 10% a year") != tokens("grows by 10 a year")
+    assert tokens("see fig.5") == tokens("see fig. 5")
     assert numbers(tokens("3 of 12 and 0.5")) == ("0.5", "12", "3")
     assert len(tokens("求三角形的面积")) == 7
 

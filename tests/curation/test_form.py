@@ -115,6 +115,7 @@ def test_answers_that_pass(answer: Any, text: str) -> None:
 def test_the_result_of_a_worked_solution() -> None:
     assert judge("What is the limit?", None, solution="The limit equals $-1$.").answer == "-1"
     assert judge("What is the limit?", None, solution=r"We add. So \boxed{4}.").answer == "4"
+    assert judge("What is the limit?", None, solution="So $x=\\boxed{7}$.\n#### Remark").answer == "7"
     assert judge("What is the limit?", None, solution="Show that no such polynomials exist.") is Reason.PROSE_ANSWER
 
 

@@ -41,12 +41,17 @@ def test_replies(text: str, reply: Reply) -> None:
         '{"question": "", "answer": "7"}',
         '{"question": "Name it."}',
         '{"question": "Name $\\frac{1}{2}$", "answer": "7"}',  # \f was not doubled
+        '{"question": "Find all $x \\neq 2$ with $x^2=4$.", "answer": "-2"}',  # nor \n
         '{"usable": true',
         '[1, 2] {"usable"',
     ],
 )
 def test_what_cannot_be_read(text: str) -> None:
     assert parse_reply(text).kind == "unreadable"
+
+
+def test_lines_may_end() -> None:
+    assert parse_reply(r'{"question": "Name it.\nExactly, in metres.\ne^2 is no answer.", "answer": "7"}').kind == "rewritten"
 
 
 def test_who_is_asked_what() -> None:

@@ -123,6 +123,14 @@ def test_decontamination_is_off_until_it_is_set(tmp_path: Path) -> None:
     )
 
 
+def test_a_choice_that_became_an_open_question_is_known_by_its_options(tmp_path: Path) -> None:
+    row = {"question": "What is the value of $2+3$? (A) 4 (B) 5 (C) 6 (D) 7 (E) 8", "answer": "B"}
+    source, suite = write(tmp_path / "in.jsonl", [row]), write(tmp_path / "suite.jsonl", [row])
+    assert curate_math([source], tmp_path / "alone", recipe("gold.check=false"))["kept"] == 1
+    report = curate_math([source], tmp_path / "out", recipe("gold.check=false", f"decontaminate.against=[{suite}]"))
+    assert report["reasons"] == {"contaminated": 1}
+
+
 def test_nothing_is_kept(tmp_path: Path) -> None:
     report = curate_math([write(tmp_path / "in.jsonl", [{"x": 1}])], tmp_path / "out", recipe("gold.check=false"))
     assert report["kept"] == 0

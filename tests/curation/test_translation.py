@@ -14,7 +14,7 @@ from magistral_core.curation.answers import has_words
 from magistral_core.curation.masking import mask
 from magistral_core.curation.translation import Fault, Flaw, draw, is_english, read_translation, task_for, unfit
 from magistral_core.errors import InputError
-from magistral_core.records import Problem
+from magistral_core.records import Problem, ProblemKind, TestCase
 
 QUESTION = "A farmer has $x^2$ cows and sells 12 of them, at 1,000 dollars each. How many cows does he keep?"
 GERMAN = "Ein Bauer hat [[1]] Kühe und verkauft 12 davon für je 1,000 Dollar. Wie viele Kühe behält er?"
@@ -57,6 +57,8 @@ def test_who_is_english() -> None:
         (Problem("a", QUESTION, "Monday"), Flaw.WORD_ANSWER),
         (Problem("a", "What is $3+4$?", "7", language="en"), Flaw.FEW_WORDS),
         (Problem("a", QUESTION, "7", extra={"choices": ["7", "none"]}), Flaw.OPTIONS),
+        (Problem("a", QUESTION, kind=ProblemKind.CODE, entry_point="f", tests=(TestCase(check="assert f()"),)), Flaw.CODE),
+        (Problem("a", QUESTION, kind=ProblemKind.CODE, entry_point="f", tests=(TestCase("1", "2"),)), None),
     ],
 )
 def test_who_is_fit(problem: Problem, flaw: Flaw | None) -> None:

@@ -40,6 +40,8 @@ def test_changes_reach_the_recipe() -> None:
     assert (recipe.name, recipe.seed, recipe.training.max_steps) == ("tiny", 3, 5)
     whole = load_recipe("tiny", ["name=mine"])
     assert TrainForm(settings=whole.model_dump(mode="json")).load() == whole
+    form = TrainForm(settings=whole.model_dump(mode="json"), seed=7, overrides=["training.max_steps=50"])
+    assert form.load() == load_recipe("tiny", ["name=mine", "seed=7", "training.max_steps=50"])
     form = EvaluateForm(model="m", data="d", recipe="tiny", problems=5, overrides=["seed=1"])
     changes = ["--set", "seed=1", "--set", "evaluation.problems=5"]
     assert form.arguments() == ["tiny", "--model", "m", "--data", "d", "--recipe", "tiny", *changes]

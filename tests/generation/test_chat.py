@@ -52,6 +52,16 @@ def test_prefill_is_what_the_template_writes_of_the_response(tmp_path: Path) -> 
     assert whole == "<|user|>How much is 2+2?<|assistant|><think>\nfour</think>4</s>"
 
 
+def test_a_template_that_ends_otherwise_without_a_generation_prompt_writes_no_response(tmp_path: Path) -> None:
+    """Phi-3's ends in the end of text then. The system prompt has the tags, too."""
+    for template, prefill in ((TEMPLATE, ""), (PREFILLING, "<think>\n")):
+        ending = template.replace("{% endif %}", "{% else %}<|endoftext|>{% endif %}")
+        assert ending != template
+        renderer = ChatRenderer(folder_with(tmp_path, ending), PromptSettings())
+        assert "<think>" in renderer.tokenizer.decode(renderer.render(PROBLEM).token_ids)
+        assert renderer.render(PROBLEM).prefill == prefill
+
+
 def test_a_tag_that_is_no_token_does_not_keep_the_end_of_text(tmp_path: Path) -> None:
     tokenizer = make_tokenizer(TEMPLATE)
     tokenizer.unk_token = tokenizer.eos_token  # as GPT-2 has it

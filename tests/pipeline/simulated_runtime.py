@@ -376,6 +376,9 @@ class Watcher:
     def on_checkpoint(self, step: int, folder: Path, metrics: dict[str, float]) -> None:
         self.checkpoints.append((step, folder))
 
+    def moved(self) -> int:
+        return 0
+
     def on_restart(self, role: str, cause: str) -> None:
         self.restarts.append((role, cause))
 
@@ -398,9 +401,10 @@ class Simulation:
             self.state.curriculum = Curriculum(self.recipe, PROBLEMS)
         self.stream = ProblemStream(PROBLEMS, self.recipe.seed)
         self.watcher = Watcher(self.root)
+        self.make_runtime = SimulatedRuntime
 
     async def run(self) -> Simulation:
-        self.runtime = SimulatedRuntime(self.recipe, self.world, self.state.step)
+        self.runtime = self.make_runtime(self.recipe, self.world, self.state.step)
         coordinator = Coordinator(self.recipe, self.runtime, self.stream, render, self.watcher, self.state, one_stage=self.one_stage)
         try:
             await coordinator.run()

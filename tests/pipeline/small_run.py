@@ -78,6 +78,9 @@ class Observer:
     def on_checkpoint(self, step: int, folder: Path, metrics: dict[str, float]) -> None:
         self._writer.submit(step, folder, {}, lambda manifest: self._committed.set())
 
+    def moved(self) -> int:
+        return 0
+
     def on_restart(self, role: str, cause: str) -> None:
         tell("restart", role=role, cause=cause)
 

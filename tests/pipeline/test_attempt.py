@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,7 +29,18 @@ def test_runs_of_one_name_in_two_stores_do_not_share_a_folder(tmp_path: Path, mo
             assert second != first
         assert (first / "step-2").is_dir()
         with _staging_folder("run-001", a) as again:  # what a killed attempt left there goes
-            assert again == first and list(again.iterdir()) == []
+            assert not first.exists() and list(again.iterdir()) == []
+
+
+def test_an_attempt_that_ends_after_its_successor_began_takes_only_its_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAGISTRAL_CACHE", str(tmp_path / "cache"))
+    store = open_store(f"file:{tmp_path}/store")
+    with contextlib.ExitStack() as late:
+        late.enter_context(_staging_folder("run-001", store))
+        with _staging_folder("run-001", store) as successor:
+            late.close()
+            assert successor.is_dir()
+    assert list((tmp_path / "cache" / "staging").iterdir()) == []
 
 
 def test_a_rank_that_does_not_see_the_checkpoint_folder_refuses_to_write_its_part_elsewhere(tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ def test_policy_metrics() -> None:
         mismatch_max=0.4,
         mismatch_tokens=5,
         grad_norm=1.5,
+        learning_rate=1e-6,
         seconds=2.0,
     )
     found = policy_metrics(batch, report)
@@ -72,6 +73,7 @@ def test_policy_metrics() -> None:
         "policy/ratio_p50": 1.0,
         "policy/ratio_p99": 1.0 + 0.98 * 2.0,
         "policy/effective_sample_share": 25 / (3 * 11),
+        "policy/kl": (3 - 1 - np.log(3)) / 3,
         "policy/mismatch_mean": 0.1,
         "policy/mismatch_max": 0.4,
         "age/mean": (4 * 2 + 12 * 4) / 16,
@@ -84,9 +86,11 @@ def test_policy_metrics() -> None:
         "age/share_3": 0.0,
         "age/share_4_up": 0.75,
         "batch/reward_mean": 2.1 / 3,
+        "batch/reward_std": np.std([1.0, 0.1, 1.0]),
         "batch/masked": 1.0,
         "train/loss": 0.25,
         "train/grad_norm": 1.5,
+        "train/learning_rate": 1e-6,
         "train/tokens": 8.0,
         "train/seconds": 2.0,
     }

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import virtual_time
-from simulated_runtime import Simulation, World, recipe
+from simulated_runtime import SimulatedRuntime, Simulation, World, recipe
 
 from magistral_core.config.schema import Recipe
 from magistral_core.errors import InfrastructureError
@@ -109,6 +110,48 @@ def test_storage_that_does_not_take_a_checkpoint_is_named(tmp_path: Path, monkey
     settings = recipe(stall_timeout_s=20.0, every=2)
     taken = seconds_until(StallError, "storage or tracking does not take the checkpoint of step 2", settings, World(), tmp_path)
     assert taken < 60
+
+
+def test_trainers_that_do_not_end_writing_a_checkpoint_are_named(tmp_path: Path) -> None:
+    run = Simulation(recipe(stall_timeout_s=20.0, every=2), World(), tmp_path)
+    assert virtual_time.run(fails(run_saving(run, NEVER), StallError, "do not end writing the checkpoint of step 2 to .*step-2")) < 60
+
+
+def run_saving(run: Simulation, seconds: float) -> Simulation:
+    """The same run, whose trainers write a piece of each checkpoint every ten seconds, for so long."""
+    started = SimulatedRuntime.save
+
+    class Slowly(SimulatedRuntime):
+        async def save(self, folder: Path) -> None:
+            if seconds == NEVER:
+                await asyncio.sleep(NEVER)
+            for piece in range(round(seconds / 10)):
+                (folder / f"piece-{piece}").write_bytes(b"1")
+                await asyncio.sleep(10.0)
+            await started(self, folder)
+
+    run.make_runtime = Slowly
+    return run
+
+
+@pytest.mark.parametrize("schedule", ["async", "sync"])
+def test_a_checkpoint_that_is_written_slowly_is_no_stall(schedule: str, tmp_path: Path) -> None:
+    run = run_saving(Simulation(recipe(schedule=schedule, stall_timeout_s=20.0, every=2, max_steps=4), World(), tmp_path), 100.0)
+    virtual_time.run(run.run())
+    assert run.state.step == 4
+    assert [step for step, _ in run.watcher.checkpoints] == [2, 4]
+
+
+def test_a_checkpoint_that_waits_for_a_slow_upload_is_no_stall_while_files_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def slowly(call: Any, *arguments: Any) -> None:
+        await asyncio.sleep(100.0)
+        call(*arguments)
+
+    monkeypatch.setattr(asyncio, "to_thread", slowly)
+    run = Simulation(recipe(schedule="sync", stall_timeout_s=20.0, every=2, max_steps=4), World(), tmp_path)
+    monkeypatch.setattr(run.watcher, "moved", lambda: int(run.runtime.now // 10))
+    virtual_time.run(run.run())
+    assert [step for step, _ in run.watcher.checkpoints] == [2, 4]
 
 
 @pytest.mark.parametrize("schedule", ["async", "sync"])

@@ -86,6 +86,7 @@ def test_usual_question_names(tmp_path: Path, name: str) -> None:
 
 def test_answer_is_preferred_over_solution(tmp_path: Path) -> None:
     assert one(tmp_path, question="q", solution=r"so \boxed{1}", answer="2").answer == "2"
+    assert one(tmp_path, question="q", solution="So $x=\\boxed{7}$.\n#### Remark").answer == "7"
     assert one(tmp_path, question="q", solution=r"first \boxed{1}, so \boxed{\frac{1}{2}}.", answer=None).answer == r"\frac{1}{2}"
 
 

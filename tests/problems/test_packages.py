@@ -86,6 +86,11 @@ def test_flags_and_validators(tmp_path: Path) -> None:
         ("type: [pass-fail, interactive]", {}, "interactive problems are not supported"),
         ("type:\n- pass-fail\n- multi-pass", {}, "interactive problems are not supported"),
         ("a: 1", {"data__secret__c.in": "5"}, "c.in: no answer file c.ans beside it"),
+        (
+            "validator_flags: float_tolerance 1e-3",
+            {"data__secret__testdata.yaml": "output_validator_flags: float_tolerance 1e-6"},
+            "secret/testdata.yaml: output_validator_flags 'float_tolerance 1e-6' of a test group; .* validator_flags in problem.yaml",
+        ),
     ],
 )
 def test_broken_packages(tmp_path: Path, settings: str, files: dict[str, str], words: str) -> None:

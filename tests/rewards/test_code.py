@@ -27,6 +27,13 @@ CHECKED = Problem(
 LISTED = Problem("listed", "Add.", kind=ProblemKind.CODE, tests=tuple(TestCase(check=f"assert add({n}, 1) == {n + 1}") for n in range(3)))
 NAMED = Problem("named", "q", kind=ProblemKind.CODE, tests=(TestCase(check="assert sum(2, 3) == 6"),))
 SHADOWED = Problem("shadowed", "q", kind=ProblemKind.CODE, tests=(TestCase(check="assert set(f()) == set([2])"),))
+WITHIN = Problem("within", "q", kind=ProblemKind.CODE, tests=(TestCase(check="assert set(within((3, 4, 5), (5, 4))) == {4, 5}"),))
+REFUSES = Problem(
+    "refuses",
+    "q",
+    kind=ProblemKind.CODE,
+    tests=(TestCase(check="try:\n    root(-1)\n    assert False\nexcept ValueError as error:\n    assert str(error)"),),
+)
 RIGHT = "a, b = map(int, input().split())\nprint(a + b)\n"
 RIGHT_ADD = "def add(a, b):\n    print('noise')\n    return a + b\n"
 #: Writes the reply itself, on every descriptor.
@@ -90,6 +97,10 @@ def verdict(judge: CodeJudge, problem: Problem, source: str, language: str = "py
         (OPTIONAL, "class Solution:\n    def f(self, a, b=0): return a + b", "python"),
         (LISTED_ONE, "def f(x): return sum(x)", "python"),
         (LINES, "def f(a, b): return a + b", "python"),
+        (WITHIN, "def within(a, b): return filter(lambda x: x in b, a)", "python"),
+        (WITHIN, "def within(a, b):\n    for x in a:\n        if x in b:\n            yield x", "python"),
+        (REFUSES, "def root(x):\n    if x < 0:\n        raise ValueError('below 0')", "python"),
+        (REFUSES, "class Below(ValueError): pass\ndef root(x):\n    raise Below('below 0')", "python"),
         (function(("[3, 1]", "4"), ("[5, 2]", "7")), "def f(a, b): return a + b", "python"),
         (function(("[3, 1]", "4"), ("[5, 2]", "7")), "def f(x): return sum(x)", "python"),
     ],
@@ -120,6 +131,10 @@ def test_right_ones_are_correct(judge: CodeJudge, problem: Problem, source: str,
         (ADD, NONSENSE.format('{"t": "ref", "v": 3}'), "wrong"),
         (ADD, NONSENSE.format('{"t": ["a"], "v": 3}'), "wrong"),
         (CHECKED, "def add(a, b): return a", "wrong"),
+        (WITHIN, "def within(a, b): return map(str, a)", "wrong"),
+        (REFUSES, "def root(x): raise KeyError(x)", "wrong"),
+        (REFUSES, "def root(x): return 0", "wrong"),
+        (REFUSES, "def root(x): raise AssertionError", "wrong"),
         (CHECKED, "def add(a, b): return object()", "wrong"),
         (CHECKED, "def add(a, b): raise KeyError", "wrong"),
         (CHECKED, "def add(a, b): exit()", "wrong"),
@@ -257,6 +272,13 @@ def test_bytes_of_a_package_that_are_no_text_reach_its_validator(judge: CodeJudg
     byte = b"\xff".decode("utf-8", "surrogateescape")
     problem = Problem("v", "q", kind=ProblemKind.CODE, tests=(TestCase("", byte),), checker=Checker((), accepting, main="v.py"))
     assert verdict(judge, problem, "print(1)").correct
+
+
+def test_bytes_that_are_no_text_equal_themselves(judge: CodeJudge) -> None:
+    word = b"caf\xe9\n".decode("utf-8", "surrogateescape")
+    problem = Problem("v", "q", kind=ProblemKind.CODE, tests=(TestCase("", word),))
+    assert verdict(judge, problem, "import sys\nsys.stdout.buffer.write(b'caf\\xe9\\n')").correct
+    assert not verdict(judge, problem, "import sys\nsys.stdout.buffer.write(b'caf\\xea\\n')").correct
 
 
 def test_a_defect_of_judging_masks_the_completion_and_ends_nothing(

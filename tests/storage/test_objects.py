@@ -13,9 +13,11 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from boto3.exceptions import RetriesExceededError
+from botocore.exceptions import ClientError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -160,6 +162,21 @@ def test_wrong_and_absent_credentials_are_named(s3_environment: S3Server, monkey
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     with pytest.raises(InputError, match="no S3 credentials; set AWS_ACCESS_KEY_ID"):
         open_store("s3://bucket/x").check()
+
+
+def test_rights_to_a_folder_of_a_bucket_are_enough(s3_environment: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The embedded server knows no such policies; AWS answers a HeadBucket so, which names no folder."""
+    open_store("s3://bucket/x").check()
+    refused = ClientError({"Error": {"Code": "403"}, "ResponseMetadata": {"HTTPStatusCode": 403}}, "HeadBucket")
+    made = s3.S3Store._make_client
+
+    def client_of_a_folder(store: s3.S3Store, *args: Any, **named: Any) -> Any:
+        client = made(store, *args, **named)
+        monkeypatch.setattr(client, "head_bucket", Mock(side_effect=refused))
+        return client
+
+    monkeypatch.setattr(s3.S3Store, "_make_client", client_of_a_folder)
+    open_store("s3://bucket/x").check()
 
 
 def test_a_missing_bucket_is_not_made_where_the_stack_stands_in_for_an_account(

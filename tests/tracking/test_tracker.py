@@ -278,6 +278,12 @@ def test_a_wrong_uri_is_refused(uri: str) -> None:
         Tracker.check(uri)
 
 
+def test_a_password_in_the_uri_is_refused_and_not_shown() -> None:
+    with pytest.raises(InputError, match="MLFLOW_TRACKING_PASSWORD") as error:
+        Tracker.check("https://me:secret@mlflow.example")
+    assert "secret" not in str(error.value)
+
+
 def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     (tmp_path / "notes.db").write_text("not a database, but longer than the header of one" * 10)
     with pytest.raises(InputError, match="notes.db: is not an MLflow database"):
