@@ -1,6 +1,6 @@
 """TRL's GRPOTrainer as a side of a comparison: the same model, problems, verifier and lengths, with the settings that suit it best.
 
-In float32, without gradient checkpointing, reference model (beta 0) or recomputed log-probabilities, with no checkpoint and no report, on
+Without gradient checkpointing, reference model (beta 0) or recomputed log-probabilities, with no checkpoint and no report, on
 as many threads as are faster. Completions are sampled by `generate`, as TRL does without a GPU: its own vLLM mode asks for one.
 """
 
@@ -57,7 +57,6 @@ class _Reward:
         self._longest = recipe.generation.max_tokens
         self.last: list[float] = []
         self.tokens = 0
-        self.seconds = 0.0
         self._end = -1
 
     def ends_with(self, end: int) -> None:
@@ -67,7 +66,6 @@ class _Reward:
     def __call__(
         self, prompts: Sequence[str], completions: Sequence[str], completion_ids: Sequence[Any], problem: Sequence[str], **_: Any
     ) -> Any:
-        began = time.perf_counter()
         empty = np.zeros(0, dtype=np.int32)
         groups = []
         for start in range(0, len(completions), self._group_size):
@@ -81,28 +79,23 @@ class _Reward:
         scored = self._verifier.score_many(groups)
         self.last = [score.reward for group in scored for score in group.scores]
         self.tokens = sum(map(len, completion_ids))
-        self.seconds = time.perf_counter() - began
         return self.last
 
 
 class _Trainer(GRPOTrainer):
-    """Counts the time of generation, and tells the plan of lengths that a batch begins."""
+    """Tells the plan of lengths that a batch begins."""
 
     plan: _EndAt | None = None
-    generate_seconds = 0.0
 
     def _generate_single_turn(self, prompt_ids: Any, *rest: Any, **named: Any) -> Any:
         if self.plan is not None:
             self.plan.begin(max(map(len, prompt_ids)))
-        began = time.perf_counter()
-        result = super()._generate_single_turn(prompt_ids, *rest, **named)
-        self.generate_seconds = time.perf_counter() - began
-        return result
+        return super()._generate_single_turn(prompt_ids, *rest, **named)
 
 
 class _Reporter(TrainerCallback):
-    def __init__(self, emit: Callable[..., None], reward: _Reward, threads: Sequence[int], trainer: _Trainer) -> None:
-        self._emit, self._reward, self._threads, self._trainer = emit, reward, list(threads), trainer
+    def __init__(self, emit: Callable[..., None], reward: _Reward, threads: Sequence[int]) -> None:
+        self._emit, self._reward, self._threads = emit, reward, list(threads)
         self._began = time.monotonic()
         self._tried: dict[int, float] = {}
 
@@ -122,8 +115,6 @@ class _Reporter(TrainerCallback):
             step=state.global_step,
             tokens=self._reward.tokens,
             reward=float(np.mean(self._reward.last)),
-            verify_seconds=self._reward.seconds,
-            generate_seconds=self._trainer.generate_seconds,
             threads=torch.get_num_threads(),
         )
 
@@ -203,6 +194,6 @@ def train(
         generate = trainer.model.generate
         trainer.model.generate = lambda *a, **k: generate(*a, logits_processor=[plan], **k)
         trainer.plan = plan
-    trainer.add_callback(_Reporter(emit, reward, threads, trainer))
+    trainer.add_callback(_Reporter(emit, reward, threads))
     emit(ready=True)
     trainer.train()

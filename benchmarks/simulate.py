@@ -16,21 +16,22 @@ from magistral_core.pipeline.simulator import BUSY, SCHEDULES, Figures, Schedule
 
 SUMMARY = "a simulated cluster: utilisation, age and speed by schedule, and how many generators its trainers need"
 
-#: Steps of the largest cluster: each is hundreds of thousands of completions there.
-_FEW_STEPS = 4
-
 
 @dataclass(frozen=True)
 class Settings(Cluster):
-    """The cluster; the optimiser steps of each run; and the generators of the same cluster enlarged (0: it is left out)."""
+    """The cluster; the optimiser steps of each run; the generators of the same cluster enlarged (0: it is left out), and its steps.
+
+    Each of these is hundreds of thousands of completions, and in a few of them the pipeline is still filling.
+    """
 
     steps: int = 30
     largest: int = 1000
+    largest_steps: int = 4
 
 
 def run(options: Options) -> Result:
     """See the module."""
-    settings = options.over(Settings(steps=60, largest=10_000) if options.full else Settings())
+    settings = options.over(Settings(steps=60, largest=10_000, largest_steps=30) if options.full else Settings())
     rows, speeds = [], {}
     for schedule in SCHEDULES:
         rows.append(_run("as set", settings, schedule, settings.steps))
@@ -38,7 +39,7 @@ def run(options: Options) -> Result:
     needed, tried = generators_needed(settings, settings.steps)
     rows += [_row("trainers' need", replace(settings, generators=count), "async", figures) for count, figures in tried.items()]
     if settings.largest:
-        rows += [_run("enlarged", _enlarged(settings), schedule, _FEW_STEPS) for schedule in SCHEDULES]
+        rows += [_run("enlarged", _enlarged(settings), schedule, settings.largest_steps) for schedule in SCHEDULES]
     return Result(
         Headline("async over sync, completions/s", speeds["async"] / speeds["sync"], "times", higher_is_better=True),
         asdict(settings),
@@ -90,7 +91,7 @@ def _remarks(settings: Settings, needed: int | None, tried: dict[int, Figures], 
     if settings.largest:
         slowest = max(rows[-len(SCHEDULES) :], key=lambda row: row["simulated in (CPU s)"])
         remarks.append(
-            f"{settings.largest:,} generators, {_FEW_STEPS} steps of {_enlarged(settings).n_batch:,} completions: "
+            f"{settings.largest:,} generators, {settings.largest_steps} steps of {_enlarged(settings).n_batch:,} completions: "
             f"{slowest['simulated in (CPU s)']:.0f} s of CPU for the slowest schedule ({slowest['schedule']})."
         )
     return [*remarks, "A model of a cluster, not a measurement of one: see docs/simulator.md for what it leaves out."]

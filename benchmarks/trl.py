@@ -206,7 +206,6 @@ def _profile(name: str, turns: list[Steps], batch: int) -> dict[str, float]:
         for role in sorted({role for turn in turns for role in turn.cpu_seconds})
     }
     if name == "trl":
-        found["generating share"] = sum(line["generate_seconds"] for line in lines) / sum(turn.seconds for turn in turns)
         found["threads"] = lines[-1]["threads"]
     else:
         # The loop's clocks go on while a side is stopped: not the first step of a turn.
@@ -218,6 +217,7 @@ def _profile(name: str, turns: list[Steps], batch: int) -> dict[str, float]:
 
 def _row(cell: Mapping[str, Any], ratio: float) -> dict[str, Any]:
     ours, trl = cell["profile"]["ours"], cell["profile"]["trl"]
+    pairs = [a / b for a, b in zip(cell["ours"], cell["trl"], strict=True)]
     return {
         "parameters": cell["size"],
         "mean tokens": cell["mean"],
@@ -229,6 +229,7 @@ def _row(cell: Mapping[str, Any], ratio: float) -> dict[str, Any]:
         "ours (completions/s)": statistics.median(cell["ours"]),
         "TRL (completions/s)": statistics.median(cell["trl"]),
         "ratio": ratio,
+        "pair by pair": f"{min(pairs):.3g} to {max(pairs):.3g}",
         "generator ms": ours.get("engine ms", 0.0) + ours.get("generator ms", 0.0),
         "trainers ms": ours.get("trainer ms", 0.0),
         "rest ms": sum(
@@ -326,7 +327,8 @@ def _reward_remarks(rewards: list[dict[str, Any]], target: float) -> list[str]:
         f"Real learning: the tiny recipe (0.8M parameters, 256 completions a step) to a mean reward of {target:g} "
         f"over {_REWARD_OVER} completions: "
         f"{statistics.median(ours):.0f} s and {steps[0]:g} steps, TRL {statistics.median(trl):.0f} s and {steps[1]:g} steps, "
-        f"{Pairs(tuple(trl), tuple(ours)).ratio:.2f}x (medians of {len(rewards)} seeds; starts and the first step left out)."
+        f"{Pairs(tuple(trl), tuple(ours)).ratio:.2f}x (medians of {len(rewards)} seeds; seed by seed "
+        f"{', '.join(f'{b / a:.2f}' for a, b in zip(ours, trl, strict=True))}; starts and the first step left out)."
     )
     return [remark for remark in remarks if remark]
 

@@ -60,6 +60,7 @@ def up(on_progress: Callable[[str], None] | None = None) -> dict[str, Any]:
     make_home()
     with locked():
         state = State.read()
+        state.check_host()
         _check_external(state)
         for service in SERVICES:
             if external(service, state) is None:
@@ -84,6 +85,7 @@ def down() -> list[str]:
     """
     with locked():
         state = State.read()
+        state.check_host()
         names = [name for name, running in state.running.items() if processes.find(running)]
         worker = state.running.pop("worker", None)  # first, while its server can still record what becomes of its runs
         left = processes.end([worker] if worker else [])

@@ -14,6 +14,7 @@ import fcntl
 import json
 import os
 import secrets
+import socket
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -85,6 +86,7 @@ class State:
     running: dict[str, Running] = field(default_factory=dict)
     ports: dict[str, int] = field(default_factory=dict)
     deployed: str = ""
+    host: str = field(default_factory=socket.gethostname)
 
     @classmethod
     def read(cls) -> State:
@@ -92,11 +94,21 @@ class State:
         path = home() / "stack.json"
         try:
             data = json.loads(path.read_text())
-            return cls({name: Running(**item) for name, item in data["running"].items()}, dict(data["ports"]), str(data["deployed"]))
+            running = {name: Running(**item) for name, item in data["running"].items()}
+            return cls(running, dict(data["ports"]), str(data["deployed"]), str(data.get("host") or socket.gethostname()))
         except FileNotFoundError:
             return cls()
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path}: unreadable ({error}); end the stack's processes by hand, then remove the file") from error
+
+    def check_host(self) -> None:
+        """Raises InputError where another machine, which sees the same folder, has the stack: process ids and ports are its own."""
+        if self.running and self.host != (here := socket.gethostname()):
+            raise InputError(
+                f"{home()}: its stack runs on {self.host}, this is {here}; end it there (magistral stack down), or set MAGISTRAL_HOME to "
+                f"another folder here; if that machine is gone, remove {home() / 'stack.json'}"
+            )
+        self.host = socket.gethostname()
 
     def write(self) -> None:
         """Record it, at once or not at all."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from magistral_core.cli import main
+from magistral_core.errors import InfrastructureError
 
 ROWS = '{"question": "What is 3+4?", "answer": "7"}\n{"question": "Prove it.", "answer": "x"}\n'
 
@@ -44,6 +45,23 @@ def test_the_command_logs_the_set(source: Path, tmp_path: Path, capsys: pytest.C
     shown = [json.loads(line) for line in events.read_text().splitlines()]
     assert shown[-1]["event"] == "end"
     assert [event["stage"] for event in shown[:-1]][-1] == "writing"
+
+
+def test_what_mlflow_did_not_take_is_complete_all_the_same(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was there when the work began; a repetition would ask the language models everything anew."""
+    from magistral_core.curation import publish
+
+    def away(*_: object, **__: object) -> str:
+        raise InfrastructureError("MLflow is away")
+
+    monkeypatch.setattr(publish, "publish", away)
+    sets = ["--set", f"tracking.uri=sqlite:{tmp_path / 'mlflow.db'}", "--set", "gold.check=false"]
+    assert main(["curate", "math", str(source), "--out", str(tmp_path / "out"), *sets, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["mlflow_url"] == ""
+    assert (tmp_path / "out" / "kept.jsonl").read_text().count("\n") == 1
+    assert "not logged in MLflow: MLflow is away" in caplog.text
 
 
 def test_the_command_without_tracking(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

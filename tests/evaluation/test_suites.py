@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from magistral_core import tiny
+from magistral_core import api, tiny
 from magistral_core.config.schema import FieldNames
 from magistral_core.errors import InputError
 from magistral_core.evaluation import SUITES, suite_named
@@ -34,6 +34,13 @@ def test_protocol_is_the_papers() -> None:
     assert {suite_named(name).samples for name in ("aime24", "aime25")} == {64}
     assert {suite_named(name).max_tokens for name in ("aime24", "aime25")} == {40 * 1024}
     assert suite_named("math500").max_tokens == 32 * 1024
+
+
+def test_a_runs_own_protocol_holds_for_its_own_suite_only() -> None:
+    of_run = {"seed": 3, "evaluation": {"suite": "gsm8k", "samples": 1, "problems": 50, "engines": 2}}
+    assert api._for_suite(of_run, "gsm8k") == of_run
+    assert api._for_suite(of_run, "aime24") == {"seed": 3, "evaluation": {"suite": "gsm8k", "engines": 2}}
+    assert api._for_suite({"seed": 3}, "aime24") == {"seed": 3, "evaluation": {}}
 
 
 @pytest.mark.parametrize("world", ["quick", "multilingual"])

@@ -181,6 +181,31 @@ def test_a_server_that_ends_at_once_is_named_with_its_log(tmp_path: Path, monkey
         control._wait(state, {"mlflow": lambda: False})
 
 
+def test_a_folder_whose_stack_runs_on_another_machine_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAGISTRAL_HOME", str(tmp_path))
+    state = home.State({"mlflow": home.Running(1, 0.0, 5000, "")}, host="login-node")
+    state.write()
+    for command in (control.up, control.down):
+        with pytest.raises(InputError, match="its stack runs on login-node, .*MAGISTRAL_HOME"):
+            command()
+    state.running.clear()
+    state.write()
+    assert control.down() == []
+
+
+def test_credentials_go_with_requests_and_stay_out_of_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PREFECT_API_KEY", raising=False)
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "admin:pw")
+    assert services.prefect_headers() == {"Authorization": "Basic " + base64.b64encode(b"admin:pw").decode()}
+    monkeypatch.setenv("PREFECT_API_KEY", "key")
+    assert services.prefect_headers() == {"Authorization": "Bearer key"}
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@mlflow.example")
+    assert services.fetch("https://me:secret@mlflow.example") is None
+    with pytest.raises(InputError, match="MLFLOW_TRACKING_URI: no password in it") as error:
+        control._check_external(home.State())
+    assert "secret" not in str(error.value)
+
+
 def test_a_worker_with_a_run_in_progress_is_not_ended_for_another_shells_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
