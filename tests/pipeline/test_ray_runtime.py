@@ -56,12 +56,13 @@ class NoWeights:
 class Runtime(RayRuntime):
     """New generators are stand-ins; trainers are none of this file's business."""
 
-    def __init__(self, actors: list[StandIn]) -> None:
-        super().__init__(recipe(generators=len(actors), update_timeout_s=0.2))
+    def __init__(self, actors: list[StandIn], **pipeline: Any) -> None:
+        super().__init__(recipe(generators=len(actors), update_timeout_s=0.2, **pipeline))
         self._generator_actors, self._started, self._model = list(actors), set(range(len(actors))), (Path("model"), 0)
         self._handover = FileHandover(None, self)  # type: ignore[arg-type]  # of files only their names are told here
         self._folder = NoWeights()  # type: ignore[assignment]
         self.made: list[StandIn] = []
+        self.asked_before: list[list[str]] = []  # of the generators, when the trainers had started
         self.stillborn = 0  # so many of the next ones die while they start
 
     def _new_generator(self, generator: int) -> StandIn:
@@ -69,7 +70,8 @@ class Runtime(RayRuntime):
         return self.made[-1]
 
     async def _start_trainers(self, model_dir: Path, checkpoint: Path | None) -> None:
-        pass
+        await asyncio.sleep(0.01)
+        self.asked_before = [list(actor.asked) for actor in self._generator_actors]
 
     async def publish(self, version: int) -> WeightFile:
         return WeightFile("weights", version, "")
@@ -96,6 +98,16 @@ def test_a_generator_that_went_with_a_trainer_is_replaced_with_it(answers: dict[
     assert well.asked == ["forget", "update"]
     assert runtime.made[0].asked[0] == "start"
     assert runtime._model == (Path("model"), 6), "the new one begins with the checkpoint's weights"
+
+
+@pytest.mark.parametrize(("placement", "before"), [("colocated", []), ("split", ["forget"])])
+def test_on_a_shared_gpu_trainers_are_there_before_a_generator_may_start(placement: str, before: list[str], killed: list[Any]) -> None:
+    """vLLM measures the GPU's free memory while it starts."""
+    runtime = Runtime([StandIn()], placement=placement, trainers=1)
+    asyncio.run(runtime.rewind(Path("model"), 6, None))
+    assert runtime.asked_before == [before]
+    assert runtime._generator_actors[0].asked == ["forget", "update"]
+    assert killed == []
 
 
 def test_its_replacement_may_die_as_often_as_any(killed: list[Any]) -> None:
