@@ -329,7 +329,7 @@ def _named_model(path: str, setting: str) -> Path:
     if folder.exists():
         if not (folder / "config.json").is_file():
             raise InputError(f"{setting} {path}: no config.json there; give the folder that save_pretrained wrote")
-        return folder
+        return folder.absolute()
     return _from_hub(path, setting)
 
 

@@ -39,7 +39,7 @@ class HandoverFolder:
     """
 
     def __init__(self, base: str | None = None) -> None:
-        place = Path(base) if base else _SHARED_MEMORY if _SHARED_MEMORY.is_dir() else None
+        place = Path(base).absolute() if base else _SHARED_MEMORY if _SHARED_MEMORY.is_dir() else None
         try:
             self.path = Path(tempfile.mkdtemp(prefix="magistral-weights-", dir=place))
         except OSError as error:

@@ -85,10 +85,7 @@ class TrainerRole:
         Raises:
             InputError: the folder is not seen from this machine; what was written here would be missing from the checkpoint.
         """
-        if not Path(folder).is_dir():
-            raise InputError(
-                f"{folder}: not seen from {socket.gethostname()}; set MAGISTRAL_CACHE to a folder that every machine of the run sees"
-            )
+        check_seen(folder)
         with explain_full_disk(Path(folder)):
             self._trainer.save(Path(folder) / TRAINER_FOLDER)
             self._trainer.export(Path(folder) / MODEL_FOLDER)
@@ -96,3 +93,11 @@ class TrainerRole:
     def close(self) -> None:
         """Free the trainer's memory. The process group ends with the process, or with the engine that shares it."""
         self._trainer.close()
+
+
+def check_seen(path: str) -> None:
+    """Raises InputError where a path on the coordinator's machine is not there on this one."""
+    if not Path(path).exists():
+        raise InputError(
+            f"{path}: not seen from {socket.gethostname()}; set MAGISTRAL_CACHE to a folder that every machine of the run sees"
+        )

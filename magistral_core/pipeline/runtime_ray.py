@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import socket
+import tempfile
 from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from typing import Any, Literal, TypeVar
 from magistral_core.config.schema import Recipe
 from magistral_core.errors import InfrastructureError, InputError, MagistralError
 from magistral_core.generation.transfer import Contents
+from magistral_core.paths import cache_folder
 from magistral_core.pipeline.handover import FileHandover, Handover, HandoverFolder, WeightFile, handover_kind
 from magistral_core.pipeline.handover_nccl import NcclHandover
 from magistral_core.pipeline.placement import Placement, Seat, check_fits, place
@@ -183,6 +185,11 @@ class TrainerActor:
 
         self._role = TrainerRole(recipe, model_dir, checkpoint, rank=rank, world=recipe.pipeline.trainers, address=address, port=port)
 
+    def look_for(self, path: str) -> None:
+        from magistral_core.pipeline.roles import check_seen
+
+        check_seen(path)
+
     def train(self, rows: Sequence[Microbatch], step: int) -> StepReport:
         return self._role.train(rows, step)
 
@@ -343,6 +350,9 @@ class RayRuntime:
         self._trainer_actors = [self._actor(TrainerActor, seat, max_concurrency=calls).remote() for seat in seats]
         address, port = await reply_of(self._trainer_actors[0].address.remote(), "trainer rank 0", TrainerError)
         state = str(checkpoint) if checkpoint else None
+        if self._recipe.pipeline.ray_address is not None:  # before hours of training: checkpoints are written below this folder
+            with tempfile.NamedTemporaryFile(dir=cache_folder(), prefix="seen-from-everywhere-") as probe:
+                await self._all_ranks("look_for", [(probe.name,)] * len(self._trainer_actors))
         await self._all_ranks(
             "start", [(self._recipe, str(model_dir), state, rank, address, port) for rank in range(len(self._trainer_actors))]
         )
@@ -455,6 +465,8 @@ def start_ray(address: str | None, setting: str = "pipeline.ray_address") -> Non
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, OverflowError) as error:
             raise InputError(f"{setting} {address}: no Ray cluster answers there; start one with `ray start --head`") from error
+        except RuntimeError as error:  # another version of Ray or of Python
+            raise InputError(f"{setting} {address}: Ray cannot join that cluster ({' '.join(str(error).split())[:300]})") from error
         return
     ray.init(
         address="local",  # never a cluster that some variable names
