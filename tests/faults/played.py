@@ -140,8 +140,10 @@ class Played:
 
 
 def _recovered(event: Event, role: str, step: int) -> bool:
-    if role in ("s3", "mlflow"):
-        return event["event"] == "checkpoint" and event["step"] > step  # not one that was on its way already
+    if role == "s3":
+        return event["event"] == "checkpoint"
+    if role == "mlflow":  # which a checkpoint that was on its way already may not need any more
+        return event["event"] == "checkpoint" and event["step"] > step
     if role == "generator":
         return event["event"] == "step" and event["metrics"]["generators/healthy"] == 2
     return event["event"] == "step" and event["step"] > step

@@ -16,8 +16,8 @@ Written by `make test-faults` when all {count} cells hold. A process is killed w
 are killed, and started again after {outage:g} s. Real engines (Ray, vLLM, DeepSpeed), a real S3 server and a real MLflow server on
 one machine ({cores} cores, {system}). Each run came to its last step; the ledger balanced, no group was trained twice or lost,
 MLflow has each step once, and no process, port or file of shared memory was left. Seconds: until the run had recovered (generator:
-all healthy again; verifier, trainer, coordinator: a step beyond those it had; S3, MLflow: a later step's checkpoint was committed;
-MLflow is not waited for longer than 15 s, and what it has not taken lies in the checkpoint).
+all healthy again; verifier, trainer, coordinator: a step beyond those it had; S3: a checkpoint was committed; MLflow: one of
+a later step, for none waits longer than 15 s for it, and what it has not taken lies in the checkpoint).
 
 | struck in the state | outcome | seconds | lost |
 |---|---|---|---|
