@@ -65,11 +65,12 @@ class Strikes:
         elif event["event"] == "checkpoint":
             self._committed = True
         elif event["event"] == "step":
-            self._steps, self._step = self._steps + 1, event["step"]
-            healthy = event["metrics"]["generators/healthy"] == self._generators
-            recovered = healthy and self._committed and self._steps >= 2 and all(file.exists() for file in self._servers.values())
-            if recovered and self._planned and self._victim is None:
-                self._victim = self._find(**self._planned[0])
+            with self._lock:  # a strike may come midway
+                self._steps, self._step = self._steps + 1, event["step"]
+                healthy = event["metrics"]["generators/healthy"] == self._generators
+                recovered = healthy and self._committed and self._steps >= 2 and all(file.exists() for file in self._servers.values())
+                if recovered and self._planned and self._victim is None:
+                    self._victim = self._find(**self._planned[0])
 
     def submitted(self, keys: set[tuple[int, int]]) -> None:
         """Completions are begun: count those that had been begun before."""
