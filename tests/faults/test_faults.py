@@ -21,8 +21,8 @@ _COMMON = {
     "rewards.extra": "[slow_verdict:slowly]",
 }
 _OF_ROLE: dict[str, dict[str, Any]] = {"generator": {"pipeline.generators": 2}, "trainer": {"pipeline.trainers": 2}}
-#: Steps that a run has for five strikes: one generator goes on while the other starts, the rest is soon done.
-_STEPS = {"generator": 600}
+#: Steps that a run has for five strikes: one generator goes on while the other starts, and training without MLflow; the rest is soon done.
+_STEPS = {"generator": 600, "mlflow": 150}
 
 
 def struck(role: str, strikes: list[dict[str, str]], steps: int, outage: float, root: Path, servers: Servers, model: Path) -> Played:
