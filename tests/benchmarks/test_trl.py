@@ -53,7 +53,8 @@ def test_every_cell_is_in_the_table_and_the_headline_is_their_geometric_mean(tmp
     text = " ".join(result.remarks)
     assert "1M/32/1. The trainers take 60 to 60%" in text  # the cell below the goal, with what its time goes into
     assert "1M/32/5" not in text
-    assert "40 s and 4 steps, TRL 101 s and 5 steps, 2.52x (medians of 3 seeds; starts and the first step left out)" in text
+    assert "40 s and 4 steps, TRL 101 s and 5 steps, 2.52x (medians of 3 seeds; seed by seed 2.50, 2.52, 18.00; starts and" in text
+    assert [row["pair by pair"] for row in result.table] == ["2 to 4", "11 to 12"]
     assert "Seed 2: TRL did not reach a mean reward of 0.7 within 900 s (5 steps, 0.65 at best); it is counted with that time." in text
 
 
