@@ -60,7 +60,7 @@ def up(on_progress: Callable[[str], None] | None = None) -> dict[str, Any]:
     make_home()
     with locked():
         state = State.read()
-        state.check_host()
+        _check_host(state)
         _check_external(state)
         for service in SERVICES:
             if external(service, state) is None:
@@ -85,7 +85,7 @@ def down() -> list[str]:
     """
     with locked():
         state = State.read()
-        state.check_host()
+        _check_host(state)
         names = [name for name, running in state.running.items() if processes.find(running)]
         worker = state.running.pop("worker", None)  # first, while its server can still record what becomes of its runs
         left = processes.end([worker] if worker else [])
@@ -268,6 +268,17 @@ def _deployments() -> set[str]:
 def _api() -> str:
     """Prefect's API, ours or the environment's; empty before the first start."""
     return (environment().get("PREFECT_API_URL") or os.environ.get("PREFECT_API_URL", "")).rstrip("/")
+
+
+def _check_host(state: State) -> None:
+    """Raises InputError where another machine, which sees the same folder, has the stack: process ids and ports are its own."""
+    here = socket.gethostname()
+    if state.running and state.host != here and not any(map(processes.find, state.running.values())):  # a name may change, too
+        raise InputError(
+            f"{home()}: its stack runs on {state.host}, this is {here}; end it there (magistral stack down), or set MAGISTRAL_HOME to "
+            f"another folder here; if that machine is gone, remove {home() / 'stack.json'}"
+        )
+    state.host = here
 
 
 def _check_external(state: State) -> None:

@@ -101,15 +101,6 @@ class State:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path}: unreadable ({error}); end the stack's processes by hand, then remove the file") from error
 
-    def check_host(self) -> None:
-        """Raises InputError where another machine, which sees the same folder, has the stack: process ids and ports are its own."""
-        if self.running and self.host != (here := socket.gethostname()):
-            raise InputError(
-                f"{home()}: its stack runs on {self.host}, this is {here}; end it there (magistral stack down), or set MAGISTRAL_HOME to "
-                f"another folder here; if that machine is gone, remove {home() / 'stack.json'}"
-            )
-        self.host = socket.gethostname()
-
     def write(self) -> None:
         """Record it, at once or not at all."""
         path = make_home() / "stack.json"
