@@ -8,4 +8,4 @@ from pathlib import Path
 
 def cache_folder() -> Path:
     """Base models made here, checkpoints and samples on their way: MAGISTRAL_CACHE, or ~/.cache/magistral."""
-    return Path(os.environ.get("MAGISTRAL_CACHE") or Path.home() / ".cache" / "magistral")
+    return Path(os.environ.get("MAGISTRAL_CACHE") or Path.home() / ".cache" / "magistral").absolute()

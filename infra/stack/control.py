@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
 
 import psutil
 import yaml
@@ -40,6 +39,7 @@ from infra.stack.services import (
     worker_online,
 )
 from magistral_core.errors import InfrastructureError, InputError
+from magistral_core.tracking.server import holds_credentials
 
 #: A first start on two busy cores took Prefect 24 s.
 _START_S = 300.0
@@ -284,8 +284,8 @@ def _check_host(state: State) -> None:
 def _check_external(state: State) -> None:
     for service in SERVICES:
         variable = external(service, state)
-        if variable is not None and "@" in urlsplit(os.environ[variable]).netloc:  # not shown: it holds a password
-            raise InputError(f"{service.name}: {variable}: no password in it; it has a variable of its own, see docs/operations.md")
+        if variable is not None and holds_credentials(os.environ[variable]):  # not shown, for the password
+            raise InputError(f"{service.name}: {variable}: no name or password in it; they have variables, see docs/operations.md")
         if variable is not None and (fault := _fault(service)):
             raise InputError(f"{service.name}: {variable}={os.environ[variable]} {fault}, or unset {variable} for a local one")
 

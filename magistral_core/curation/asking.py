@@ -15,8 +15,9 @@ from magistral_core.errors import InputError
 from magistral_core.records import FinishReason, Problem, Request
 from magistral_core.rewards import answer_part
 
-#: What becomes of a backslash that was not doubled: `\\frac` reads as a form feed and `rac`, `\\neq` as a new line and `eq`.
-_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f]|\n(?=(?:eq|otin|abla|mid|leq|geq|parallel|cong|exists)(?![a-zA-Z])|(?:e|ot) *[\d=<>\\])")
+#: What becomes of a backslash that was not doubled: `\\frac` is a form feed and `rac`, within a formula `\\neq` a new line and `eq`.
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f]")
+_NEW_LINE = re.compile(r"\n(?=(?:eq?|u|ot|otin|abla|mid|leq|geq|parallel|cong|exists)(?![a-zA-Z]))")
 #: Seeds of one row's attempts lie so far apart that no other row has them.
 _ATTEMPT_SEEDS = 1 << 32
 
@@ -130,6 +131,11 @@ def read_object(text: str) -> dict[str, Any] | None:
         except ValueError:
             pass
         at = text.find("{", end)
-    if found is None or any(_CONTROL.search(value) for value in found.values() if isinstance(value, str)):
+    if found is None or any(_lost_a_backslash(value) for value in found.values() if isinstance(value, str)):
         return None
     return found
+
+
+def _lost_a_backslash(text: str) -> bool:
+    lines = (match.start() for match in _NEW_LINE.finditer(text))
+    return bool(_CONTROL.search(text)) or any(text.count("$", 0, start) % 2 for start in lines)

@@ -61,7 +61,7 @@ class Observer(Protocol):
         """A checkpoint is complete in its folder; it may be uploaded from there."""
 
     def moved(self) -> int:
-        """Files that storage has taken or given back so far. While it grows, a checkpoint that waits for earlier ones is no stall."""
+        """Bytes that storage has taken or given back so far. While it grows, a checkpoint that waits for earlier ones is no stall."""
 
     def on_restart(self, role: str, cause: str) -> None:
         """A role died and is being started again."""
@@ -123,7 +123,7 @@ class Coordinator:
         self._checkpointed = state.step
         self._saving: Path | None = None  # where the trainers write a checkpoint
         self._handing_over = False  # a checkpoint, to the observer
-        self._moved = 0  # bytes and files of the two
+        self._moved = 0  # bytes of the two
         self._last_metrics: dict[str, float] = {}
         self._window = Window()
         self._rollouts: dict[str, float] = {}  # of the last step before which a group was verified
@@ -259,7 +259,7 @@ class Coordinator:
         """Start a dead generator again, or one that joins; it gets work only when it holds the newest weights."""
         if self._fleet.state(generator) is GeneratorState.DEAD:
             self._fleet.advance(generator, GeneratorState.RESTARTING)
-        version = await self._ask(generator, self._restarted(generator))
+        version = await self._ask(generator, self._runtime.restart(generator))
         if version is None:
             return
         self._fleet.advance(generator, GeneratorState.STALE)
@@ -273,13 +273,6 @@ class Coordinator:
         self._progress = self._answered[generator] = self._clock()
         self._works[generator].set()
         await self._pump()
-
-    async def _restarted(self, generator: int) -> int:
-        """Whatever keeps it from starting, on a machine that lacks the model, say, may be otherwise elsewhere, or later."""
-        try:
-            return await self._runtime.restart(generator)
-        except MagistralError as error:
-            raise error if isinstance(error, GeneratorError) else GeneratorError(str(error)) from error
 
     async def _collect(self, generator: int) -> None:
         """Take finished completions; verify the groups that they complete; let new ones in."""
@@ -554,7 +547,7 @@ class Coordinator:
 def _size(folder: Path) -> int:
     """Bytes below a folder to which others write."""
     total = 0
-    for path in folder.rglob("*"):
-        with suppress(OSError):  # renamed meanwhile
+    with suppress(OSError):  # renamed meanwhile
+        for path in folder.rglob("*"):
             total += path.stat().st_size
     return total

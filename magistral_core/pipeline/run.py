@@ -153,7 +153,7 @@ def _staging_folder(run_id: str, store: ObjectStore) -> Iterator[Path]:
     place = f"{store.uri} {socket.gethostname() if local else ''}"
     place = hashlib.sha256(place.encode()).hexdigest()[:8]
     parent = cache_folder() / "staging"
-    for left in parent.glob(f"{glob.escape(run_id)}-{place}-*"):
+    for left in parent.glob(f"{glob.escape(run_id)}-{place}*"):
         shutil.rmtree(left, ignore_errors=True)
     folder = parent / f"{run_id}-{place}-{secrets.token_hex(4)}"
     try:
@@ -191,6 +191,8 @@ class _Run:
         deaths, last_step = 0, -1
         try:
             while True:
+                for unfinished in self._work.glob("step-*"):  # of trainers that died while they wrote it
+                    shutil.rmtree(unfinished, ignore_errors=True)
                 manifest, state, model_dir, folder = self._restore_newest()
                 deaths, last_step = (deaths, last_step) if state.step == last_step else (0, state.step)
                 try:
@@ -343,8 +345,8 @@ class _Run:
 
     def staging(self, step: int) -> Path:
         """An empty folder for a checkpoint (coordinator's observer); another one of the same step may be on its way still."""
-        folder = Path(tempfile.mkdtemp(prefix=f"step-{step}-", dir=self._work))
-        folder.chmod(0o755)  # ranks on other machines may be another user's there
+        folder = self._work / f"step-{step}-{secrets.token_hex(4)}"
+        folder.mkdir()
         return folder
 
     def on_checkpoint(self, step: int, folder: Path, metrics: dict[str, float]) -> None:
@@ -366,7 +368,7 @@ class _Run:
         self._writer.submit(step, folder, metadata, committed)
 
     def moved(self) -> int:
-        """Files that storage has taken or given back (coordinator's observer)."""
+        """Bytes that storage has taken or given back (coordinator's observer)."""
         return self._writer.moved
 
     def on_restart(self, role: str, cause: str) -> None:

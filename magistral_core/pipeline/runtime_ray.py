@@ -278,7 +278,12 @@ class RayRuntime:
             ray.kill(self._generator_actors[generator])
             self._generator_actors[generator] = self._new_generator(generator)
         version = self._model[1]
-        await self._start_generator(generator)
+        try:
+            await self._start_generator(generator)
+        except GeneratorError:
+            raise
+        except MagistralError as error:  # this machine lacks the model, say: elsewhere, or later, it may be otherwise
+            raise GeneratorError(str(error)) from error
         return version
 
     async def remove(self, generator: int) -> None:
@@ -351,6 +356,7 @@ class RayRuntime:
         address, port = await reply_of(self._trainer_actors[0].address.remote(), "trainer rank 0", TrainerError)
         state = str(checkpoint) if checkpoint else None
         if self._recipe.pipeline.ray_address is not None:  # before hours of training: checkpoints are written below this folder
+            cache_folder().mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=cache_folder(), prefix="seen-from-everywhere-") as probe:
                 await self._all_ranks("look_for", [(probe.name,)] * len(self._trainer_actors))
         await self._all_ranks(

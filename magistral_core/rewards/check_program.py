@@ -20,6 +20,10 @@ from magistral_core.rewards.plain import decode, encode
 _LONGEST_ANSWER = 16 << 20
 
 
+#: What no check may take from a solution for its own: a failed assertion, the end of a loop; and what cannot be made of a text alone.
+_NOT_TOLD = (AssertionError, StopIteration, StopAsyncIteration, UnicodeError, BaseExceptionGroup)
+
+
 class SolutionError(Exception):
     """The solution raised, ended or answered nonsense."""
 
@@ -94,7 +98,7 @@ class Link:
 def raised(kind: str) -> type[SolutionError]:
     """What a check sees where the solution raised: an exception of Python's by its name, for a check may expect one."""
     known = getattr(builtins, kind, None)
-    plain = isinstance(known, type) and issubclass(known, Exception) and not issubclass(known, AssertionError | UnicodeError)
+    plain = isinstance(known, type) and issubclass(known, Exception) and not issubclass(known, _NOT_TOLD)
     return type(kind, (SolutionError, known), {}) if plain else SolutionError  # type: ignore[arg-type]
 
 

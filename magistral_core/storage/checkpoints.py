@@ -84,7 +84,7 @@ class CheckpointStore:
             `runs.Lease.check`).
 
     Attributes:
-        moved: files uploaded, or read back whole, so far.
+        moved: bytes uploaded, or read back, so far.
     """
 
     def __init__(self, store: ObjectStore, run_id: str, guard: Callable[[], None] | None = None) -> None:
@@ -122,8 +122,7 @@ class CheckpointStore:
             name = path.relative_to(folder).as_posix()
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
-            self.store.put_file(path, prefix + name)
-            self.moved += 1
+            self.store.put_file(path, prefix + name, self._count)
             return StoredFile(name, path.stat().st_size, digest)
 
         if any(path.relative_to(folder).as_posix() == MANIFEST for path in paths):
@@ -276,14 +275,17 @@ class CheckpointStore:
             return None
         return manifest
 
+    def _count(self, size: int) -> None:
+        self.moved += size
+
     def _verify(self, manifest: Manifest) -> None:
         def compare(file: StoredFile) -> None:
             digest = hashlib.sha256()
             for chunk in self.store.read(self._key(manifest, file)):
                 digest.update(chunk)
+                self._count(len(chunk))
             if digest.hexdigest() != file.sha256:
                 raise _corrupt(manifest, file, digest.hexdigest())
-            self.moved += 1
 
         _in_parallel(compare, manifest.files)
 

@@ -44,10 +44,12 @@ class FileStore:
         if not same:
             raise InputError(f"storage.uri {self.uri}: what was written there reads differently; choose another disk")
 
-    def put_file(self, path: Path, key: str) -> None:
+    def put_file(self, path: Path, key: str, count: Callable[[int], None] = lambda size: None) -> None:
         def copy(target: BinaryIO) -> None:
             with open(path, "rb") as source:
-                shutil.copyfileobj(source, target, CHUNK_BYTES)
+                while chunk := source.read(CHUNK_BYTES):
+                    target.write(chunk)
+                    count(len(chunk))
 
         self._write(key, path.stat().st_size, copy)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -50,8 +50,8 @@ class ObjectStore(Protocol):
         """Write, read and delete a tiny object; makes the bucket or the folder if it is missing. Raises InputError."""
         ...
 
-    def put_file(self, path: Path, key: str) -> None:
-        """Store a file."""
+    def put_file(self, path: Path, key: str, count: Callable[[int], None] = lambda size: None) -> None:
+        """Store a file; `count` is told how many bytes went, as they go, and may be called in other threads."""
         ...
 
     def put_bytes(self, data: bytes, key: str) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -98,9 +98,9 @@ class S3Store:
         if not same:
             raise InputError(f"storage.uri {self.uri}: what was written there reads differently; choose another server")
 
-    def put_file(self, path: Path, key: str) -> None:
+    def put_file(self, path: Path, key: str, count: Callable[[int], None] = lambda size: None) -> None:
         with self._explain(key, size=path.stat().st_size):
-            self._client.upload_file(str(path), self.bucket, self._full(key), Config=self._transfer)
+            self._client.upload_file(str(path), self.bucket, self._full(key), Config=self._transfer, Callback=count)
 
     def put_bytes(self, data: bytes, key: str) -> None:
         with self._explain(key, size=len(data)):

@@ -141,7 +141,7 @@ class CheckpointWriter:
 
     @property
     def moved(self) -> int:
-        """Files uploaded or read back so far: it grows as long as storage does its work."""
+        """Bytes uploaded or read back so far: it grows as long as storage does its work."""
         return self._checkpoints.moved
 
     def check(self) -> None:

@@ -7,7 +7,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from magistral_core.errors import InputError
 from magistral_core.tracking.outbox import RefusedError
@@ -49,7 +48,7 @@ class Place:
 def locate(uri: str) -> Place:
     """Understand `http(s)://HOST...`, `sqlite:FILE` and `sqlite:///FILE`. Raises InputError for anything else."""
     if uri.startswith(("http://", "https://")):
-        if "@" in urlsplit(uri).netloc:  # it would stand in every checkpoint, log and parameter
+        if holds_credentials(uri):  # it would stand in every checkpoint, log and parameter
             raise InputError("tracking.uri: no name and password in it; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")
         return Place(uri, uri.rstrip("/"), uri.rstrip("/"))
     if uri.startswith("sqlite:"):
@@ -59,6 +58,11 @@ def locate(uri: str) -> Place:
             path = Path(file).expanduser().resolve()
             return Place(uri, f"sqlite:///{path}", artifacts=path.with_name(f"{path.stem}-artifacts"))
     raise InputError(f"tracking.uri {uri!r}: not an MLflow URI; write http://HOST:PORT or sqlite:FILE")
+
+
+def holds_credentials(url: str) -> bool:
+    """Whether a URL has a name, and perhaps a password, before its host."""
+    return "@" in url.partition("://")[2].partition("/")[0]
 
 
 def connect(place: Place) -> MlflowClient:

@@ -42,6 +42,7 @@ def test_replies(text: str, reply: Reply) -> None:
         '{"question": "Name it."}',
         '{"question": "Name $\\frac{1}{2}$", "answer": "7"}',  # \f was not doubled
         '{"question": "Find all $x \\neq 2$ with $x^2=4$.", "answer": "-2"}',  # nor \n
+        '{"question": "Find all $x^2=4$ with $x \\ne -2$.", "answer": "2"}',
         '{"usable": true',
         '[1, 2] {"usable"',
     ],
@@ -51,7 +52,9 @@ def test_what_cannot_be_read(text: str) -> None:
 
 
 def test_lines_may_end() -> None:
-    assert parse_reply(r'{"question": "Name it.\nExactly, in metres.\ne^2 is no answer.", "answer": "7"}').kind == "rewritten"
+    """Also before what may be the rest of a command, where no formula is open."""
+    text = r"Name it, if $a = b$.\nExactly, in metres.\ne^2 is no answer.\nmid-term. \ne 12 of $c$"
+    assert parse_reply(f'{{"question": "{text}", "answer": "7"}}').kind == "rewritten"
 
 
 def test_who_is_asked_what() -> None:

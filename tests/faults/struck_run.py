@@ -194,9 +194,9 @@ def main() -> None:
             tell("trained", step=step, groups=[group.id for group in batch.groups], anew=strikes.anew)
             super().on_step(step, metrics, batch)
 
-    def put(self: S3Store, path: Path, key: str) -> None:
+    def put(self: S3Store, path: Path, key: str, *count: Any) -> None:
         with strikes.within("uploading"):
-            put_file(self, path, key)
+            put_file(self, path, key, *count)
 
     run_module._Run, S3Store.put_file = Run, put  # type: ignore[misc, method-assign]
     api.run(recipe, on_event=strikes.on_event)

@@ -200,7 +200,7 @@ def test_credentials_go_with_requests_and_stay_out_of_messages(monkeypatch: pyte
     monkeypatch.setenv("PREFECT_API_KEY", "key")
     assert services.prefect_headers() == {"Authorization": "Bearer key"}
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@mlflow.example")
-    with pytest.raises(InputError, match="MLFLOW_TRACKING_URI: no password in it") as error:
+    with pytest.raises(InputError, match="MLFLOW_TRACKING_URI: no name or password in it") as error:
         control._check_external(home.State())
     assert "secret" not in str(error.value)
 

@@ -92,13 +92,13 @@ class Store(FileStore):
             with S3Store._explain(self, key):  # type: ignore[arg-type]
                 raise EndpointConnectionError(endpoint_url="s3.simulated")
 
-    def put_file(self, path: Path, key: str) -> None:
+    def put_file(self, path: Path, key: str, *count: Any) -> None:
         self._reach(key)
         self._world.clock.sleep(UPLOAD_S / 2)
         self._world.upload()
         self._world.clock.sleep(UPLOAD_S / 2)
         self._reach(key)
-        super().put_file(path, key)
+        super().put_file(path, key, *count)
 
     def put_bytes(self, data: bytes, key: str) -> None:
         self._reach(key)

@@ -34,6 +34,9 @@ REFUSES = Problem(
     kind=ProblemKind.CODE,
     tests=(TestCase(check="try:\n    root(-1)\n    assert False\nexcept ValueError as error:\n    assert str(error)"),),
 )
+LOOPED = Problem(
+    "looped", "q", kind=ProblemKind.CODE, tests=(TestCase(check="for got, wanted in zip(map(f, [1, 2]), [2, 3]):\n    assert got == wanted"),)
+)
 RIGHT = "a, b = map(int, input().split())\nprint(a + b)\n"
 RIGHT_ADD = "def add(a, b):\n    print('noise')\n    return a + b\n"
 #: Writes the reply itself, on every descriptor.
@@ -97,6 +100,7 @@ def verdict(judge: CodeJudge, problem: Problem, source: str, language: str = "py
         (OPTIONAL, "class Solution:\n    def f(self, a, b=0): return a + b", "python"),
         (LISTED_ONE, "def f(x): return sum(x)", "python"),
         (LINES, "def f(a, b): return a + b", "python"),
+        (LOOPED, "def f(x): return x + 1", "python"),
         (WITHIN, "def within(a, b): return filter(lambda x: x in b, a)", "python"),
         (WITHIN, "def within(a, b):\n    for x in a:\n        if x in b:\n            yield x", "python"),
         (REFUSES, "def root(x):\n    if x < 0:\n        raise ValueError('below 0')", "python"),
@@ -135,6 +139,8 @@ def test_right_ones_are_correct(judge: CodeJudge, problem: Problem, source: str,
         (REFUSES, "def root(x): raise KeyError(x)", "wrong"),
         (REFUSES, "def root(x): return 0", "wrong"),
         (REFUSES, "def root(x): raise AssertionError", "wrong"),
+        (LOOPED, "def f(x): raise StopIteration", "wrong"),
+        (LOOPED, "def f(x): raise ExceptionGroup('many', [ValueError()])", "wrong"),
         (CHECKED, "def add(a, b): return object()", "wrong"),
         (CHECKED, "def add(a, b): raise KeyError", "wrong"),
         (CHECKED, "def add(a, b): exit()", "wrong"),

@@ -220,6 +220,8 @@ DIFFERENT = [
     ("x=1, y=2", "\\{2,1\\}"),
     ("x=y=1, z=2", "2, 1"),
     ("x=y=1", "x=1, y=2"),
+    ("x=y=1", "1"),
+    ("x=y=1", "x=1"),
     ("x=y=1", "x=z=1"),
     ("C", "D"),
     ("Monday", "\\text{not Monday}"),
@@ -267,6 +269,10 @@ def test_strict_rules(gold: str, pred: str) -> None:
 @pytest.mark.parametrize(
     ("gold", "pred", "status"),
     [
+        ("0=1", "5", ScoreStatus.ERROR),
+        ("A=s^2=49", "50", ScoreStatus.ERROR),
+        ("y=f(x)=x+1", "x+2", ScoreStatus.ERROR),
+        ("x=\\frac{1}{0}", "y=3", ScoreStatus.ERROR),
         ("", "5", ScoreStatus.ERROR),
         (" ", "5", ScoreStatus.ERROR),
         ("\\foo{", "5", ScoreStatus.ERROR),

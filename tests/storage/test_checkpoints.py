@@ -182,9 +182,9 @@ class GatedStore:
         self._store = store
         self.gate = threading.Event()
 
-    def put_file(self, path: Path, key: str) -> None:
+    def put_file(self, path: Path, key: str, *count: Any) -> None:
         assert self.gate.wait(20)
-        self._store.put_file(path, key)
+        self._store.put_file(path, key, *count)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
@@ -217,11 +217,11 @@ class AwayStore(GatedStore):
         super().__init__(store)
         self.refused = 0
 
-    def put_file(self, path: Path, key: str) -> None:
+    def put_file(self, path: Path, key: str, *count: Any) -> None:
         if not self.gate.is_set():
             self.refused += 1
             raise StoreUnreachableError(f"{key}: nobody answers")
-        self._store.put_file(path, key)
+        self._store.put_file(path, key, *count)
 
 
 def test_a_store_that_is_away_is_waited_for(store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,7 +127,7 @@ class Comparison:
         if name is None and len(exact) > 1 and not all(map(is_closed, exact)):
             return _Reading(None)
         if not all(self.equal(value, exact[-1]) for value in exact[:-1]):
-            if not all(map(is_closed, exact)):
+            if not any(map(is_closed, exact)):  # three names of one thing that nobody knows
                 return _Reading(None)
             raise ContradictionError
         for value in rounded:
@@ -397,8 +397,8 @@ def _assignments(node: Node) -> dict[Node, Node] | None:
             names
         ) == len(values):
             return dict(zip(names, values, strict=True))
-        case Relation(terms) if len(terms) > 2:  # `x = 1` alone is a statement about x
-            return _named(node) or None
+        case Relation((*names, value)) if len(names) > 1 and all(isinstance(name, Sym) for name in names) and is_closed(value):
+            return _named(node) or None  # `x = 1` alone is a statement about x
         case Group("list" | "()" | "set", items) if len(items) > 1:
             each = [_named(item) for item in items]
             found = {name: value for names in each for name, value in names.items()}

@@ -121,14 +121,15 @@ def _compared(
             or _with_commas_apart(gold_text, pred_text, gold_node, pred_node, comparison.equal)
             or _with_factors(gold_text, pred_text, gold_node, pred_node, comparison.equal)
         )
+        undefined = False
     except UndefinedError:
+        same, undefined = False, True
+    if undefined or (not same and any(isinstance(part, Relation) for part in walk(gold_node))):
         try:
-            comparison.equal(gold_node, gold_node)
+            if not comparison.equal(gold_node, gold_node):
+                return ScoreStatus.ERROR, f"the reference answer {gold!r} does not equal itself"
         except UndefinedError as error:
             return ScoreStatus.ERROR, f"the reference answer {gold!r} has no value ({error})"
-        same = False
-    if not same and any(isinstance(part, Relation) for part in walk(gold_node)) and not comparison.equal(gold_node, gold_node):
-        return ScoreStatus.ERROR, f"the reference answer {gold!r} does not equal itself"
     return (ScoreStatus.CORRECT if same else ScoreStatus.WRONG), pred_text
 
 
