@@ -35,7 +35,10 @@ REFUSES = Problem(
     tests=(TestCase(check="try:\n    root(-1)\n    assert False\nexcept ValueError as error:\n    assert str(error)"),),
 )
 LOOPED = Problem(
-    "looped", "q", kind=ProblemKind.CODE, tests=(TestCase(check="for got, wanted in zip(map(f, [1, 2]), [2, 3]):\n    assert got == wanted"),)
+    "looped",
+    "q",
+    kind=ProblemKind.CODE,
+    tests=(TestCase(check="for got, wanted in zip(map(f, [1, 2]), [2, 3]):\n    assert got == wanted"),),
 )
 RIGHT = "a, b = map(int, input().split())\nprint(a + b)\n"
 RIGHT_ADD = "def add(a, b):\n    print('noise')\n    return a + b\n"
