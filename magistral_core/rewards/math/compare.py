@@ -118,6 +118,9 @@ class Comparison:
             exact = []
         elif _is_name(exact[0]):
             name = exact.pop(0)
+            while len(exact) > 1 and _is_name(exact[0]) and not isinstance(exact[0], Sym):  # `y = f(x) = ...`: named twice, by either
+                exact.pop(0)
+                name = None
         elif len(exact) > 1 and _is_name(exact[-1]):
             name = exact.pop()
         if name is not None and any(_mentions(value, name) for value in (*exact, *rounded)):
