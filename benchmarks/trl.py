@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from benchmarks.common import Headline, Options, Pairs, Result, cores, in_turn, pinned
 from benchmarks.journal import Journal, without_journal
 from benchmarks.sides import RAY_ENVIRONMENT, Side, Steps
-from benchmarks.synthetic import Lengths, recipe
+from benchmarks.synthetic import SHAPES, Lengths, recipe
 from magistral_core.errors import InputError
 
 K = TypeVar("K")
@@ -40,8 +40,8 @@ _LAYOUTS = ((1, 1), (1, 2), (2, 2))
 #: Two generators are not tried for a mean of no more tokens than this, nor for small batches: a step of an engine costs nearly the same
 #: for half as many sequences.
 _ONE_GENERATOR = 64
-#: Ours computes the larger models in bfloat16, the recipe's default; TRL takes whichever is faster in the cell.
-_OURS_PRECISION = {"0.1M": "float32", "1M": "float32", "10M": "bfloat16", "50M": "bfloat16"}
+#: Ours computes in bfloat16, a recipe's default; TRL takes whichever is faster in the cell.
+_OURS_PRECISION = "bfloat16"
 _TRL_PRECISIONS = ("float32", "bfloat16")
 #: The command's own setting for engines, that idle threads sleep at once, costs TRL's two threads a quarter of their speed.
 _TRL_ENVIRONMENT = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": None}
@@ -85,8 +85,8 @@ def run(options: Options) -> Result:
             f"bench trl: TRL is not installed ({error}); run make setup, or pip install '.[bench]' -c constraints.txt"
         ) from error
     settings = options.over(PUBLISHED if options.full else Settings())
-    if unknown := set(settings.sizes) - set(_OURS_PRECISION):
-        raise InputError(f"bench trl: sizes={min(unknown)}: there are models of {', '.join(_OURS_PRECISION)}")
+    if unknown := set(settings.sizes) - set(SHAPES):
+        raise InputError(f"bench trl: sizes={min(unknown)}: there are models of {', '.join(SHAPES)}")
     journal = Journal(settings.journal, {"rows": settings.rows, "cache": settings.cache})
     with pinned(cores()[:2]):
         cells = [
@@ -151,7 +151,7 @@ def _cell(size: str, mean: int, skew: float, settings: Settings) -> dict[str, An
         # Ours begins a pair of turns full of brief completions: the pair that warms up has its own lengths, and does not count.
         pairs = in_turn(lambda: rate("ours"), lambda: rate("trl"), settings.repetitions, warm_ups=1)
     profile = {name: _profile(name, done[1:], batch) for name, done in turns.items()}
-    precisions = {"ours": _OURS_PRECISION[size], "trl": precision}
+    precisions = {"ours": _OURS_PRECISION, "trl": precision}
     return {
         "size": size,
         "mean": mean,
@@ -179,7 +179,7 @@ def _fastest(sides: Mapping[K, Side], warm_up: int, steps: int) -> tuple[K, Side
 
 
 def _ours(size: str, lengths: Lengths, layout: tuple[int, int]) -> Side:
-    dtype = {"dtype": _OURS_PRECISION[size]}
+    dtype = {"dtype": _OURS_PRECISION}
     data = recipe(size, lengths, pipeline={"generators": layout[0], "trainers": layout[1]}, generation=dtype, training=dtype)
     return Side("benchmarks.ours:train", {"recipe": data, "lengths": asdict(lengths)}, RAY_ENVIRONMENT)
 

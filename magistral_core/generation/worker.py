@@ -11,12 +11,14 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 import vllm._custom_ops
 import vllm.model_executor.layers.utils as linear_dispatch
 import vllm.v1.sample.sampler as sampler
 from safetensors import SafetensorError, safe_open
 from torch._dynamo.eval_frame import innermost_fn
 from tqdm import tqdm
+from vllm.model_executor.layers.layernorm import RMSNorm
 from vllm.platforms import current_platform
 from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 #: Compute capability, times ten.
 _BLACKWELL = 100
+#: The kernel for norms takes so many at once.
+_NORM_VALUES = 16
 #: Of malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
@@ -48,16 +52,29 @@ def end_with_parent() -> None:
 
 
 def adapt_to_cpu() -> None:
-    """On a CPU, have linear layers compute from `layer.weight` itself, and nothing compile.
+    """On a CPU, have linear layers compute from `layer.weight` itself, norms in vLLM's own kernel, and nothing compile.
 
     vLLM otherwise packs copies of the weights for oneDNN (or, in bfloat16 on AMX, for its own kernels), and new weights written
     into the parameters would not be computed with. It also compiles the function that ranks a sampled token, in the first step
-    of all: seconds, and a C++ compiler, for a number that nobody reads here.
+    of all: seconds, and a C++ compiler, for a number that nobody reads here. Its kernel for norms is there for CPUs and not used by it.
     """
     if current_platform.is_cpu():
         vllm._custom_ops._supports_onednn = False
         linear_dispatch.check_cpu_sgl_kernel = lambda *_: False
         sampler.batched_count_greater_than = innermost_fn(sampler.batched_count_greater_than)
+        RMSNorm.forward_cpu = _rms_norm
+
+
+def _rms_norm(norm: RMSNorm, x: torch.Tensor, residual: torch.Tensor | None = None) -> Any:
+    plain = norm.has_weight and norm.variance_size_override is None and norm.weight.dtype == x.dtype
+    if not plain or x.dim() != 2 or not x.is_contiguous() or x.shape[-1] % _NORM_VALUES:
+        return norm.forward_native(x, residual)
+    if residual is not None:  # both in place
+        torch.ops._C.fused_add_rms_norm(x, residual, norm.weight.data, norm.variance_epsilon)
+        return x, residual
+    normalised = torch.empty_like(x)
+    torch.ops._C.rms_norm(normalised, x, norm.weight.data, norm.variance_epsilon)
+    return normalised
 
 
 def keep_freed_memory() -> None:

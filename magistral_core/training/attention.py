@@ -25,6 +25,9 @@ NAME = "varlen"
 _BUCKET_RATIO = 1.25
 #: Tokens of the longest completion that attends to a shared prompt by a mask. Bounds the mask; measured on a CPU with prompts of 60 tokens.
 _MASKED = 256
+#: Tokens of a row's longest sequence times a head's width, up to which a CPU computes attention in float32: there PyTorch's kernel for
+#: bfloat16 has a backward pass that takes up to four times as long. At about twice as much it is no slower any more.
+_IN_FLOAT32 = 12_288
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,9 @@ def varlen_attention(
             f"training.attention: varlen has no sliding window ({sliding_window}), and a sequence has {layout.longest} tokens; use sdpa"
         )
     grouped = key.shape[1] != query.shape[1]
-    q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # [T, H, D]
+    narrow = query.device.type == "cpu" and query.dtype == torch.bfloat16 and layout.longest * query.shape[-1] <= _IN_FLOAT32
+    dtype = torch.float32 if narrow else query.dtype
+    q, k, v = (tensor[0].transpose(0, 1).to(dtype) for tensor in (query, key, value))  # [T, H, D]
     rows = []
     for bucket in layout.buckets:
         queries, keys, values = (
@@ -130,7 +135,7 @@ def varlen_attention(
             enable_gqa=grouped,
         )
         rows.append(attended.transpose(1, 2).flatten(0, 1))  # [S * L, H, D]
-    return take(torch.cat(rows), layout.source).unsqueeze(0), None
+    return take(torch.cat(rows), layout.source).to(query.dtype).unsqueeze(0), None
 
 
 def take(rows: torch.Tensor, places: torch.Tensor) -> torch.Tensor:

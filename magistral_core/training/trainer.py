@@ -33,6 +33,7 @@ from magistral_core.training.attention import RowLayout
 from magistral_core.training.collation import predictors
 from magistral_core.training.logprobs import ChunkedHead
 from magistral_core.training.loss import cross_entropy, policy_loss
+from magistral_core.training.norms import fuse_norms
 from magistral_core.training.report import StepReport
 from magistral_core.training.resharding import Layout, to_universal
 
@@ -333,6 +334,7 @@ def _load_model(path: str, settings: TrainingSettings) -> Any:
         raise InputError(f"model.path {path}: its config scales the logits ({odd[0]}); such models are not supported")
     _without_dropout(lm)
     head.__class__ = ChunkedHead
+    fuse_norms(lm)
     # How to sample is the recipe's business, and may be invalid; what ends a completion is the model's, and every export keeps it.
     ends = lm.generation_config.eos_token_id
     lm.generation_config = GenerationConfig.from_model_config(lm.config)

@@ -85,3 +85,25 @@ def test_a_window_shorter_than_a_sequence_is_refused() -> None:
     varlen_attention(torch.nn.Identity(), *row, None, layout=layout, sliding_window=9)
     with pytest.raises(ValueError, match=r"sliding window \(8\).*9 tokens; use sdpa"):
         varlen_attention(torch.nn.Identity(), *row, None, layout=layout, sliding_window=8)
+
+
+@pytest.mark.parametrize("limit", [0, 10**9])
+def test_short_rows_in_bfloat16_are_rounded_only_at_their_ends(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32 within: outputs and gradients are those of the same inputs in float64, rounded once. PyTorch's own path rounds more."""
+    monkeypatch.setattr(attention, "_IN_FLOAT32", limit)
+    seq_lens, prefixes = np.array([9, 6, 7, 8, 5]), np.array([-1, 0, 0, 0, -1])
+    layout = RowLayout.of(seq_lens, prefixes, "cpu")
+    exact = qkv(int(seq_lens.sum()), 2)
+    coarse = [tensor.detach().bfloat16().requires_grad_() for tensor in exact]
+    with torch.no_grad():
+        for tensor, rounded in zip(exact, coarse, strict=True):
+            tensor.copy_(rounded)
+    errors = []
+    upstream = torch.randn(1, int(seq_lens.sum()), HEADS, DIM, generator=torch.Generator().manual_seed(1)).bfloat16()
+    outs = [varlen_attention(torch.nn.Identity(), *row, None, layout=layout)[0] for row in (coarse, exact)]
+    grads = [torch.autograd.grad(out, row, upstream.to(out.dtype)) for out, row in zip(outs, (coarse, exact), strict=True)]
+    assert outs[0].dtype == grads[0][0].dtype == torch.bfloat16
+    for found, wanted in zip((outs[0], *grads[0]), (outs[1], *grads[1]), strict=True):
+        errors.append(float(((found.detach().double() - wanted.detach()) / (wanted.detach().abs() + 1e-6)).abs().max()))
+    once = 2.0**-8
+    assert (max(errors) <= once) == (limit > 0), errors
