@@ -51,11 +51,15 @@ class RowLayout:
 
     Attributes:
         buckets: every token of the row is a query of one of them, a completion's prompt perhaps of several.
+        queries, keys: int64, those of all buckets one after the other. Taken from the row at once, for what is taken bucket by bucket has
+            a gradient as large as the row each time.
         source: int64 [T], where the query of each token of the row lies in the buckets, flattened one after the other.
         longest: tokens of the longest sequence, prompt included.
     """
 
     buckets: tuple[Bucket, ...]
+    queries: torch.Tensor
+    keys: torch.Tensor
     source: torch.Tensor
     longest: int
 
@@ -83,7 +87,8 @@ class RowLayout:
             mask = torch.ones(queries.shape[1], keys.shape[1], dtype=torch.bool, device=device).tril(first) if first else None
             gathered = torch.from_numpy(keys).to(device)
             buckets.append(Bucket(gathered[:, first:].contiguous(), gathered, mask))
-        return cls(tuple(buckets), torch.from_numpy(source).to(device), int((heads + seq_lens).max()))
+        all_queries, all_keys = (torch.cat([getattr(bucket, kind).flatten() for bucket in buckets]) for kind in ("queries", "keys"))
+        return cls(tuple(buckets), all_queries, all_keys, torch.from_numpy(source).to(device), int((heads + seq_lens).max()))
 
 
 def _bucketed(kinds: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
@@ -119,10 +124,19 @@ def varlen_attention(
     narrow = query.device.type == "cpu" and query.dtype == torch.bfloat16 and layout.longest * query.shape[-1] <= _IN_FLOAT32
     dtype = torch.float32 if narrow else query.dtype
     q, k, v = (tensor[0].transpose(0, 1).to(dtype) for tensor in (query, key, value))  # [T, H, D]
+    query_sizes, key_sizes = ([getattr(bucket, kind).numel() for bucket in layout.buckets] for kind in ("queries", "keys"))
+    taken = zip(
+        layout.buckets,
+        take(q, layout.queries).split(query_sizes),
+        take(k, layout.keys).split(key_sizes),
+        take(v, layout.keys).split(key_sizes),
+        strict=True,
+    )
     rows = []
-    for bucket in layout.buckets:
+    for bucket, *parts in taken:
+        shapes = (bucket.queries.shape, bucket.keys.shape, bucket.keys.shape)
         queries, keys, values = (
-            take(tensor, places).transpose(1, 2) for tensor, places in ((q, bucket.queries), (k, bucket.keys), (v, bucket.keys))
+            part.unflatten(0, shape).transpose(1, 2) for part, shape in zip(parts, shapes, strict=True)
         )  # [S, H, L, D]
         attended = F.scaled_dot_product_attention(
             queries,
