@@ -26,7 +26,7 @@ _BUCKET_RATIO = 1.25
 #: Tokens of the longest completion that attends to a shared prompt by a mask. Bounds the mask; measured on a CPU with prompts of 60 tokens.
 _MASKED = 256
 #: Tokens of a row's longest sequence times a head's width, up to which a CPU computes attention in float32: there PyTorch's kernel for
-#: bfloat16 has a backward pass that takes up to four times as long. At about twice as much it is no slower any more.
+#: bfloat16 has a backward pass that takes up to four times as long. At about twice that, both take as long.
 _IN_FLOAT32 = 12_288
 
 
