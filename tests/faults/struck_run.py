@@ -3,11 +3,13 @@
 The argument holds `set` (settings by their path), `strikes` (each a `role`, a `state`, and perhaps the `name` of its process) and
 `servers` (files with the process ids of S3 and MLflow). The run is `api.run` with its own storage, tracking and engines. Its runtime and
 its uploads only say in which state it is; half-way through one the victim is killed with SIGKILL. The next strike is due when the run has
-recovered: a checkpoint and two steps later, with all generators healthy and the servers back.
+recovered: a checkpoint and two steps later, with all generators healthy and the servers back. While a struck generator is away each step
+takes a second longer, so that a run of few and fast steps does not end before the generator is back.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -35,6 +37,8 @@ from magistral_core.storage.s3 import S3Store
 
 _ZYGOTE = "magistral_core.rewards.zygote"
 _NAMES = {"generator": "VLLM::EngineCore", "trainer": "ray::TrainerActor"}
+#: What a step takes longer while a generator is away.
+_SLOWED_S = 1.0
 
 
 class Strikes:
@@ -50,6 +54,8 @@ class Strikes:
         self._steps, self._step, self._committed = 0, 0, False
         self._begun: set[tuple[int, int]] = set()
         self._held: set[tuple[int, int]] = set()
+        self._noticed = False
+        self.away = False
         self.anew = 0
 
     @property
@@ -62,13 +68,17 @@ class Strikes:
         tell(**event)
         if event["event"] == "start":
             self._held.clear()
+        elif event["event"] == "restart":
+            self._noticed = True
         elif event["event"] == "checkpoint":
             self._committed = True
         elif event["event"] == "step":
             with self._lock:  # a strike may come midway
                 self._steps, self._step = self._steps + 1, event["step"]
                 healthy = event["metrics"]["generators/healthy"] == self._generators
-                recovered = healthy and self._committed and self._steps >= 2 and all(file.exists() for file in self._servers.values())
+                self.away = self.away and not (healthy and self._noticed)
+                complete = healthy and not self.away and all(file.exists() for file in self._servers.values())
+                recovered = complete and self._committed and self._steps >= 2
                 if recovered and self._planned and self._victim is None:
                     self._victim = self._find(**self._planned[0])
 
@@ -112,8 +122,9 @@ class Strikes:
             victim, self._victim = self._victim, None
             if not victim.is_running():
                 return
-            self._steps, self._committed = 0, False
+            self._steps, self._committed, self._noticed = 0, False, False
             role = self._planned.popleft()["role"]
+            self.away = role == "generator"
             tell("struck", role=role, state=state, process=describe(victim), step=self._step, anew=self.anew)
             if role in self._servers:
                 self._servers[role].unlink()
@@ -161,6 +172,8 @@ def struck_runtime(base: type[Any], strikes: Strikes) -> type[Any]:
                 return await super().score(groups)
 
         async def train(self, rows: Any, step: int) -> Any:
+            if strikes.away:
+                await asyncio.sleep(_SLOWED_S)
             with strikes.within("training"):
                 return await super().train(rows, step)
 
