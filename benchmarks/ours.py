@@ -17,6 +17,7 @@ from benchmarks.synthetic import Lengths
 from magistral_core import api
 from magistral_core.config.schema import Recipe
 from magistral_core.pipeline.coordinator import Coordinator
+from magistral_core.pipeline.runtime import Runtime
 from magistral_core.pipeline.runtime_ray import RayRuntime
 from magistral_core.pipeline.state import LoopState
 from magistral_core.records import Batch, Completion, FinishReason, Microbatch, Request
@@ -76,17 +77,22 @@ def train(
         roles_pinned: each generator and each trainer rank has a core of its own, in this order, round and round.
         passes: times that a completion of planned length goes through the trainer in its step: what training costs beside generating.
     """
-    asyncio.run(_train(emit, recipe, lengths, roles_pinned, passes))
+
+    def runtime(recipe: Recipe) -> Runtime:
+        return PlannedRuntime(recipe, Lengths(**lengths), passes) if lengths else RayRuntime(recipe)
+
+    asyncio.run(loop(emit, recipe, runtime, roles_pinned=roles_pinned))
 
 
-async def _train(
-    emit: Callable[..., None], data: Mapping[str, Any], lengths: Mapping[str, Any] | None, roles_pinned: bool, passes: int
+async def loop(
+    emit: Callable[..., None], data: Mapping[str, Any], make_runtime: Callable[[Recipe], Runtime], *, roles_pinned: bool = False
 ) -> None:
+    """The coordinator on a runtime, until this process is ended."""
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     prepared = api.prepare(Recipe.model_validate(data))
-    runtime = PlannedRuntime(prepared.recipe, Lengths(**lengths), passes) if lengths else RayRuntime(prepared.recipe)
+    runtime = make_runtime(prepared.recipe)
     try:
         await runtime.start(prepared.model_dir, 0, None)
         if roles_pinned:

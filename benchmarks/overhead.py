@@ -2,34 +2,39 @@
 
 with      `magistral run`: a Prefect deployment of the local stack, its flow following the run's events, metrics and samples to the MLflow
           server, every role a Ray actor
-without   the same coordinator, vLLM's engine in its own process as before, the trainer and the verifier in the coordinator's; nothing else,
-          and the stack's processes are stopped (SIGSTOP) meanwhile
+without   the same coordinator, vLLM's engine in its own process as before, the trainer and the verifier in the coordinator's; nothing else
 
-The schedule is synchronous, so that both do the same work in the same order: the tiny recipe, the same base model and seeds, a learning
-rate that changes nothing. Compared is the time a generated token, over the steps after the first few. What the three cost goes by the
-completion, what a step costs by the parameters as well; so a second model, which says the same with more neurons, stands beside the first.
+Both are started, and then run in turn, a few optimiser steps each; the side whose turn it is not is stopped (SIGSTOP), of the first the
+whole stack. A step in which a side stood still does not count. The schedule is synchronous, so that both do the same work in the same
+order: the tiny recipe, the same base model and seeds, a learning rate that changes nothing. Compared is the time a generated token. What
+the three cost goes by the completion, what a step costs by the parameters as well; so a second model, which says the same with more
+neurons, stands beside the first.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
-import psutil
 import yaml
 
-from benchmarks.common import Headline, Options, Result, in_child
+from benchmarks.common import Headline, Options, Pairs, Result, in_child, in_turn
+from benchmarks.sides import RAY_ENVIRONMENT, Side, signal_all, tree
 from magistral_core.errors import InfrastructureError, InputError
+from tasks.events import EventFile
 
 SUMMARY = "the same steps with and without Prefect, MLflow and Ray together, start-up apart"
 
@@ -39,16 +44,21 @@ _NEURONS = {0.8: None, 10.0: 6400}
 #: Steps of the larger model are as much longer.
 _FEWER = 4
 _SERVICES_OF_OTHERS = ("PREFECT_", "MLFLOW_", "AWS_", "MAGISTRAL_")
+#: Optimiser steps that a run through the stack has left when all turns are over: how many it took beside them is not known beforehand.
+_SPARE = 4
+#: A run that has not taken its first step by then, or does not end, has failed. Its own limits are shorter.
+_LIMIT_S = 600.0
+_POLL_S = 0.02
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Million parameters of the models; runs of each side; optimiser steps of a run that count, after some that do not; completions of a
-    step and their most tokens. The larger model takes a quarter of the steps.
+    """Million parameters of the models; pairs of turns; optimiser steps of a turn that count; those before the first turn; completions of
+    a step and their most tokens. The larger model takes a quarter of the steps.
     """
 
     millions: tuple[float, ...] = tuple(_NEURONS)
-    repetitions: int = 2
+    repetitions: int = 3
     steps: int = 8
     settle: int = 2
     completions: int = 128
@@ -57,42 +67,78 @@ class Settings:
 
 def run(options: Options) -> Result:
     """See the module."""
-    settings = options.over(Settings(repetitions=5, steps=20, settle=4, completions=256) if options.full else Settings())
+    settings = options.over(Settings(repetitions=12, settle=4, completions=256) if options.full else Settings())
     if unknown := set(settings.millions) - set(_NEURONS):
         raise InputError(f"bench overhead: millions={min(unknown):g}: there are models of {', '.join(f'{size:g}' for size in _NEURONS)}")
-    repetitions: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory(prefix="overhead-") as folder, _stack(Path(folder) / "home") as (environment, pids):
-        bench = _Bench(settings, Path(folder), environment, pids)
-        for size in settings.millions:
-            model = bench.make_model(size)
-            for number in range(settings.repetitions):
-                sides = list(_SIDES)[:: -1 if number % 2 else 1]
-                repetitions.append({"million parameters": size, **{side: bench.measure(side, number, size, model) for side in sides}})
-    over = {size: [_over(item) for item in repetitions if item["million parameters"] == size] for size in settings.millions}
+    with tempfile.TemporaryDirectory(prefix="overhead-") as folder, _stack(Path(folder) / "home") as (environment, services):
+        measured = {size: _measure(size, settings, Path(folder), environment, services) for size in settings.millions}
+    over = {size: [100 * (ratio - 1) for ratio in found.pairs.ratios] for size, found in measured.items()}
     worst = max(statistics.median(shares) for shares in over.values())
     return Result(
         Headline("Prefect, MLflow and Ray over the bare steps, worst model", worst, "%", higher_is_better=False),
         asdict(settings),
-        [_row(size, side, repetitions, over[size]) for size in settings.millions for side in _SIDES],
-        [{"million parameters": item["million parameters"], "side": side, **item[side]} for item in repetitions for side in _SIDES],
+        [_row(size, side, found, over[size]) for size, found in measured.items() for side in _SIDES],
+        [
+            {"million parameters": size, "side": side, "start_s": found.starts[side], "us_a_token": per_token, "turns": found.turns[side]}
+            for size, found in measured.items()
+            for side, per_token in zip(_SIDES, (found.pairs.a, found.pairs.b), strict=True)
+        ],
         [f"{size:g}M parameters, pair by pair: {', '.join(f'{share:+.1f}%' for share in shares)}." for size, shares in over.items()],
     )
 
 
-def _over(item: dict[str, Any]) -> float:
-    return float(100 * (item["with"]["us_a_token"] / item["without"]["us_a_token"] - 1))
+@dataclass(frozen=True)
+class _Measured:
+    """Of a model: microseconds a generated token, with and without; steps of each turn; seconds until each side's first step was done."""
+
+    pairs: Pairs
+    turns: dict[str, list[list[dict[str, float]]]]
+    starts: dict[str, float]
 
 
-def _row(size: float, side: str, repetitions: list[dict[str, Any]], over: list[float]) -> dict[str, Any]:
-    mine = [item[side] for item in repetitions if item["million parameters"] == size]
+def _measure(size: float, settings: Settings, folder: Path, environment: dict[str, str], services: list[int]) -> _Measured:
+    fewer = _FEWER if _NEURONS[size] else 1
+    steps, settle = (max(1, count // fewer) for count in (settings.steps, settings.settle))
+    model = _model(size, settings, folder, environment)
+
+    def recipe(side: str, limit: int) -> dict[str, Any]:
+        named = _recipe(f"overhead-{size:g}-{side}".replace(".", "-"), settings)
+        return {**named, "model": {**named["model"], "path": model}, "training": {**named["training"], "max_steps": limit}}
+
+    turns: dict[str, list[list[dict[str, float]]]] = {side: [] for side in _SIDES}
+    with contextlib.ExitStack() as stack:
+        limit = settle + 1 + settings.repetitions * (steps + 1) + _SPARE
+        through = stack.enter_context(_ThroughStack(recipe("with", limit), folder, environment, services))
+        began = time.monotonic()
+        bare_side = stack.enter_context(Side("benchmarks.overhead:bare", {"recipe": recipe("without", 1_000_000)}, environment))
+        bare_side.advance(1)
+        starts = {"with": through.start_s, "without": time.monotonic() - began}
+        advance: dict[str, Callable[[int], list[dict[str, Any]]]] = {
+            "with": through.advance,
+            "without": lambda count: list(bare_side.advance(count).lines),
+        }
+
+        def turn(side: str) -> float:
+            lines = [_step(line["metrics"]) for line in advance[side](steps + 1)[1:]]
+            turns[side].append(lines)
+            return 1e6 * sum(line["seconds"] for line in lines) / sum(line["tokens"] for line in lines)
+
+        for side in _SIDES:
+            advance[side](settle)
+        pairs = in_turn(lambda: turn("with"), lambda: turn("without"), settings.repetitions)
+    return _Measured(pairs, turns, starts)
+
+
+def _row(size: float, side: str, found: _Measured, over: list[float]) -> dict[str, Any]:
+    steps = [step for turn in found.turns[side] for step in turn]
     return {
         "million parameters": size,
         "side": side,
-        "step (s)": statistics.median(item["step_s"] for item in mine),
-        "of which training (s)": statistics.median(item["training_s"] for item in mine),
-        "time a generated token (us)": statistics.median(item["us_a_token"] for item in mine),
+        "step (s)": statistics.median(step["seconds"] for step in steps),
+        "of which training (s)": statistics.median(step["training"] for step in steps),
+        "time a generated token (us)": statistics.median(found.pairs.a if side == "with" else found.pairs.b),
         "over the bare steps (%)": statistics.median(over) if side == "with" else 0.0,
-        "before and after the steps (s)": statistics.median(item["around_s"] for item in mine),
+        "until the first step is done (s)": found.starts[side],
     }
 
 
@@ -100,7 +146,7 @@ def _row(size: float, side: str, repetitions: list[dict[str, Any]], over: list[f
 def _stack(home: Path) -> Iterator[tuple[dict[str, str], list[int]]]:
     """A local stack of its own; its environment, and the processes it consists of."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(_SERVICES_OF_OTHERS)}
-    environment = {**clean, "MAGISTRAL_HOME": str(home), "MAGISTRAL_CACHE": str(home / "cache"), "OMP_NUM_THREADS": "1"}
+    environment = {**clean, **RAY_ENVIRONMENT, "MAGISTRAL_HOME": str(home), "MAGISTRAL_CACHE": str(home / "cache")}
     try:
         status = json.loads(_magistral(environment, "stack", "up", "--json"))
         yield environment, [service["pid"] for service in status["services"].values() if service["pid"]]
@@ -115,76 +161,87 @@ def _magistral(environment: dict[str, str], *arguments: str) -> str:
     return done.stdout
 
 
-@dataclass(frozen=True)
-class _Bench:
-    settings: Settings
-    folder: Path
-    environment: dict[str, str]
-    pids: list[int]
+class _ThroughStack:
+    """`magistral run` of a recipe as a side: like `Side`, but what stands still between the turns is the whole stack with it."""
 
-    def make_model(self, size: float) -> str:
-        """What all runs of a size begin from."""
-        return in_child(  # type: ignore[no-any-return]
-            "benchmarks.overhead:make_model",
-            environment=self.environment,
-            recipe=_recipe("base", self.settings),
-            neurons=_NEURONS[size],
-            folder=str(self.folder / f"{size:g}M"),
-        )["folder"]
+    def __init__(self, recipe: dict[str, Any], folder: Path, environment: dict[str, str], services: list[int]) -> None:
+        file = folder / f"{recipe['name']}.yaml"
+        file.write_text(yaml.safe_dump(recipe))
+        self._home, self._services = Path(environment["MAGISTRAL_HOME"]), services
+        self._log = (folder / f"{recipe['name']}.log").open("w+")
+        earlier = set(self._event_files())
+        began = time.monotonic()
+        self._command = subprocess.Popen(
+            [sys.executable, "-m", "magistral_core.cli", "run", str(file)], env=environment, stdout=self._log, stderr=self._log
+        )
+        while not (new := set(self._event_files()) - earlier):
+            self._wait(began)
+        self._events = EventFile(new.pop())
+        while not self._steps():
+            self._wait(began)
+        self.start_s = time.monotonic() - began
+        self._signal(signal.SIGSTOP)
 
-    def measure(self, side: str, number: int, size: float, model: str) -> dict[str, Any]:
-        """One run of a side."""
-        fewer = _FEWER if _NEURONS[size] else 1
-        settings = replace(self.settings, steps=max(1, self.settings.steps // fewer), settle=max(1, self.settings.settle // fewer))
-        recipe = _recipe(f"overhead-{size:g}-{side}-{number}".replace(".", "-"), settings)
-        recipe["model"] |= {"path": model}
-        began = time.time()
-        if side == "without":
-            with _stopped(self.pids):
-                steps = in_child("benchmarks.overhead:bare", environment=self.environment, recipe=recipe)["steps"]
-        else:
-            file = self.folder / f"{recipe['name']}.yaml"
-            file.write_text(yaml.safe_dump(recipe))
-            _magistral(self.environment, "run", str(file))
-            steps = _events(Path(self.environment["MAGISTRAL_HOME"]), began)
-        wall = time.time() - began
-        counted = [step for step in steps if step["step"] > settings.settle]
-        seconds = sum(step["seconds"] for step in counted)
-        return {
-            "step_s": statistics.median(step["seconds"] for step in counted),
-            "training_s": statistics.median(step["training"] for step in counted),
-            "us_a_token": 1e6 * seconds / sum(step["tokens"] for step in counted),
-            "around_s": wall - sum(step["seconds"] for step in steps),
-            "steps": [step["seconds"] for step in counted],
-        }
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Let the run come to its end; where something failed before, end it."""
+        self._signal(signal.SIGCONT)
+        try:
+            if error is None and self._command.wait(_LIMIT_S) != 0:
+                raise InfrastructureError(f"the run through the stack failed: {self._said()}")
+        finally:
+            self._command.kill()
+            self._command.wait()
+            self._log.close()
+
+    def advance(self, steps: int) -> list[dict[str, Any]]:
+        """Run for so many optimiser steps, then stand still; their events."""
+        self._steps()  # done before the last turn's stop had reached them
+        began = time.monotonic()
+        self._signal(signal.SIGCONT)
+        lines = self._steps()
+        while len(lines) < steps:
+            self._wait(began)
+            lines += self._steps()
+        self._signal(signal.SIGSTOP)
+        return lines[:steps]
+
+    def _event_files(self) -> Iterator[Path]:
+        return (self._home / "flow-runs").rglob("train-*.jsonl")
+
+    def _steps(self) -> list[dict[str, Any]]:
+        return [event for event in self._events.read() if event["event"] == "step"]
+
+    def _wait(self, began: float) -> None:
+        if self._command.poll() is not None or time.monotonic() - began > _LIMIT_S:
+            raise InfrastructureError(f"the run through the stack took no step: {self._said()}")
+        time.sleep(_POLL_S)
+
+    def _said(self) -> str:
+        self._log.seek(0)
+        return self._log.read().strip()[-1500:]
+
+    def _signal(self, signum: int) -> None:
+        signal_all(tree(*self._services, self._command.pid), signum)
 
 
-@contextlib.contextmanager
-def _stopped(pids: list[int]) -> Iterator[None]:
-    """Processes, and all below them, take no time meanwhile."""
-    processes = [process for pid in pids for process in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True))]
-    for process in processes:
-        process.suspend()
-    try:
-        yield
-    finally:
-        for process in processes:
-            process.resume()
-
-
-def _events(home: Path, since: float) -> list[dict[str, Any]]:
-    """The steps of the newest flow run."""
-    file = max((home / "flow-runs").rglob("train-*.jsonl"), key=lambda path: path.stat().st_mtime)
-    if file.stat().st_mtime < since:
-        raise InfrastructureError(f"{file}: no run has written since this one was started")
-    events = [json.loads(line) for line in file.read_text().splitlines()]
-    return [_step(event["step"], event["metrics"]) for event in events if event["event"] == "step"]
-
-
-def _step(step: int, metrics: dict[str, float]) -> dict[str, Any]:
+def _step(metrics: dict[str, float]) -> dict[str, float]:
     seconds = metrics["speed/step_seconds"]
     tokens = metrics["speed/generated_tokens_per_s"] * seconds
-    return {"step": step, "seconds": seconds, "training": metrics["busy/trainers"] * seconds, "tokens": tokens}
+    return {"seconds": seconds, "training": metrics["busy/trainers"] * seconds, "tokens": tokens}
+
+
+def _model(size: float, settings: Settings, folder: Path, environment: dict[str, str]) -> str:
+    """What both sides begin from."""
+    return in_child(  # type: ignore[no-any-return]
+        "benchmarks.overhead:make_model",
+        environment=environment,
+        recipe=_recipe("base", settings),
+        neurons=_NEURONS[size],
+        folder=str(folder / f"{size:g}M"),
+    )["folder"]
 
 
 def _recipe(name: str, settings: Settings) -> dict[str, Any]:
@@ -199,7 +256,7 @@ def _recipe(name: str, settings: Settings) -> dict[str, Any]:
     recipe["rewards"] |= {"extra": ["benchmarks.overhead:spread"], "extra_folder": str(Path(__file__).parents[1]), "length": None}
     recipe["generation"] |= {"max_tokens": settings.tokens}
     recipe["pipeline"] |= {"schedule": "sync", "n_async": n, "n_batch": n, "n_minibatch": n, "max_open": 2 * n}
-    recipe["training"] |= {"max_steps": settings.settle + settings.steps, "learning_rate": 1e-9}
+    recipe["training"] |= {"learning_rate": 1e-9}
     recipe["checkpoints"] |= {"every": 1_000_000}
     return recipe
 
@@ -227,54 +284,15 @@ def make_model(recipe: dict[str, Any], neurons: int | None, folder: str) -> dict
     return {"folder": folder}
 
 
-def bare(recipe: dict[str, Any]) -> dict[str, Any]:
-    """In a process of its own: the run without Prefect, MLflow and Ray; how long each step took, and its tokens."""
-    import asyncio
-    import shutil
+def bare(*, emit: Callable[..., None], recipe: dict[str, Any]) -> None:
+    """The run without Prefect, MLflow and Ray, until this process is ended (see `sides.Side`)."""
+    from benchmarks.ours import loop
 
-    from magistral_core import api
-    from magistral_core.config import Recipe
-    from magistral_core.pipeline.coordinator import Coordinator
-    from magistral_core.pipeline.state import LoopState
-
-    prepared = api.prepare(Recipe.model_validate(recipe))
-    steps: list[dict[str, Any]] = []
-
-    class Observer:
-        def on_step(self, step: int, metrics: dict[str, float], batch: object) -> None:
-            steps.append(_step(step, metrics))
-
-        def staging(self, step: int) -> Path:
-            return Path(tempfile.mkdtemp(prefix="overhead-"))
-
-        def on_checkpoint(self, step: int, folder: Path, metrics: dict[str, float]) -> None:
-            shutil.rmtree(folder)
-
-        def moved(self) -> int:
-            return 0
-
-        def on_restart(self, role: str, cause: str) -> None:
-            raise InfrastructureError(f"{role}: {cause}")
-
-        def on_stage(self, step: int, stages: list[dict[str, Any]]) -> None:
-            raise NotImplementedError("a benchmark has no curriculum")
-
-    async def loop() -> None:
-        runtime = _plain_runtime(prepared.recipe)
-        try:
-            await runtime.start(prepared.model_dir, 0, None)
-            await Coordinator(prepared.recipe, runtime, prepared.stream, prepared.prompt, Observer(), LoopState()).run()
-        finally:
-            await runtime.close()
-
-    asyncio.run(loop())
-    return {"steps": steps}
+    asyncio.run(loop(emit, recipe, _plain_runtime))
 
 
 def _plain_runtime(recipe: Any) -> Any:
     """The roles that the actors hold, called directly: a `LocalRuntime` whose engine is the asynchronous one, in its own process."""
-    import asyncio
-
     from magistral_core.pipeline.handover import HandoverFolder, WeightFile
     from magistral_core.pipeline.roles import TrainerRole
     from magistral_core.pipeline.runtime import LocalRuntime

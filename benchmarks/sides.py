@@ -16,7 +16,8 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -118,7 +119,7 @@ class Side:
         """End the child and all that it started; nothing the second time."""
         if self._log.closed:
             return
-        tree = self._tree()
+        family = tree(self._process.pid)
         self._signal(signal.SIGCONT)
         if self._process.poll() is None:
             self._process.terminate()
@@ -126,7 +127,7 @@ class Side:
                 self._process.wait(_CLOSE_SECONDS)
             except subprocess.TimeoutExpired:
                 self._process.kill()
-        _, alive = psutil.wait_procs(tree, timeout=5.0)
+        _, alive = psutil.wait_procs(family, timeout=5.0)
         for process in alive:
             process.kill()
         psutil.wait_procs(alive, timeout=5.0)
@@ -147,17 +148,10 @@ class Side:
         while psutil.Process(self._process.pid).status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE):
             time.sleep(0.001)
 
-    def _tree(self) -> list[psutil.Process]:
-        try:
-            root = psutil.Process(self._process.pid)
-            return [root, *root.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            return []
-
     def _cpu_seconds(self) -> dict[int, tuple[str, float]]:
         """Role and processor time of each process."""
         found = {}
-        for process in self._tree():
+        for process in tree(self._process.pid):
             try:
                 times = process.cpu_times()
                 found[process.pid] = _role(" ".join(process.cmdline())), times.user + times.system
@@ -166,14 +160,26 @@ class Side:
         return found
 
     def _signal(self, signum: int) -> None:
-        tree = self._tree()
-        for process in tree if signum == signal.SIGSTOP else reversed(tree):
-            try:
-                # A reaper is a shell that waits for its parent's end; it must be awake to clean up if this process is killed.
-                if process.name() != "sh":
-                    process.send_signal(signum)
-            except psutil.NoSuchProcess:
-                continue
+        signal_all(tree(self._process.pid), signum)
+
+
+def tree(*roots: int) -> list[psutil.Process]:
+    """Processes with all that they started, parents first."""
+    found: list[psutil.Process] = []
+    for pid in roots:
+        with suppress(psutil.NoSuchProcess):
+            root = psutil.Process(pid)
+            found += [root, *root.children(recursive=True)]
+    return found
+
+
+def signal_all(processes: Sequence[psutil.Process], signum: int) -> None:
+    """SIGSTOP or SIGCONT to a tree: parents are the first to stop and the last to go on."""
+    for process in processes if signum == signal.SIGSTOP else reversed(processes):
+        with suppress(psutil.NoSuchProcess):
+            # A reaper is a shell that waits for its parent's end; it must be awake to clean up if this process is killed.
+            if process.name() != "sh":
+                process.send_signal(signum)
 
 
 def _role(command: str) -> str:

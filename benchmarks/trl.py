@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from benchmarks.common import Headline, Options, Pairs, Result, cores, in_turn, pinned
 from benchmarks.journal import Journal, without_journal
+from benchmarks.machine import processor
 from benchmarks.sides import RAY_ENVIRONMENT, Side, Steps
 from benchmarks.synthetic import SHAPES, Lengths, recipe
 from magistral_core.errors import InputError
@@ -40,9 +41,8 @@ _LAYOUTS = ((1, 1), (1, 2), (2, 2))
 #: Two generators are not tried for a mean of no more tokens than this, nor for small batches: a step of an engine costs nearly the same
 #: for half as many sequences.
 _ONE_GENERATOR = 64
-#: Ours computes in bfloat16, a recipe's default; TRL takes whichever is faster in the cell.
-_OURS_PRECISION = "bfloat16"
-_TRL_PRECISIONS = ("float32", "bfloat16")
+#: Each side takes whichever is faster in the cell; the first is its own default, in which ours chooses its layout.
+_PRECISIONS = ("bfloat16", "float32")
 #: The command's own setting for engines, that idle threads sleep at once, costs TRL's two threads a quarter of their speed.
 _TRL_ENVIRONMENT = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": None}
 #: No run of the second part goes on for longer.
@@ -136,10 +136,12 @@ def _cell(size: str, mean: int, skew: float, settings: Settings) -> dict[str, An
     turns: dict[str, list[Steps]] = {"ours": [], "trl": []}
     with tempfile.TemporaryDirectory() as out, contextlib.ExitStack() as stack:
         steps = _STEPS[mean]["ours"]
-        layouts = {layout: stack.enter_context(_ours(size, lengths, layout)) for layout in _layouts(mean, batch)}
-        layout, ours = _fastest(layouts, _WARM_UP + steps, steps)
+        layouts = {layout: stack.enter_context(_ours(size, lengths, layout, _PRECISIONS[0])) for layout in _layouts(mean, batch)}
+        layout, first = _fastest(layouts, _WARM_UP + steps, steps)
+        others = {name: stack.enter_context(_ours(size, lengths, layout, name)) for name in _PRECISIONS[1:]}
+        own_precision, ours = _fastest({_PRECISIONS[0]: first, **others}, _WARM_UP + steps, steps)
         precision, trl = _fastest(
-            {name: stack.enter_context(_trl(size, lengths, name, settings, out)) for name in _TRL_PRECISIONS}, _WARM_UP, 1
+            {name: stack.enter_context(_trl(size, lengths, name, settings, out)) for name in _PRECISIONS}, _WARM_UP, 1
         )
         sides = {"ours": ours, "trl": trl}
 
@@ -151,7 +153,7 @@ def _cell(size: str, mean: int, skew: float, settings: Settings) -> dict[str, An
         # Ours begins a pair of turns full of brief completions: the pair that warms up has its own lengths, and does not count.
         pairs = in_turn(lambda: rate("ours"), lambda: rate("trl"), settings.repetitions, warm_ups=1)
     profile = {name: _profile(name, done[1:], batch) for name, done in turns.items()}
-    precisions = {"ours": _OURS_PRECISION, "trl": precision}
+    precisions = {"ours": own_precision, "trl": precision}
     return {
         "size": size,
         "mean": mean,
@@ -159,6 +161,7 @@ def _cell(size: str, mean: int, skew: float, settings: Settings) -> dict[str, An
         "batch": batch,
         "layout": layout,
         "precision": precisions,
+        "flags": processor()[1],
         "ours": pairs.a,
         "trl": pairs.b,
         "profile": profile,
@@ -178,8 +181,8 @@ def _fastest(sides: Mapping[K, Side], warm_up: int, steps: int) -> tuple[K, Side
     return best, sides[best]
 
 
-def _ours(size: str, lengths: Lengths, layout: tuple[int, int]) -> Side:
-    dtype = {"dtype": _OURS_PRECISION}
+def _ours(size: str, lengths: Lengths, layout: tuple[int, int], precision: str) -> Side:
+    dtype = {"dtype": precision}
     data = recipe(size, lengths, pipeline={"generators": layout[0], "trainers": layout[1]}, generation=dtype, training=dtype)
     return Side("benchmarks.ours:train", {"recipe": data, "lengths": asdict(lengths)}, RAY_ENVIRONMENT)
 

@@ -11,7 +11,10 @@ from typing import Any
 from magistral_core.cli.common import note
 from magistral_core.errors import InfrastructureError, InputError, MagistralError
 
-_POLL_S = 1.0
+#: Prefect is asked this often at first; then a pause is that share of the time that has passed. It costs three requests each time, on the cores
+#: that a run on a laptop needs itself.
+_POLL_S, _SLOW_POLL_S = 1.0, 5.0
+_SHARE = 1 / 30
 #: A run that no worker takes within this time never will be.
 _PICKED_UP_S = 120.0
 _LOG_PAGE = 200
@@ -92,7 +95,12 @@ def _follow(client: Any, run_id: Any, logs: _Logs, name: str) -> Any:
         if state.is_scheduled() and time.monotonic() - began > _PICKED_UP_S:
             client.set_flow_run_state(run_id, Cancelled(), force=True)  # or a worker would start it later, beside the next one
             raise InfrastructureError(f"no worker took the run of {name} within {_PICKED_UP_S:.0f} s; see magistral stack status")
-        time.sleep(_POLL_S)
+        time.sleep(_pause(time.monotonic() - began))
+
+
+def _pause(elapsed: float) -> float:
+    """Seconds until a run that was begun so long ago is looked at again."""
+    return min(_SLOW_POLL_S, max(_POLL_S, elapsed * _SHARE))
 
 
 def _failure(name: str, state: Any, url: str) -> MagistralError:

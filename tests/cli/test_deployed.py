@@ -27,3 +27,8 @@ def test_a_run_that_no_worker_takes_is_cancelled_so_that_none_takes_it_later(mon
     with pytest.raises(InfrastructureError, match="no worker took the run of train"):
         deployed._follow(Client(), "run", SimpleNamespace(show=lambda: None), "train")
     assert [state.is_cancelled() for state in states] == [True]
+
+
+def test_a_long_run_is_looked_at_more_rarely() -> None:
+    pauses = [deployed._pause(elapsed) for elapsed in (0.0, 30.0, 60.0, 90.0, 150.0, 86_400.0)]
+    assert pauses == [1.0, 1.0, 2.0, 3.0, 5.0, 5.0]
