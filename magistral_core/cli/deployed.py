@@ -11,8 +11,8 @@ from typing import Any
 from magistral_core.cli.common import note
 from magistral_core.errors import InfrastructureError, InputError, MagistralError
 
-#: Prefect is asked this often at first; then a pause is that share of the time that has passed. It costs three requests each time, on the cores
-#: that a run on a laptop needs itself.
+#: Prefect is asked this often at first; then a pause is that share of the time that has passed. Each time costs it three requests, on the
+#: cores that a run on a laptop needs itself.
 _POLL_S, _SLOW_POLL_S = 1.0, 5.0
 _SHARE = 1 / 30
 #: A run that no worker takes within this time never will be.
