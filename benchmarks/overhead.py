@@ -67,7 +67,7 @@ class Settings:
 
 def run(options: Options) -> Result:
     """See the module."""
-    settings = options.over(Settings(repetitions=12, settle=4, completions=256) if options.full else Settings())
+    settings = options.over(Settings(repetitions=8, settle=4, completions=256) if options.full else Settings())
     if unknown := set(settings.millions) - set(_NEURONS):
         raise InputError(f"bench overhead: millions={min(unknown):g}: there are models of {', '.join(f'{size:g}' for size in _NEURONS)}")
     with tempfile.TemporaryDirectory(prefix="overhead-") as folder, _stack(Path(folder) / "home") as (environment, services):
@@ -256,6 +256,7 @@ def _recipe(name: str, settings: Settings) -> dict[str, Any]:
     recipe["rewards"] |= {"extra": ["benchmarks.overhead:spread"], "extra_folder": str(Path(__file__).parents[1]), "length": None}
     recipe["generation"] |= {"max_tokens": settings.tokens}
     recipe["pipeline"] |= {"schedule": "sync", "n_async": n, "n_batch": n, "n_minibatch": n, "max_open": 2 * n}
+    recipe["pipeline"] |= {"stall_timeout_s": 86_400.0, "update_timeout_s": 86_400.0}  # clocks go on while a side stands still
     recipe["training"] |= {"learning_rate": 1e-9}
     recipe["checkpoints"] |= {"every": 1_000_000}
     return recipe
