@@ -161,7 +161,7 @@ def _cell(size: str, mean: int, skew: float, settings: Settings) -> dict[str, An
         "batch": batch,
         "layout": layout,
         "precision": precisions,
-        "flags": processor()[1],
+        "flags": processor()[1],  # a journal may hold cells of several machines
         "ours": pairs.a,
         "trl": pairs.b,
         "profile": profile,
