@@ -41,7 +41,7 @@ SUMMARY = "the same steps with and without Prefect, MLflow and Ray together, sta
 _SIDES = ("with", "without")
 #: Neurons of a layer, by million parameters of the model; None: as the tiny recipe has them. Those that are added have no effect.
 _NEURONS = {0.8: None, 10.0: 6400}
-#: Steps of the larger model are as much longer.
+#: The larger model, whose steps are longer, takes so many times fewer of them a turn, and as many times fewer turns.
 _FEWER = 4
 _SERVICES_OF_OTHERS = ("PREFECT_", "MLFLOW_", "AWS_", "MAGISTRAL_")
 #: Optimiser steps that a run through the stack has left when all turns are over: how many it took beside them is not known beforehand.
@@ -54,11 +54,11 @@ _POLL_S = 0.02
 @dataclass(frozen=True)
 class Settings:
     """Million parameters of the models; pairs of turns; optimiser steps of a turn that count; those before the first turn; completions of
-    a step and their most tokens. The larger model takes a quarter of the steps.
+    a step and their most tokens. The larger model takes a quarter of the turns, and of the steps in each.
     """
 
     millions: tuple[float, ...] = tuple(_NEURONS)
-    repetitions: int = 3
+    repetitions: int = 8
     steps: int = 8
     settle: int = 2
     completions: int = 128
@@ -67,7 +67,7 @@ class Settings:
 
 def run(options: Options) -> Result:
     """See the module."""
-    settings = options.over(Settings(repetitions=8, settle=4, completions=256) if options.full else Settings())
+    settings = options.over(Settings(repetitions=24, settle=4, completions=256) if options.full else Settings())
     if unknown := set(settings.millions) - set(_NEURONS):
         raise InputError(f"bench overhead: millions={min(unknown):g}: there are models of {', '.join(f'{size:g}' for size in _NEURONS)}")
     with tempfile.TemporaryDirectory(prefix="overhead-") as folder, _stack(Path(folder) / "home") as (environment, services):
@@ -98,7 +98,7 @@ class _Measured:
 
 def _measure(size: float, settings: Settings, folder: Path, environment: dict[str, str], services: list[int]) -> _Measured:
     fewer = _FEWER if _NEURONS[size] else 1
-    steps, settle = (max(1, count // fewer) for count in (settings.steps, settings.settle))
+    repetitions, steps, settle = (max(1, count // fewer) for count in (settings.repetitions, settings.steps, settings.settle))
     model = _model(size, settings, folder, environment)
 
     def recipe(side: str, limit: int) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def _measure(size: float, settings: Settings, folder: Path, environment: dict[st
 
     turns: dict[str, list[list[dict[str, float]]]] = {side: [] for side in _SIDES}
     with contextlib.ExitStack() as stack:
-        limit = settle + 1 + settings.repetitions * (steps + 1) + _SPARE
+        limit = settle + 1 + repetitions * (steps + 1) + _SPARE
         through = stack.enter_context(_ThroughStack(recipe("with", limit), folder, environment, services))
         began = time.monotonic()
         bare_side = stack.enter_context(Side("benchmarks.overhead:bare", {"recipe": recipe("without", 1_000_000)}, environment))
@@ -125,7 +125,7 @@ def _measure(size: float, settings: Settings, folder: Path, environment: dict[st
 
         for side in _SIDES:
             advance[side](settle)
-        pairs = in_turn(lambda: turn("with"), lambda: turn("without"), settings.repetitions)
+        pairs = in_turn(lambda: turn("with"), lambda: turn("without"), repetitions)
     return _Measured(pairs, turns, starts)
 
 

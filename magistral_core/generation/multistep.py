@@ -5,20 +5,22 @@ reserves room in the KV cache for the tokens of several steps; `decode_on` takes
 returns what all of them sampled as if one step had. vLLM knows steps of several tokens from speculative decoding: it cuts what
 follows a stop token and labels all tokens of a step with the weight version that was in use, which cannot change within it.
 
-A sequence that ends is out of the batch from the next of these steps on: none is computed in vain. Requests that arrive, aborts and
-weight updates wait until they are done.
+A sequence that ends is out of the batch from the next of these steps on: none is computed in vain. Requests that arrive wait until
+these steps are done, unless more have come than are being decoded; aborts and weight updates wait for one step only.
 """
 
 from __future__ import annotations
 
 import itertools
+import queue
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from vllm.v1.core.sched.output import CachedRequestData, SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.engine import EngineCoreRequestType
 from vllm.v1.outputs import LogprobsLists, ModelRunnerOutput
 
 from magistral_core.generation.arguments import STEPS_KEY
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
     from vllm.v1.engine import EngineCoreOutputs
     from vllm.v1.worker.gpu_input_batch import CachedRequestState
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
+#: The engine's queue of what it is asked for, as (kind, content).
+Arrivals: TypeAlias = "queue.Queue[tuple[EngineCoreRequestType, Any]]"
 
 
 def decoding_steps(config: VllmConfig) -> int:
@@ -52,13 +57,14 @@ class MultiStepScheduler(Scheduler):
         return super().update_from_output(scheduler_output, model_runner_output)
 
 
-def decode_on(runner: GPUModelRunner, first: ModelRunnerOutput, steps: int) -> ModelRunnerOutput:
+def decode_on(runner: GPUModelRunner, first: ModelRunnerOutput, steps: int, arrivals: Arrivals | None = None) -> ModelRunnerOutput:
     """Up to `steps - 1` more steps after a first one.
 
     Args:
         runner: has just made `first`.
         first: the tokens of the step that was scheduled.
-        steps: at most so many in all; fewer where a sequence's room in the KV cache ends.
+        steps: at most so many in all; fewer where a sequence's room in the KV cache ends, or where others want the engine.
+        arrivals: what has come for the engine since it began this step.
 
     Returns:
         The tokens of all steps: one or more for each request of `first`.
@@ -68,12 +74,19 @@ def decode_on(runner: GPUModelRunner, first: ModelRunnerOutput, steps: int) -> M
     outputs = [first]
     live, ended = _split(runner, first.req_ids)
     for _ in range(min([steps - 1, *(_room(runner, runner.requests[identifier]) for identifier in live)])):
-        if not live:
+        if not live or (arrivals is not None and _are_urgent(arrivals, len(live))):
             break
         runner.execute_model(_one_more(runner, live, ended))
         outputs.append(runner.sample_tokens(None))
         live, ended = _split(runner, live)
     return _joined(outputs)
+
+
+def _are_urgent(arrivals: Arrivals, decoding: int) -> bool:
+    """Whether more sequences would begin than go on, or something else than a request has come."""
+    with arrivals.mutex:
+        kinds = [kind for kind, _ in arrivals.queue]
+    return len(kinds) > decoding or any(kind is not EngineCoreRequestType.ADD for kind in kinds)
 
 
 def _split(runner: GPUModelRunner, identifiers: Sequence[str]) -> tuple[list[str], set[str]]:

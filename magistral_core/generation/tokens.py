@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,7 +65,7 @@ class Decoder:
         ids = {tag: self.tokenizer.convert_tokens_to_ids(tag) for tag in keep}  # of a tag that is no token: that of the unknown token
         kept = {i for tag, i in ids.items() if i is not None and self.tokenizer.convert_ids_to_tokens(i) == tag}
         self._dropped = frozenset(self.tokenizer.all_special_ids) - kept
-        self.stop_ids = sorted(_stop_ids(self.tokenizer, Path(model_path)))
+        self.stop_ids = tuple(sorted(_stop_ids(self.tokenizer, Path(model_path))))
         if not self.stop_ids:
             raise InputError(f"{model_path}: the tokenizer has no end-of-sequence token, completions would never end; set eos_token")
 
@@ -82,16 +84,22 @@ def _stop_ids(tokenizer: Any, folder: Path) -> set[int]:
     return ids
 
 
-def sampling_params(request: Request, sampling: Sampling, stop_ids: Sequence[int]) -> SamplingParams:
+def sampling_params(request: Request, sampling: Sampling, stop_ids: tuple[int, ...]) -> SamplingParams:
     """Parameters of one request for vLLM: one completion, its sampled tokens' log-probabilities, no text."""
+    params = copy.copy(_common_params(sampling, stop_ids))
+    params.max_tokens, params.seed = request.max_tokens, request.seed % 2**63
+    return params
+
+
+@functools.lru_cache
+def _common_params(sampling: Sampling, stop_ids: tuple[int, ...]) -> SamplingParams:
+    """What all requests of a run share; to check it anew for each took a fifth of the time of handing it in."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
     return SamplingParams(
         temperature=sampling.temperature,
         top_p=sampling.top_p,
-        max_tokens=request.max_tokens,
-        seed=request.seed % 2**63,
         logprobs=0,
         flat_logprobs=True,
         stop_token_ids=list(stop_ids),

@@ -6,8 +6,10 @@ Imported by name (`worker_extension_cls`, `distributed_executor_backend`) in the
 from __future__ import annotations
 
 import ctypes
+import inspect
 import multiprocessing
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +25,7 @@ from vllm.platforms import current_platform
 from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
-from magistral_core.generation.multistep import decode_on, decoding_steps
+from magistral_core.generation.multistep import Arrivals, decode_on, decoding_steps
 from magistral_core.generation.noise import seed_sampling
 from magistral_core.generation.weights import file_checksum
 from magistral_core.processes import die_with_parent
@@ -98,14 +100,20 @@ class SingleExecutor(UniProcExecutor):
         end_with_parent()
         super()._init_executor()
         self._steps = decoding_steps(self.vllm_config)
+        self._arrivals: Arrivals | None = None
         if current_platform.is_cpu():
             keep_freed_memory()
             seed_sampling(self.driver_worker.worker.model_runner)
 
+    def register_failure_callback(self, callback: Callable[[], None]) -> None:
+        """As vLLM's. The callback is the engine's, whose queue of requests a worker gets to see nowhere else."""
+        super().register_failure_callback(callback)
+        self._arrivals = inspect.getclosurevars(callback).nonlocals["self"].input_queue
+
     def sample_tokens(self, grammar_output: GrammarOutput | None, non_block: bool = False) -> Any:
         """Sample the tokens of the step that was executed, and decode on where `engine_args` has set several steps."""
         output = super().sample_tokens(grammar_output, non_block)
-        return output if self._steps == 1 else decode_on(self.driver_worker.worker.model_runner, output, self._steps)
+        return output if self._steps == 1 else decode_on(self.driver_worker.worker.model_runner, output, self._steps, self._arrivals)
 
 
 class ParallelExecutor(MultiprocExecutor):

@@ -146,6 +146,18 @@ class TestGeneratorEngine:
         for completion in [*mixed[:8], *completions[-4:]]:
             np.testing.assert_allclose(completion.logprobs, reference_logprobs(models, completion), atol=TOLERANCE)
 
+    async def test_an_update_does_not_wait_for_all_steps_of_a_schedule(
+        self, generator_engine: GeneratorEngine, files: dict[int, tuple[Path, str]]
+    ) -> None:
+        generating = asyncio.create_task(generator_engine.generate(make_requests(1, 400, seed=1)[0]))
+        for version in range(4, 10):
+            await asyncio.sleep(0.02)
+            await generator_engine.update_weights(files[version % 4][0], version, files[version % 4][1])
+        versions = (await generating).versions
+        between = np.diff(np.flatnonzero(np.diff(versions)))
+        assert len(between) >= 3, "the completion ended before the updates"
+        assert np.any(between % 8)  # `_CPU_STEPS`: an update that waited would come at multiples of it
+
     async def test_idle_update_and_salted_prefix_cache(
         self, generator_engine: GeneratorEngine, models: dict[int, MistralForCausalLM], files: dict[int, tuple[Path, str]]
     ) -> None:

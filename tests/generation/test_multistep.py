@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from queue import Queue
 
 import numpy as np
 import pytest
 from random_model import GENERATION, MAX_MODEL_LEN, make_requests
+from vllm.v1.engine import EngineCoreRequestType
 
 from magistral_core.generation import arguments
 from magistral_core.generation.engine import LocalEngine
@@ -65,6 +67,38 @@ def test_one_schedule_for_eight_tokens(engines: dict[str, LocalEngine], name: st
         completions = engine.step()
         taken += 1
     assert completions[0].length == length and taken == steps
+
+
+@pytest.mark.parametrize(
+    ("kinds", "steps"),
+    [
+        ("", 2),
+        ("AAA", 2),  # as many as go on
+        ("AAAA", 9),
+        ("U", 9),
+        ("AB", 9),
+    ],
+)
+def test_more_requests_than_go_on_and_all_else_interrupt(
+    engines: dict[str, LocalEngine], monkeypatch: pytest.MonkeyPatch, kinds: str, steps: int
+) -> None:
+    engine = engines["usual"]
+    wanted = make_requests(3, 9, seed=1)
+    undisturbed = engine.generate(wanted)
+    assert {completion.length for completion in undisturbed} == {9}
+    arrivals: Queue[tuple[EngineCoreRequestType, None]] = Queue()
+    for kind in kinds:
+        arrivals.put(({"A": EngineCoreRequestType.ADD, "B": EngineCoreRequestType.ABORT, "U": EngineCoreRequestType.UTILITY}[kind], None))
+    monkeypatch.setattr(engine._engine.model_executor, "_arrivals", arrivals)
+    for request in wanted:
+        engine.add(request)
+    found: list[Completion] = []
+    taken = 0
+    while engine.running:
+        found += engine.step()
+        taken += 1
+    assert taken == steps
+    assert_same(sorted(found, key=lambda completion: completion.index), undisturbed)
 
 
 @pytest.mark.parametrize(("mebibytes", "steps"), [(1, 8), (16, 8), (40, 3), (100, 1), (1000, 1)])
