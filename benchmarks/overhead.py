@@ -174,11 +174,15 @@ class _ThroughStack:
         self._command = subprocess.Popen(
             [sys.executable, "-m", "magistral_core.cli", "run", str(file)], env=environment, stdout=self._log, stderr=self._log
         )
-        while not (new := set(self._event_files()) - earlier):
-            self._wait(began)
-        self._events = EventFile(new.pop())
-        while not self._steps():
-            self._wait(began)
+        try:
+            while not (new := set(self._event_files()) - earlier):
+                self._wait(began)
+            self._events = EventFile(new.pop())
+            while not self._steps():
+                self._wait(began)
+        except BaseException:
+            self._command.kill()
+            raise
         self.start_s = time.monotonic() - began
         self._signal(signal.SIGSTOP)
 

@@ -163,7 +163,9 @@ def _ensure(
         else:
             processes.end([running])  # settings changed, or its leader died and left others behind
     say(f"starting {name}" + (f" on port {port}" if port else ""))
-    state.running[name] = processes.spawn(command, {**os.environ, **overlay}, log_file(name), CHECKOUT, port, digest)
+    # On a machine that trains, an engine waited for its core where a server had just woken. What the worker starts must not give way.
+    gives_way = name != "worker"
+    state.running[name] = processes.spawn(command, {**os.environ, **overlay}, log_file(name), CHECKOUT, port, digest, gives_way=gives_way)
     if port:
         state.ports[name] = port
     state.write()  # at once: a start that is cut short can still be ended

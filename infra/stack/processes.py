@@ -10,12 +10,14 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
 from infra.stack.home import Running
 
+_NICE = 10
 _TERM_S = 15.0
 _KILL_S = 30.0
 #: For what a leader did not end itself, or told to end a moment ago.
@@ -26,14 +28,25 @@ _SAME_START_S = 1.0
 _started: list[subprocess.Popen[bytes]] = []
 
 
-def spawn(command: Sequence[str], environment: Mapping[str, str], log: Path, cwd: Path, port: int, digest: str) -> Running:
-    """Start a process in its own session, its output appended to `log`."""
+def spawn(
+    command: Sequence[str], environment: Mapping[str, str], log: Path, cwd: Path, port: int, digest: str, *, gives_way: bool = False
+) -> Running:
+    """Start a process in its own session, its output appended to `log`; one that `gives_way` does so to all else on busy cores."""
     with log.open("ab") as output:
         process = subprocess.Popen(
             command, cwd=cwd, env=dict(environment), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
         )
     _started.append(process)
+    if gives_way:
+        _lower_priority(process.pid)
     return Running(process.pid, psutil.Process(process.pid).create_time(), port, digest)
+
+
+def _lower_priority(pid: int) -> None:
+    nice = min(19, os.getpriority(os.PRIO_PROCESS, 0) + _NICE)
+    os.setpriority(os.PRIO_PROCESS, pid, nice)
+    with suppress(OSError):  # where the kernel schedules sessions against each other, a process's own counts only within its session
+        Path(f"/proc/{pid}/autogroup").write_text(str(nice))
 
 
 def find(running: Running) -> psutil.Process | None:

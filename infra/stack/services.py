@@ -50,7 +50,7 @@ def _prefect(port: int) -> list[str]:
     return [
         sys.executable,
         "-m",
-        "prefect",
+        "infra.stack.prefect_server",
         "server",
         "start",
         "--host",
@@ -98,7 +98,7 @@ def settings() -> dict[str, str]:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT_SERVER_DATABASE_TIMEOUT": "60",  # a training run leaves SQLite little of two cores
-        "PREFECT_WORKER_QUERY_SECONDS": "2",
+        "PREFECT_WORKER_QUERY_SECONDS": "5",  # the server works 30 ms for each query
         "PREFECT_WORKER_CANCELLATION_POLL_SECONDS": "5",
         "DO_NOT_TRACK": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",

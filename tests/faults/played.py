@@ -185,9 +185,11 @@ def _follow(run: Program, events: list[Event], servers: Servers, outage: float) 
     inbox: queue.Queue[Event | None] = queue.Queue()
 
     def read() -> None:
-        for event in run.events():
-            inbox.put(event)
-        inbox.put(None)
+        try:
+            for event in run.events():
+                inbox.put(event)
+        finally:
+            inbox.put(None)
 
     threading.Thread(target=read, daemon=True).start()
     ports: set[int] = set()

@@ -3,8 +3,8 @@
 The argument holds `set` (settings by their path), `strikes` (each a `role`, a `state`, and perhaps the `name` of its process) and
 `servers` (files with the process ids of S3 and MLflow). The run is `api.run` with its own storage, tracking and engines. Its runtime and
 its uploads only say in which state it is; half-way through one the victim is killed with SIGKILL. The next strike is due when the run has
-recovered: a checkpoint and two steps later, with all generators healthy and the servers back. While a struck generator is away each step
-takes a second longer, so that a run of few and fast steps does not end before the generator is back.
+recovered: a checkpoint and two steps later, with all generators healthy and the servers back. While a struck generator is away, or nothing
+but generation is to be under way, each step takes a second longer: a run of few and fast steps would end before.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from magistral_core.storage.s3 import S3Store
 
 _ZYGOTE = "magistral_core.rewards.zygote"
 _NAMES = {"generator": "VLLM::EngineCore", "trainer": "ray::TrainerActor"}
-#: What a step takes longer while a generator is away.
+#: What a step takes longer then.
 _SLOWED_S = 1.0
 
 
@@ -62,6 +62,10 @@ class Strikes:
     def role(self) -> str | None:
         """Who is struck next."""
         return self._planned[0]["role"] if self._planned else None
+
+    def awaits(self, state: str) -> bool:
+        """Whether the next strike comes as soon as the run is in a state."""
+        return self._victim is not None and self._planned[0]["state"] == state
 
     def on_event(self, event: dict[str, Any]) -> None:
         """Follow the run; choose the next victim once it has recovered."""
@@ -97,7 +101,7 @@ class Strikes:
         """The run is in a state; if its turn has come it is struck half-way through."""
         with self._lock:
             seconds = self._seconds.setdefault(state, deque(maxlen=9))
-            due = self._victim is not None and self._planned[0]["state"] == state
+            due = self.awaits(state)
             self._under_way[state] += 1
         timer = threading.Timer(statistics.median(seconds) / 2 if seconds else 0.0, self._strike, (state,))
         if due:
@@ -172,7 +176,7 @@ def struck_runtime(base: type[Any], strikes: Strikes) -> type[Any]:
                 return await super().score(groups)
 
         async def train(self, rows: Any, step: int) -> Any:
-            if strikes.away:
+            if strikes.away or strikes.awaits("generating"):  # which is struck while nothing else is under way
                 await asyncio.sleep(_SLOWED_S)
             with strikes.within("training"):
                 return await super().train(rows, step)

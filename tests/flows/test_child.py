@@ -79,7 +79,14 @@ def wait_for(condition, seconds: float = 120.0):
 
 
 def gone(processes: list[psutil.Process]) -> bool:
-    return all(not process.is_running() or process.status() == psutil.STATUS_ZOMBIE for process in processes)
+    return not any(lives(process) for process in processes)
+
+
+def lives(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 SCRIPT = "import sys; from pathlib import Path; from tasks.child import run_command; run_command({arguments}, Path('log'))"

@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+from test_child import lives
 
 # An hour's demo of seconds: a base model that has learnt little, and few, small steps.
 SMALL = {
@@ -133,8 +134,8 @@ def test_no_process_outlives_its_flow(environment: dict[str, str], how: str) -> 
             else:
                 family[0].kill()
             deadline = time.monotonic() + 90
-            while any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in family):
-                assert time.monotonic() < deadline, [process for process in family if process.is_running()]
+            while alive := [process for process in family if lives(process)]:
+                assert time.monotonic() < deadline, alive
                 time.sleep(0.2)
             said = client.communicate(timeout=180)[1]
         finally:

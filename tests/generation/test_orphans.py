@@ -70,7 +70,7 @@ async def test_owner_learns_of_a_killed_engine(generator_engine: GeneratorEngine
     """The last test that uses the session's engine: files run in alphabetical order."""
     running = asyncio.gather(*(generator_engine.generate(request) for request in make_requests(64, 400)))
     await asyncio.sleep(0.01)
-    assert generator_engine.running == 64
+    assert generator_engine.running > 32
     (process,) = [child for child in multiprocessing.active_children() if child.name.startswith("EngineCore")]
     os.kill(process.pid, signal.SIGKILL)
     with pytest.raises(InfrastructureError, match="died"):

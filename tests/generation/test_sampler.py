@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from random_model import GENERATION, MAX_MODEL_LEN, make_model, make_requests
 
@@ -70,7 +71,9 @@ def test_several_engines_and_a_killed_one(model_folder: Path, tmp_path: Path, mo
     assert kept >= 2 and keys(everything) == keys(requests)
     before = {(c.group_id, c.index): c.token_ids.tolist() for c in seen}
     after = {(c.group_id, c.index): c.token_ids.tolist() for c in everything}
-    assert all(after[key] == tokens for key, tokens in before.items()), "finished work was sampled again"
+    assert all(after[key] == tokens for key, tokens in before.items())
+    written = sum(pq.read_metadata(part).num_rows for part in (tmp_path / "journal").glob("part-*.parquet"))
+    assert written == len(requests), "finished work was sampled again"
 
 
 def test_stopping_early_leaves_nothing_for_the_next_call(model_folder: Path) -> None:

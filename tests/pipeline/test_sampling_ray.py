@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from marked_processes import describe
 from ray.cluster_utils import Cluster
 
 from magistral_core.config.schema import GenerationSettings, PromptSettings
@@ -58,7 +59,9 @@ def test_engines_on_a_cluster_sample_the_same(cluster: Cluster, writer_model: Pa
     sampler = Sampler(writer_model, GENERATION, max_model_len=256, engines=2, open_engines=open_engines)
     stream = sampler.sample(requests(writer_model, groups=500), Sampling())  # enough to be still at it when an engine goes
     next(stream)
-    next(p for p in psutil.process_iter(["cmdline"]) if "ray::EngineActor" in " ".join(p.info["cmdline"] or ())).kill()
+    raylets = [psutil.Process(node.all_processes["raylet"][0].process.pid) for node in cluster.list_all_nodes()]
+    ours = [child for raylet in raylets for child in raylet.children(recursive=True)]
+    next(process for process in ours if "ray::EngineActor" in describe(process)).kill()
     with pytest.raises(InfrastructureError, match=r"engine [01] died"):
         list(stream)
     sampler.close()

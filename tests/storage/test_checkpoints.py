@@ -309,6 +309,7 @@ def test_kill_nine_in_the_middle_of_an_upload_leaves_the_last_checkpoint(s3_envi
     for number in range(60):
         (folder / f"part-{number:03d}").write_bytes(os.urandom(100_000))
     code = f"""
+import time
 from pathlib import Path
 from magistral_core.storage import CheckpointStore, CheckpointWriter, open_store
 store = open_store("s3://bucket/killed")
@@ -316,6 +317,8 @@ store.check()
 writer = CheckpointWriter(CheckpointStore(store, "run-00000000-001"), keep=1)
 writer.submit(1, Path({str(make_folder(tmp_path, 1))!r}))
 writer.wait()
+put_file = store.put_file
+store.put_file = lambda *arguments: time.sleep(0.2) or put_file(*arguments)  # so that the kill comes in the middle
 writer.submit(2, Path({str(folder)!r}))
 print("uploading", flush=True)
 writer.wait()

@@ -294,7 +294,10 @@ store.put_file(Path({str(source)!r}), "key")
         try:
             assert writer.stdout
             assert writer.stdout.readline() == b"ready\n"
-            time.sleep(0.2)
+            deadline = time.monotonic() + 20
+            while not list((tmp_path / "objects" / ".partial").iterdir()):
+                assert time.monotonic() < deadline
+                time.sleep(0.001)
         finally:
             writer.send_signal(signal.SIGKILL)
     assert writer.returncode == -signal.SIGKILL

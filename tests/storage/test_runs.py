@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -163,28 +164,39 @@ def test_a_silent_holder_elsewhere_is_waited_for(store: ObjectStore) -> None:
 def test_a_beating_holder_elsewhere_is_respected(store: ObjectStore) -> None:
     holder = replace(elsewhere(heartbeat=time.time() - 5), ttl=30.0)  # its clock is behind ours
     write(store, holder)
-    timer = threading.Timer(0.4, lambda: write(store, replace(holder, heartbeat=holder.heartbeat + 0.4)))
-    timer.start()
-    with pytest.raises(InputError, match="process 1 on another-host"):
-        Lease(store, RUN, on_wait=lambda line: None).acquire()
-    timer.join()
+    refused = threading.Event()
+
+    def beat() -> None:
+        for number in itertools.count(1):
+            if refused.wait(0.4):
+                return
+            write(store, replace(holder, heartbeat=holder.heartbeat + 0.4 * number))
+
+    beats = threading.Thread(target=beat)
+    beats.start()
+    try:
+        with pytest.raises(InputError, match="process 1 on another-host"):
+            Lease(store, RUN, on_wait=lambda line: None).acquire()
+    finally:
+        refused.set()
+        beats.join()
 
 
 def test_a_lost_lease_is_noticed_before_a_commit(store: ObjectStore, tmp_path: Path) -> None:
     handle = RunIndex(store).resolve("tiny", DIGEST)
-    lease = handle.lease(ttl=1.0)
+    lease = handle.lease(ttl=8.0)  # no heartbeat, every two seconds, comes between what is read and written here
     lease.acquire()
     (tmp_path / "staging").mkdir()
     (tmp_path / "staging" / "file").write_text("x")
     checkpoints = handle.checkpoints(lease)
     checkpoints.save(1, tmp_path / "staging")
-    taken = json.dumps(asdict(elsewhere())).encode()
-    store.put_bytes(taken, f"runs/{handle.run_id}/lease.json")
+    taken, key = json.dumps(asdict(elsewhere())).encode(), f"runs/{handle.run_id}/lease.json"
+    store.put_bytes(taken, key)
     with pytest.raises(InfrastructureError, match="taken over by process 1 on another-host"):
         checkpoints.save(2, tmp_path / "staging")
-    time.sleep(0.6)  # a heartbeat passes
+    time.sleep(2.5)  # a heartbeat passes
     lease.release()
-    assert store.get_bytes(f"runs/{handle.run_id}/lease.json") == taken
+    assert store.get_bytes(key) == taken
     assert checkpoints.steps() == [1]
 
 
