@@ -41,7 +41,7 @@ class _Form(BaseModel):
 
 class _RecipeForm(_Form):
     recipe: RecipeName = Field(RecipeName("tiny"), title="Recipe", description="Which recipe; every setting of it can be changed below.")
-    seed: int | None = Field(None, ge=0, title="Seed", description="Of problems' order and of sampling. Empty: the recipe's own.")
+    seed: int | None = Field(None, ge=0, lt=2**32, title="Seed", description="Of problems' order and of sampling. Empty: the recipe's own.")
     overrides: list[str] = Field(
         default_factory=list,
         title="Settings to change",

@@ -11,10 +11,10 @@ import yaml
 from prefect import get_run_logger, task
 from prefect.artifacts import create_link_artifact, create_progress_artifact, create_table_artifact, update_progress_artifact
 from prefect.client.schemas.objects import State, TaskRun
-from prefect.runtime import task_run
+from prefect.runtime import flow_run, task_run
 
 from magistral_core.config import Recipe
-from magistral_core.errors import InfrastructureError, InputError
+from magistral_core.errors import InfrastructureError, InputError, MagistralError
 from tasks.artifacts import checkpoints_table, publish_stages
 from tasks.child import run_command, showing, work_folder
 from tasks.events import EventFile
@@ -63,23 +63,29 @@ def train_recipe(recipe: dict[str, Any], flow_run_id: str, fresh: bool = False, 
     """
     attempt = task_run.get_run_count() or 1
     folder = work_folder(flow_run_id)
-    begun = any(event["event"] == "start" for earlier in folder.glob("train-*.jsonl") for event in EventFile(earlier).read())
+    # Below the outermost flow run: a subflow that is tried again is another run.
+    begun = work_folder(flow_run.root_flow_run_id or flow_run_id) / f"begun-{recipe['name']}"
     name = f"train-{uuid.uuid4().hex[:6]}"
     settings = folder / f"{name}.yaml"
     settings.write_text(yaml.safe_dump(recipe, sort_keys=False))
     log, events = folder / f"{name}.log", folder / f"{name}.jsonl"
     get_run_logger().info("attempt %d; the run's own log: %s", attempt, log)
-    follower = _Follower(events, Recipe.model_validate(recipe).training.max_steps)
+    follower = _Follower(events, Recipe.model_validate(recipe).training.max_steps, begun)
     arguments = ["run", str(settings), "--direct", "--events", str(events), "--until", until]
-    run_command([*arguments, "--fresh"] if fresh and not begun else arguments, log, on_poll=follower.poll)
+    try:
+        run_command([*arguments, "--fresh"] if fresh and not begun.exists() else arguments, log, on_poll=follower.poll)
+    except MagistralError as error:
+        if not follower.ended:
+            raise
+        get_run_logger().warning("the training had ended and is stored; after that, %s", error)  # a retry would train all of it again
     return follower.finish()
 
 
 class _Follower:
     """Turns events into what Prefect shows."""
 
-    def __init__(self, events: Path, max_steps: int) -> None:
-        self._events = EventFile(events)
+    def __init__(self, events: Path, max_steps: int, begun: Path) -> None:
+        self._events, self._begun = EventFile(events), begun
         self._max_steps = max_steps
         self._progress = create_progress_artifact(progress=0.0, key="training", description=f"Optimiser steps of {max_steps}")
         self._shown = 0.0
@@ -116,6 +122,11 @@ class _Follower:
         return summary
 
     @property
+    def ended(self) -> bool:
+        """Whether the run has told its summary, which is the last that it does."""
+        return self._summary is not None
+
+    @property
     def _percent(self) -> float:
         return 100.0 * self._step / self._max_steps
 
@@ -125,6 +136,7 @@ class _Follower:
         self._shown, self._last_update = percent, time.monotonic()
 
     def _on_start(self, event: dict[str, Any]) -> None:
+        self._begun.touch()
         self._step = event["resumed_step"] or 0
         self._log.info("run %s, step %d of %d; MLflow: %s", event["run_id"], self._step, event["max_steps"], event["mlflow_url"])
         if str(event["mlflow_url"]).startswith("http"):

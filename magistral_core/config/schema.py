@@ -157,7 +157,7 @@ class RewardSettings(Section):
 class GenerationSettings(Section):
     """The generators (vLLM)."""
 
-    temperature: PositiveFloat = Field(1.0, description="sampling temperature; the trainer applies the same")
+    temperature: float = Field(1.0, ge=0.01, le=2.0, description="sampling temperature; the trainer applies the same")
     max_tokens: PositiveInt = Field(1024, description="longest completion in tokens")
     max_model_len: PositiveInt | None = Field(None, description="longest sequence; null: prompt.max_tokens + max_tokens")
     dtype: Dtype = "bfloat16"
@@ -378,7 +378,7 @@ class Recipe(Section):
     """One run, whole."""
 
     name: str = Field("run", pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]*$", description="name of the run in every place it shows")
-    seed: NonNegativeInt = 0
+    seed: int = Field(0, ge=0, lt=2**32)
     model: ModelSettings = ModelSettings()
     prompt: PromptSettings = PromptSettings()
     problems: ProblemSettings = ProblemSettings()

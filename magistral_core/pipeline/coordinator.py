@@ -375,6 +375,10 @@ class Coordinator:
                     self._lost_in_a_row = 0
                     return False
                 if self._course.metrics() == before:  # and no problem was retired or deferred
+                    if self._delivery is not None:
+                        await self._delivery
+                    if self._state.step > self._checkpointed:
+                        await self._checkpoint()  # what was trained so far is whole
                     raise StallError(
                         f"{self._lost_in_a_row} groups in a row gave nothing to train on ({self._reasons()}); "
                         "use easier or harder problems, check rewards.*, or raise pipeline.max_filtered_groups"

@@ -219,7 +219,8 @@ class Curriculum:
             self._curve = [*self._curve, (reward, length)][-self._longest_window() :]
         held = [self._judge(problem_id) for problem_id in dict.fromkeys(item.problem for item in seen)]
         self._drawn = {group_id: found for group_id, found in self._drawn.items() if group_id in open_groups}
-        reason = self._ended_by(step) or ("exhausted" if any(held) and not self._last else "")
+        exhausted = not self._last and (any(held) or (bool(seen) and self._all_solved()))
+        reason = self._ended_by(step) or ("exhausted" if exhausted else "")
         if reason and not self._over:
             self._spans[-1] = replace(self._spans[-1], ended=step, by=reason, places=self._places())
             self._over = self._last or reason == _MAX_STEPS
@@ -342,6 +343,11 @@ class Curriculum:
         self._active.remove(problem_id)
         (self._retired if retires else self._deferred).add(problem_id)
         return False
+
+    def _all_solved(self) -> bool:
+        """Whether each active problem should retire: in a stage of no more problems than a batch has groups, none does before all do."""
+        after = self._settings.retire_after
+        return after is not None and all(self.rate(problem_id).streak >= after for problem_id in self._active)
 
     def _ended_by(self, step: int) -> str:
         """The rule that ends the stage now; empty if none does."""

@@ -75,6 +75,7 @@ def prepare(recipe: Recipe, model_dir: Path, problems: Sequence[Problem]) -> Pre
             that no verifier judges, a stage without problems.
     """
     check_context(model_dir, recipe.max_model_len)
+    _check_window(recipe, model_dir)
     renderer = ChatRenderer(model_dir, recipe.prompt, max_prompt_tokens=min(recipe.prompt.max_tokens, recipe.max_model_len - 1))
     verifier = Verifier(recipe.rewards, recipe.prompt)
     verifier.check_supported(problems)
@@ -88,6 +89,20 @@ def prepare(recipe: Recipe, model_dir: Path, problems: Sequence[Problem]) -> Pre
     )
     prepared.curriculum()
     return prepared
+
+
+def _check_window(recipe: Recipe, model_dir: Path) -> None:
+    """Packed rows know no sliding window: a training would fail at its first longer sequence."""
+    if recipe.training.attention != "varlen":
+        return
+    from transformers import AutoConfig
+
+    window = getattr(AutoConfig.from_pretrained(model_dir).get_text_config(), "sliding_window", None)
+    if window is not None and recipe.max_model_len > window:
+        raise InputError(
+            f"training.attention: varlen has no sliding window, {recipe.model.path} has one of {window} tokens, and sequences may have "
+            f"{recipe.max_model_len}; use sdpa, or lower generation.max_tokens or prompt.max_tokens"
+        )
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from magistral_core import __version__
-from magistral_core.config.schema import PipelineSettings, Recipe
+from magistral_core.config.schema import CodeSettings, PipelineSettings, Recipe
 from magistral_core.errors import InfrastructureError, InputError
 from magistral_core.paths import cache_folder
 from magistral_core.pipeline.coordinator import Coordinator, StallError
@@ -136,6 +136,8 @@ def what_is_learnt(recipe: Recipe) -> dict[str, Any]:
     found = recipe.model_dump(mode="json", exclude=_NOT_WHAT_IS_LEARNT)
     # Nor this limit: it is raised to go on. Its default stands in the digests of runs from before it was left out.
     found["pipeline"]["max_filtered_groups"] = PipelineSettings.model_fields["max_filtered_groups"].default
+    for name in ("workers", "sandbox"):  # nor where and how many at a time programs run; as before
+        found["rewards"]["code"][name] = CodeSettings.model_fields[name].default
     if recipe.curriculum is None:  # so that runs from before there were curricula go on
         del found["curriculum"]
     return found

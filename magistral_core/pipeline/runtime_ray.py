@@ -49,7 +49,7 @@ _DEATH_SECONDS = 5.0
 _RESERVE_SECONDS = 60.0
 #: A cluster that is there accepts a connection within this.
 _CONNECT_SECONDS = 5.0
-#: A generator that decodes tells so when nothing was finished for so long.
+#: A generator that decodes tells so when nothing was finished for so long, or for a third of `stall_timeout_s`.
 _LIFE_SECONDS = 30.0
 #: What finishes within this goes in one message, and its groups in one to the verifiers: a message costs a millisecond of processor time.
 _GATHER_SECONDS = 0.01
@@ -62,6 +62,7 @@ class GeneratorActor:
     def __init__(self, recipe: Recipe, model_dir: str, version: int, sockets: str | None = None) -> None:
         from magistral_core.generation.engine import GeneratorEngine
 
+        self._life_seconds = min(_LIFE_SECONDS, recipe.pipeline.stall_timeout_s / 3)
         self._refusal: MagistralError | None = None
         try:
             self._engine = GeneratorEngine(
@@ -99,7 +100,7 @@ class GeneratorActor:
         while not news.is_set():
             seen = self._engine.tokens_made
             try:
-                await asyncio.wait_for(news.wait(), _LIFE_SECONDS)
+                await asyncio.wait_for(news.wait(), self._life_seconds)
             except TimeoutError:
                 if self._engine.tokens_made > seen:
                     return []  # one long sequence, say: a sign of life

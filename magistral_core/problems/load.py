@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -56,8 +57,18 @@ def _read(settings: ProblemSettings) -> Iterator[Problem]:
     local = Path(settings.path).expanduser()
     packages = find_packages(local) if local.is_dir() else []
     if packages:
-        return map(read_package, packages)
+        rows = (row for file in _beside(local, packages) for row in read_rows(file))
+        return itertools.chain(map(read_package, packages), (parse_problem(row, settings.fields) for row in rows))
     return (parse_problem(row, settings.fields) for row in source_rows(settings.path, settings.split))
+
+
+def _beside(folder: Path, packages: Sequence[Path]) -> list[Path]:
+    """The problem files of a folder that lie in none of its packages."""
+    try:
+        files = problem_files(folder)
+    except InputError:  # there are none
+        return []
+    return [file for file in files if set(packages).isdisjoint(file.parents)]
 
 
 def source_rows(path: str, split: str = "train") -> Iterator[Row]:

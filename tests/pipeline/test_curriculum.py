@@ -147,6 +147,17 @@ def test_a_stage_whose_problems_are_all_solved_ends() -> None:
     assert run.row["active"] == 4
 
 
+def test_a_stage_of_no_more_problems_than_a_batch_ends_when_all_are_solved() -> None:
+    unsolved = {"p3"}
+    few = [Problem(f"p{i}", f"question {i}", str(i), level=1 if i < 4 else 2) for i in range(20)]
+    stages = {"levels": [1, 1], "steps": 999}, {"levels": [2, 2]}
+    run = Run(recipe(*stages, retire_after=2), few, right=lambda problem: 2 if problem.id in unsolved else G)
+    assert not any(run.batch() for _ in range(10)), "one is still to be learnt"
+    unsolved.clear()
+    assert [run.batch() for _ in range(2)] == [False, True]
+    assert run.machine.table()[0]["ended_by"] == "exhausted" and run.machine.stage == 1
+
+
 def test_the_retired_come_back_where_too_few_are_left() -> None:
     run = Run(recipe({"steps": 8}, {"levels": [1, 1]}), problems(), right=lambda problem: G if problem.level == 1 else 2)
     for _ in range(10):

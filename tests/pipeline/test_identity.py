@@ -26,6 +26,8 @@ def digest(*overrides: str) -> str:
         "training.token_budget=4096",
         "generation.tensor_parallel=2",
         "rewards.workers=1",
+        "rewards.code.workers=7",
+        "rewards.code.sandbox=landlock",
         "checkpoints.every=7",
         "storage.uri=file:elsewhere",
     ],

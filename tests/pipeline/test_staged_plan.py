@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,18 @@ def test_the_plan_shows_the_stages(writer_model: Path, tmp_path: Path) -> None:
     assert "30 problems (levels 1-1, pass rates all, the easiest 50% to begin with), length penalty from 24 to 32 tokens" in text
     assert "n_async 16, n_batch 16, n_minibatch 16, until the end" in text
     assert api.plan(recipe(writer_model, tmp_path, curriculum=None)).stages == []
+
+
+def test_a_sliding_window_that_packed_rows_do_not_have_is_refused(writer_model: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(writer_model, tmp_path / "model")
+    for window in (111, 112):
+        content = json.loads((writer_model / "config.json").read_text())
+        (model / "config.json").write_text(json.dumps({**content, "sliding_window": window}))
+        if window < 112:
+            with pytest.raises(InputError, match=r"varlen has no sliding window.* of 111 tokens, .* 112; use sdpa"):
+                api.plan(recipe(model, tmp_path))
+            assert api.plan(recipe(model, tmp_path, **{"training.attention": "sdpa"})).max_model_len == 112
+    assert api.plan(recipe(model, tmp_path)).max_model_len == 112
 
 
 def test_a_plan_needs_no_place_to_write_and_counts_what_no_response_can_answer(

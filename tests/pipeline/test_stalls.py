@@ -50,6 +50,14 @@ def test_groups_without_signal_end_the_run_with_reasons(schedule: str, tmp_path:
     assert taken < 120, "the run went on after its verifiers had found the reason"
 
 
+def test_what_was_trained_before_is_kept(tmp_path: Path) -> None:
+    """After 30 groups nothing has a signal any more; the next checkpoint was far off."""
+    world = World(score=lambda g, i: Score(1.0, ScoreStatus.CORRECT) if g >= 30 or i % 2 else Score(0.1, ScoreStatus.WRONG))
+    run = Simulation(recipe(max_steps=100, max_filtered_groups=40, stall_timeout_s=10_000.0), world, tmp_path)
+    virtual_time.run(fails(run, StallError, "all_right"))
+    assert [step for step, _ in run.watcher.checkpoints] == [run.state.step] and run.state.step >= 5
+
+
 def test_the_last_verification_is_heard_although_nothing_else_happens(tmp_path: Path) -> None:
     """The error of a verification that began after everything else fell silent."""
     world = World(score=lambda g, i: Score(0.1, ScoreStatus.WRONG), verify_seconds=lambda groups: 50.0)

@@ -43,6 +43,12 @@ def test_a_plain_package(tmp_path: Path) -> None:
     )
 
 
+def test_problem_files_beside_packages_are_read_too(tmp_path: Path) -> None:
+    package(tmp_path / "code" / "adding", **{"submissions__notes.jsonl": "{}\n"})
+    (tmp_path / "math.jsonl").write_text('{"question": "1+1=?", "answer": "2"}\n')
+    assert [problem.kind for problem in load_problems(ProblemSettings(path=str(tmp_path)))] == [ProblemKind.CODE, ProblemKind.MATH]
+
+
 @pytest.mark.parametrize(
     ("limits", "seconds", "megabytes"),
     [
