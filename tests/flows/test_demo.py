@@ -13,7 +13,6 @@ from typing import Any
 
 import psutil
 import pytest
-from test_child import lives
 
 # An hour's demo of seconds: a base model that has learnt little, and few, small steps.
 SMALL = {
@@ -103,6 +102,13 @@ def test_bad_input_comes_back_through_prefect(environment: dict[str, str], tmp_p
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1].startswith(f"magistral: {broken}:2")
     assert "Traceback" not in done.stderr
+
+
+def lives(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def flow_family(home: str) -> list[psutil.Process]:
