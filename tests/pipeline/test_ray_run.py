@@ -47,7 +47,7 @@ def test_an_asynchronous_run_with_two_trainer_ranks(writer_model: Path, tmp_path
     assert len(steps) == 6
     counters, ledger = events[-1]["counters"], events[-1]["ledger"]
     assert counters["weight_updates"] == 6
-    assert counters["weight_updates_in_flight"] >= 1
+    assert counters["weight_updates_in_flight"] >= 3
     assert ledger["submitted"] == ledger["trained"] + ledger["filtered"] + ledger["failed"] + ledger["in_flight"]
     assert ledger["trained"] == 6 * 8
     assert ledger["failed"] == 0
