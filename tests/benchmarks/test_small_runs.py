@@ -37,7 +37,7 @@ def test_handover(tmp_path: Path) -> None:
     assert len(content["repetitions"]) == 2
     for item in content["repetitions"]:
         assert 9e6 * 4 < item["bytes"] < 14e6 * 4
-        assert item["in_flight"] > 0, "generation stood still before the hand-over"
+        assert item["in_flight"] == 4, "generation stood still before the hand-over"
         assert 0 < item["load_s"] < item["pause_s"] < item["whole_s"]
     assert not list(Path("/dev/shm").glob("handover-copy-*"))
 
@@ -67,7 +67,7 @@ def test_overhead(tmp_path: Path) -> None:
     assert all(len(item["turns"]) == (4 if size < 1 else 1) and item["start_s"] > 0 for (size, _), item in sides.items())
     for item in (sides[0.8, side] for side in ("with", "without")):  # a step in which it stood still would be six times as long
         seconds = [step["seconds"] for turn in item["turns"] for step in turn]
-        assert sorted(seconds)[-2] < 4 * statistics.median(seconds)  # one may be the machine's
+        assert max(seconds) < 4 * statistics.median(seconds)
     # The larger model says the same with more work.
     assert min(sides[10.0, "without"]["us_a_token"]) > 2 * max(sides[0.8, "without"]["us_a_token"])
 
