@@ -6,8 +6,9 @@ without   the same coordinator, vLLM's engine in its own process as before, the 
 
 Both are started, and then run in turn, a few optimiser steps each; the side whose turn it is not is stopped (SIGSTOP), of the first the
 whole stack. A step in which a side stood still does not count. The schedule is synchronous, so that both do the same work in the same
-order: the tiny recipe, the same base model and seeds, a learning rate that changes nothing. Compared is the time a generated token. What
-the three cost goes by the completion, what a step costs by the parameters as well; so a second model, which says the same with more
+order: the tiny recipe, the same base model and seeds, a learning rate that changes nothing. Compared is the time a generated token. Two
+processes that do the same differ for as long as they live, by more than is to be measured; so both sides are started anew several times.
+What the three cost goes by the completion, what a step costs by the parameters as well; so a second model, which says the same with more
 neurons, stands beside the first.
 """
 
@@ -29,10 +30,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import psutil
 import yaml
 
-from benchmarks.common import Headline, Options, Pairs, Result, in_child, in_turn
-from benchmarks.sides import RAY_ENVIRONMENT, Side, signal_all, tree
+from benchmarks.common import Headline, Options, Result, in_child, in_turn
+from benchmarks.sides import RAY_ENVIRONMENT, Side, Steps, cpu_seconds, cpu_seconds_since, signal_all, tree
 from magistral_core.errors import InfrastructureError, InputError
 from tasks.events import EventFile
 
@@ -53,11 +55,13 @@ _POLL_S = 0.02
 
 @dataclass(frozen=True)
 class Settings:
-    """Million parameters of the models; pairs of turns; optimiser steps of a turn that count; those before the first turn; completions of
-    a step and their most tokens. The larger model takes a quarter of the turns, and of the steps in each.
+    """Million parameters of the models; how often both sides are started; pairs of turns of each start; optimiser steps of a turn that
+    count; those before the first turn; completions of a step and their most tokens. The larger model takes a quarter of the steps, and of
+    the turns, but two.
     """
 
     millions: tuple[float, ...] = tuple(_NEURONS)
+    starts: int = 1
     repetitions: int = 8
     steps: int = 8
     settle: int = 2
@@ -67,78 +71,100 @@ class Settings:
 
 def run(options: Options) -> Result:
     """See the module."""
-    settings = options.over(Settings(repetitions=24, settle=4, completions=256) if options.full else Settings())
+    settings = options.over(Settings(starts=5, repetitions=4, settle=4, completions=256) if options.full else Settings())
     if unknown := set(settings.millions) - set(_NEURONS):
         raise InputError(f"bench overhead: millions={min(unknown):g}: there are models of {', '.join(f'{size:g}' for size in _NEURONS)}")
     with tempfile.TemporaryDirectory(prefix="overhead-") as folder, _stack(Path(folder) / "home") as (environment, services):
         measured = {size: _measure(size, settings, Path(folder), environment, services) for size in settings.millions}
-    over = {size: [100 * (ratio - 1) for ratio in found.pairs.ratios] for size, found in measured.items()}
+    over = {size: [start.over for start in starts] for size, starts in measured.items()}
     worst = max(statistics.median(shares) for shares in over.values())
     return Result(
         Headline("Prefect, MLflow and Ray over the bare steps, worst model", worst, "%", higher_is_better=False),
         asdict(settings),
-        [_row(size, side, found, over[size]) for size, found in measured.items() for side in _SIDES],
+        [_row(size, side, starts, over[size]) for size, starts in measured.items() for side in _SIDES],
         [
-            {"million parameters": size, "side": side, "start_s": found.starts[side], "us_a_token": per_token, "turns": found.turns[side]}
-            for size, found in measured.items()
-            for side, per_token in zip(_SIDES, (found.pairs.a, found.pairs.b), strict=True)
+            {"million parameters": size, "side": side, "start_s": start.first_step_s[side], "turns": list(map(asdict, start.turns[side]))}
+            for size, starts in measured.items()
+            for start in starts
+            for side in _SIDES
         ],
-        [f"{size:g}M parameters, pair by pair: {', '.join(f'{share:+.1f}%' for share in shares)}." for size, shares in over.items()],
+        [f"{size:g}M parameters, start by start: {', '.join(f'{share:+.1f}%' for share in shares)}." for size, shares in over.items()],
     )
 
 
 @dataclass(frozen=True)
-class _Measured:
-    """Of a model: microseconds a generated token, with and without; steps of each turn; seconds until each side's first step was done."""
+class _Turn:
+    """Of one side: its steps, and microseconds a generated token: by the clock, and of processors, of the whole stack for `with`."""
 
-    pairs: Pairs
-    turns: dict[str, list[list[dict[str, float]]]]
-    starts: dict[str, float]
+    steps: list[dict[str, float]]
+    us_a_token: float
+    cpu_us_a_token: float
 
 
-def _measure(size: float, settings: Settings, folder: Path, environment: dict[str, str], services: list[int]) -> _Measured:
+@dataclass(frozen=True)
+class _Start:
+    """Both sides, started once: what the three cost, in percent; the turns; seconds until the first step was done."""
+
+    over: float
+    turns: dict[str, list[_Turn]]
+    first_step_s: dict[str, float]
+
+
+def _measure(size: float, settings: Settings, folder: Path, environment: dict[str, str], services: list[int]) -> list[_Start]:
+    model = _model(size, settings, folder, environment)
+    return [
+        _start(size, f"overhead-{size:g}-{number}".replace(".", "-"), model, settings, folder, environment, services)
+        for number in range(settings.starts)
+    ]
+
+
+def _start(
+    size: float, name: str, model: str, settings: Settings, folder: Path, environment: dict[str, str], services: list[int]
+) -> _Start:
     fewer = _FEWER if _NEURONS[size] else 1
     repetitions, steps, settle = (max(1, count // fewer) for count in (settings.repetitions, settings.steps, settings.settle))
-    model = _model(size, settings, folder, environment)
+    repetitions = max(repetitions, min(2, settings.repetitions))  # either side goes first once
 
     def recipe(side: str, limit: int) -> dict[str, Any]:
-        named = _recipe(f"overhead-{size:g}-{side}".replace(".", "-"), settings)
+        named = _recipe(f"{name}-{side}", settings)
         return {**named, "model": {**named["model"], "path": model}, "training": {**named["training"], "max_steps": limit}}
 
-    turns: dict[str, list[list[dict[str, float]]]] = {side: [] for side in _SIDES}
+    turns: dict[str, list[_Turn]] = {side: [] for side in _SIDES}
     with contextlib.ExitStack() as stack:
         limit = settle + 1 + repetitions * (steps + 1) + _SPARE
         through = stack.enter_context(_ThroughStack(recipe("with", limit), folder, environment, services))
         began = time.monotonic()
         bare_side = stack.enter_context(Side("benchmarks.overhead:bare", {"recipe": recipe("without", 1_000_000)}, environment))
         bare_side.advance(1)
-        starts = {"with": through.start_s, "without": time.monotonic() - began}
-        advance: dict[str, Callable[[int], list[dict[str, Any]]]] = {
-            "with": through.advance,
-            "without": lambda count: list(bare_side.advance(count).lines),
-        }
+        first_step_s = {"with": through.start_s, "without": time.monotonic() - began}
+        advance: dict[str, Callable[[int], Steps]] = {"with": through.advance, "without": bare_side.advance}
 
         def turn(side: str) -> float:
-            lines = [_step(line["metrics"]) for line in advance[side](steps + 1)[1:]]
-            turns[side].append(lines)
-            return 1e6 * sum(line["seconds"] for line in lines) / sum(line["tokens"] for line in lines)
+            done = advance[side](steps + 1)
+            each = [_step(line["metrics"]) for line in done.lines]
+            counted, cpu_s = each[1:], sum(done.cpu_seconds.values())  # the first stood still while the other side ran
+            per_token = 1e6 * _total(counted, "seconds") / _total(counted, "tokens")
+            turns[side].append(_Turn(counted, per_token, 1e6 * cpu_s / _total(each, "tokens")))
+            return per_token
 
         for side in _SIDES:
             advance[side](settle)
         pairs = in_turn(lambda: turn("with"), lambda: turn("without"), repetitions)
-    return _Measured(pairs, turns, starts)
+    return _Start(100 * (pairs.ratio - 1), turns, first_step_s)
 
 
-def _row(size: float, side: str, found: _Measured, over: list[float]) -> dict[str, Any]:
-    steps = [step for turn in found.turns[side] for step in turn]
+def _row(size: float, side: str, starts: list[_Start], over: list[float]) -> dict[str, Any]:
+    turns = [turn for start in starts for turn in start.turns[side]]
+    steps = [step for turn in turns for step in turn.steps]
     return {
         "million parameters": size,
         "side": side,
         "step (s)": statistics.median(step["seconds"] for step in steps),
         "of which training (s)": statistics.median(step["training"] for step in steps),
-        "time a generated token (us)": statistics.median(found.pairs.a if side == "with" else found.pairs.b),
+        "time a generated token (us)": statistics.median(turn.us_a_token for turn in turns),
+        "of processors (us)": statistics.median(turn.cpu_us_a_token for turn in turns),
         "over the bare steps (%)": statistics.median(over) if side == "with" else 0.0,
-        "until the first step is done (s)": found.starts[side],
+        "until the first step is done (s)": statistics.median(start.first_step_s[side] for start in starts),
     }
 
 
@@ -200,17 +226,19 @@ class _ThroughStack:
             self._command.wait()
             self._log.close()
 
-    def advance(self, steps: int) -> list[dict[str, Any]]:
+    def advance(self, steps: int) -> Steps:
         """Run for so many optimiser steps, then stand still; their events."""
         self._steps()  # done before the last turn's stop had reached them
+        before = cpu_seconds(self._processes())
         began = time.monotonic()
         self._signal(signal.SIGCONT)
         lines = self._steps()
         while len(lines) < steps:
             self._wait(began)
             lines += self._steps()
+        seconds = time.monotonic() - began
         self._signal(signal.SIGSTOP)
-        return lines[:steps]
+        return Steps(seconds, tuple(lines[:steps]), cpu_seconds_since(before, self._processes()))
 
     def _event_files(self) -> Iterator[Path]:
         return (self._home / "flow-runs").rglob("train-*.jsonl")
@@ -228,13 +256,20 @@ class _ThroughStack:
         return self._log.read().strip()[-1500:]
 
     def _signal(self, signum: int) -> None:
-        signal_all(tree(*self._services, self._command.pid), signum)
+        signal_all(self._processes(), signum)
+
+    def _processes(self) -> list[psutil.Process]:
+        return tree(*self._services, self._command.pid)
 
 
 def _step(metrics: dict[str, float]) -> dict[str, float]:
     seconds = metrics["speed/step_seconds"]
     tokens = metrics["speed/generated_tokens_per_s"] * seconds
     return {"seconds": seconds, "training": metrics["busy/trainers"] * seconds, "tokens": tokens}
+
+
+def _total(steps: list[dict[str, float]], name: str) -> float:
+    return sum(step[name] for step in steps)
 
 
 def _model(size: float, settings: Settings, folder: Path, environment: dict[str, str]) -> str:

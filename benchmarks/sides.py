@@ -100,7 +100,7 @@ class Side:
 
     def advance(self, steps: int) -> Steps:
         """Run for so many optimiser steps, then stand still. Raises InfrastructureError if the child fails."""
-        before = self._cpu_seconds()
+        before = cpu_seconds(tree(self._process.pid))
         began = time.monotonic()
         self._signal(signal.SIGCONT)
         lines: list[dict[str, Any]] = []
@@ -109,11 +109,7 @@ class Side:
             if line["at"] >= began:  # earlier: a step that was done before the last turn's stop had reached it
                 lines.append(line)
         self._signal(signal.SIGSTOP)
-        after = self._cpu_seconds()
-        spent: defaultdict[str, float] = defaultdict(float)
-        for process, (role, seconds) in after.items():
-            spent[role] += seconds - before.get(process, (role, 0.0))[1]
-        return Steps(lines[-1]["at"] - began, tuple(lines), dict(spent))
+        return Steps(lines[-1]["at"] - began, tuple(lines), cpu_seconds_since(before, tree(self._process.pid)))
 
     def close(self) -> None:
         """End the child and all that it started; nothing the second time."""
@@ -148,17 +144,6 @@ class Side:
         while psutil.Process(self._process.pid).status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE):
             time.sleep(0.001)
 
-    def _cpu_seconds(self) -> dict[int, tuple[str, float]]:
-        """Role and processor time of each process."""
-        found = {}
-        for process in tree(self._process.pid):
-            try:
-                times = process.cpu_times()
-                found[process.pid] = _role(" ".join(process.cmdline())), times.user + times.system
-            except psutil.NoSuchProcess:
-                continue
-        return found
-
     def _signal(self, signum: int) -> None:
         signal_all(tree(self._process.pid), signum)
 
@@ -171,6 +156,24 @@ def tree(*roots: int) -> list[psutil.Process]:
             root = psutil.Process(pid)
             found += [root, *root.children(recursive=True)]
     return found
+
+
+def cpu_seconds(processes: Sequence[psutil.Process]) -> dict[int, tuple[str, float]]:
+    """Role and processor time of each process, by its id."""
+    found = {}
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            found[process.pid] = _role(" ".join(process.cmdline())), times.user + times.system
+    return found
+
+
+def cpu_seconds_since(before: Mapping[int, tuple[str, float]], processes: Sequence[psutil.Process]) -> dict[str, float]:
+    """Processor time by role since `before`, what `cpu_seconds` said then."""
+    spent: defaultdict[str, float] = defaultdict(float)
+    for process, (role, seconds) in cpu_seconds(processes).items():
+        spent[role] += seconds - before.get(process, (role, 0.0))[1]
+    return dict(spent)
 
 
 def signal_all(processes: Sequence[psutil.Process], signum: int) -> None:

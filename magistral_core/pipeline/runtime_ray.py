@@ -33,6 +33,8 @@ from magistral_core.training.report import StepReport
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own 15 starves actors beside anything else on the cores
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("RAY_num_workers_soft_limit", "0")  # actors have an environment of their own: no process kept ready fits
+os.environ.setdefault("RAY_enable_metrics_collection", "0")  # of Ray's own metrics: nothing here shows them, and they cost each process
 
 import psutil
 import ray
