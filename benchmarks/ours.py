@@ -61,6 +61,9 @@ class _Observer:
     def on_restart(self, role: str, cause: str) -> None:
         raise RuntimeError(f"{role} died within a benchmark: {cause}")
 
+    def on_validation(self, step: int, metrics: dict[str, float]) -> None:
+        """These recipes have none."""
+
     def on_stage(self, step: int, stages: list[dict[str, Any]]) -> None:
         raise NotImplementedError("a benchmark has no curriculum")
 

@@ -96,11 +96,14 @@ def prepare(recipe: Recipe, on_event: OnEvent | None = None) -> Prepared:
     """Read and check everything that a run needs, problem lines first, then model and prompts."""
     from magistral_core.evaluation import suite_named
     from magistral_core.pipeline.prepare import prepare as check
+    from magistral_core.problems import load_problems
 
     if recipe.evaluation.suite is not None:
         suite_named(recipe.evaluation.suite)  # a stage is evaluated hours later
     found = problems(recipe)
-    return check(recipe, model_folder(recipe, on_event), found)
+    validation = recipe.validation
+    held_out = [] if validation is None else load_problems(validation.problems, recipe.seed)
+    return check(recipe, model_folder(recipe, on_event), found, held_out)
 
 
 def plan(recipe: Recipe) -> Plan:

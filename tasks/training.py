@@ -159,6 +159,14 @@ class _Follower:
         with showing(self._log):
             publish_stages(event["stages"])
 
+    def _on_validation(self, event: dict[str, Any]) -> None:
+        figures = {name: value for name, value in event["metrics"].items() if name in ("validation/pass_rate", "validation/reward_mean")}
+        self._log.info(
+            "validation of step %d %s",
+            event["metrics"]["validation/step"],
+            " ".join(f"{name.removeprefix('validation/')} {value:.3f}" for name, value in figures.items()),
+        )
+
     def _on_wait(self, event: dict[str, Any]) -> None:
         self._log.info("waiting: %s", event["message"])
 

@@ -118,6 +118,13 @@ class RunView:
             elif row["ended"] == event["step"]:
                 note(f"stage {row['stage']} ended after step {row['ended']}: {row['ended_by']}")
 
+    def _on_validation(self, event: Mapping[str, Any]) -> None:
+        metrics = event["metrics"]
+        figures = {"reward": "reward_mean", "pass": "pass_rate", "tokens": "length_mean"}
+        found = {label: metrics[f"validation/{name}"] for label, name in figures.items() if f"validation/{name}" in metrics}
+        text = "  ".join(f"{label} {value:.3g}" for label, value in found.items())
+        note(f"validation of step {metrics['validation/step']:.0f}: {text or 'nothing could be graded'}")
+
     def _on_wait(self, event: Mapping[str, Any]) -> None:
         note(f"waiting: {event['message']}")
 

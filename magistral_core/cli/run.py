@@ -120,7 +120,10 @@ def absolute_paths(recipe: Recipe) -> list[str]:
         found["rewards.extra_folder"] = recipe.rewards.extra_folder
     if recipe.pipeline.weights_folder:
         found["pipeline.weights_folder"] = recipe.pipeline.weights_folder
-    for field, value in (("problems.path", recipe.problems.path), ("model.path", recipe.model.path)):
+    paths = {"problems.path": recipe.problems.path, "model.path": recipe.model.path}
+    if recipe.validation is not None:
+        paths["validation.problems.path"] = recipe.validation.problems.path
+    for field, value in paths.items():
         if Path(value).expanduser().exists() and value != "tiny":
             found[field] = value
     places = {field: str(Path(value).expanduser().absolute()) for field, value in found.items()}

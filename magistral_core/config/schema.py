@@ -309,6 +309,14 @@ class EvaluationSettings(Section):
     engines: PositiveInt = Field(1, description="vLLM engines that sample at the same time")
 
 
+class ValidationSettings(Section):
+    """Held-out problems that the generators answer while the run trains, sampled as in training."""
+
+    problems: ProblemSettings = Field(description="as the recipe's own `problems`; none of them is trained on")
+    every: PositiveInt = Field(50, description="optimiser steps from one validation to the next; one is at the beginning, one at the end")
+    samples: PositiveInt = Field(1, description="completions per problem")
+
+
 class Plateau(Section):
     """When a measure has stopped rising: the mean over its last `window` batches is less than `rise` above that of the `window` before."""
 
@@ -391,6 +399,7 @@ class Recipe(Section):
     storage: StorageSettings = StorageSettings()
     tracking: TrackingSettings = TrackingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    validation: ValidationSettings | None = Field(None, description="of held-out problems while training; null: none")
     curriculum: CurriculumSettings | None = Field(None, description="training in stages; null: one stage, the recipe as it is")
 
     def stages(self) -> tuple[Recipe, ...]:

@@ -12,8 +12,8 @@ Life of a `GeneratorEngine`:
                   '-- engine process dies --> errored: every call raises InfrastructureError; make a new one
 
 The prefix cache is salted with the weight version, so that no prompt is continued from another version's cache: a prompt
-is computed with one version. No more than `max_num_seqs` requests are inside vLLM at a time; the others wait outside, where
-their salt is not yet fixed.
+is computed with one version. Those of a validation have a cache of their own (`cache_salt`). No more than `max_num_seqs`
+requests are inside vLLM at a time; the others wait outside, where their salt is not yet fixed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING
 from magistral_core.config.schema import GenerationSettings, PromptSettings
 from magistral_core.errors import InfrastructureError, InputError
 from magistral_core.generation.arguments import engine_args
-from magistral_core.generation.tokens import Decoder, Sampling, sampling_params, to_completion
+from magistral_core.generation.tokens import Decoder, Sampling, cache_salt, sampling_params, to_completion
 from magistral_core.generation.transfer import Contents, join_information
 from magistral_core.records import Completion, Request
 
@@ -170,7 +170,7 @@ class GeneratorEngine:
                 finished = None
                 while finished is None or finished.outputs[0].finish_reason == "abort":  # taken back by an update, see there
                     await self._accepting.wait()
-                    prompt = tokens_input(prompt_ids, cache_salt=str(self.version))
+                    prompt = tokens_input(prompt_ids, cache_salt=cache_salt(request, self.version))
                     async for output in self._live.generate(prompt, params, f"{request.group_id}-{request.index}-{next(self._ids)}"):
                         finished = output
             except (EngineDeadError, EngineGenerateError) as error:
@@ -397,7 +397,7 @@ class LocalEngine:
         from vllm.inputs.engine import tokens_input
 
         identifier = f"{request.group_id}-{request.index}-{next(self._ids)}"
-        prompt = tokens_input(request.prompt.token_ids.tolist(), cache_salt=str(self.version))
+        prompt = tokens_input(request.prompt.token_ids.tolist(), cache_salt=cache_salt(request, self.version))
         try:
             self._engine.add_request(identifier, prompt, sampling_params(request, sampling or self._sampling, self._decoder.stop_ids))
         except VLLMValidationError as error:

@@ -109,6 +109,11 @@ def _common_params(sampling: Sampling, stop_ids: tuple[int, ...]) -> SamplingPar
     )
 
 
+def cache_salt(request: Request, version: int) -> str:
+    """Names the prefix cache of a prompt. What a validation leaves there must not touch the last bits of a sequence that is trained."""
+    return f"{version}" if request.group_id >= 0 else f"{version} held out"
+
+
 def to_completion(request: Request, output: RequestOutput, decoder: Decoder) -> Completion:
     """The record of a finished output.
 

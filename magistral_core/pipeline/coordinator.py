@@ -34,6 +34,7 @@ from magistral_core.pipeline.metrics import Clock, Window, policy_metrics, resam
 from magistral_core.pipeline.runtime import Runtime
 from magistral_core.pipeline.state import LoopState
 from magistral_core.pipeline.supervision import Fleet, GeneratorError, GeneratorState
+from magistral_core.pipeline.validation import Validation
 from magistral_core.problems import ProblemStream
 from magistral_core.records import Batch, Completion, Group, Problem, Prompt, Request
 from magistral_core.storage import explain_full_disk
@@ -53,6 +54,9 @@ class Observer(Protocol):
 
     def on_step(self, step: int, metrics: dict[str, float], batch: Batch) -> None:
         """`step` optimiser steps are done."""
+
+    def on_validation(self, step: int, metrics: dict[str, float]) -> None:
+        """A validation is over, and `step` optimiser steps are done. After a resume, what the checkpoint knows of is not told again."""
 
     def staging(self, step: int) -> Path:
         """An empty local folder for a checkpoint."""
@@ -80,6 +84,7 @@ class Coordinator:
         render: a problem's prompt.
         observer: told of steps and checkpoints.
         state: where to begin; changed in place.
+        held_out: problems and prompts of the recipe's `validation`.
         one_stage: end with the stage of the curriculum that the state is in.
 
     Made and run within one event loop, whose clock it goes by.
@@ -93,6 +98,7 @@ class Coordinator:
         render: Callable[[Problem], Prompt],
         observer: Observer,
         state: LoopState,
+        held_out: Sequence[tuple[Problem, Prompt]] = (),
         *,
         one_stage: bool = False,
     ) -> None:
@@ -119,6 +125,9 @@ class Coordinator:
         self._queue_grew = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._delivery: asyncio.Task[None] | None = None
+        self._validation = Validation(recipe.validation, held_out, recipe.seed, recipe.max_model_len) if recipe.validation else None
+        self._validation_over = asyncio.Event()
+        self._ending = False  # nothing more is admitted
         self._lost_in_a_row = 0
         self._checkpointed = state.step
         self._saving: Path | None = None  # where the trainers write a checkpoint
@@ -194,7 +203,8 @@ class Coordinator:
 
     async def _pump(self) -> None:
         """Start every completion that admission permits, each group on one generator for its shared prompt."""
-        self._homeless.extend(self._request(slot) for slot in self._admission.admit())
+        if not self._ending:
+            self._homeless.extend(self._request(slot) for slot in self._admission.admit())
         healthy = self._fleet.healthy
         if not healthy or not self._homeless:
             return
@@ -285,20 +295,28 @@ class Coordinator:
             if not completions:  # it decodes, that is all
                 continue
             self._fleet.worked(generator)
-            complete = []
+            complete, validated, admitted = [], [], 0
             for completion in completions:
                 del self._held[generator][completion.group_id, completion.index]
+                if self._validation is not None and completion.group_id < 0:
+                    if answered := self._validation.join(completion, self._course.stage):
+                        del self._partial[answered.id], self._place[answered.id]
+                        validated.append(answered)
+                    continue
+                admitted += 1
                 group = self._partial[completion.group_id]
                 group.append(completion)
                 if len(group) == self._settings.group_size:
                     complete.append(self._complete(completion.group_id))
                 self._window.tokens += completion.length
                 self._state.counters.generated_tokens += completion.length
-            self._state.counters.completions += len(completions)
-            self._admission.finished(len(completions))
+            self._state.counters.completions += admitted
+            self._admission.finished(admitted)
             self._generator_clocks[generator].busy(len(self._held[generator]), self._progress)
             if complete:
                 self._spawn(self._verify(complete))
+            if validated:
+                self._spawn(self._grade(validated))
             await self._let_go()
             await self._pump()
 
@@ -333,14 +351,50 @@ class Coordinator:
         self._queue_grew.set()
         await self._pump()
 
+    async def _grade(self, groups: Sequence[Group]) -> None:
+        """Verify answers of a validation."""
+        scored = await self._runtime.score(groups)
+        self._progress = self._clock()
+        if self._validation is not None and self._validation.take(scored):
+            self._validation_over.set()
+
+    async def _validate(self, *, end: bool = False) -> None:
+        """Begin a validation where one is due. A synchronous schedule waits for it, and so does the end, which is validated itself."""
+        if self._validation is None:
+            return
+        if end and self._validation.running:
+            await self._validation_over.wait()
+            self._tell_validation()
+        state = self._state
+        if self._validation.due(state.step, state.validated) or (end and state.step > state.validated):
+            self._validation_over.clear()
+            self._homeless.extend(self._validation.begin(state.step, self._stages[self._course.stage].generation.max_tokens))
+            await self._pump()
+            if end or self._settings.schedule == "sync":
+                await self._validation_over.wait()
+                self._tell_validation()
+
+    def _tell_validation(self) -> None:
+        """Tell of a validation that is over, if any. With a step, so that a checkpoint knows what was told of the steps before it."""
+        if self._validation is not None and self._validation.running and self._validation_over.is_set():
+            self._state.validated = self._validation.step
+            self._observer.on_validation(self._state.step, self._validation.figures())
+
     async def _train(self) -> None:
         state, last = self._state, self._finished
+        if self._validation is not None:
+            self._admission.training = True  # a synchronous schedule admits nothing before the validation is over
+            await self._validate()
+            self._admission.training = False
+            await self._pump()
         while not last:
             settings = self._settings
             if not await self._batch_waits(settings.n_batch):
                 last = self._finished or self._one_stage
                 if last and self._delivery is not None:
                     await self._delivery
+                if last:
+                    await self._end()
                 await self._checkpoint()
                 await self._pump()
                 continue
@@ -358,11 +412,17 @@ class Coordinator:
             ended = self._end_batch()
             last = self._finished or (ended and self._one_stage)
             await self._hand_over(wait=last)
+            await (self._end() if last else self._validate())
             self._admission.training = False
             if last or ended or state.step // self._recipe.checkpoints.every > self._checkpointed // self._recipe.checkpoints.every:
                 await self._checkpoint()
             if not last:
                 await self._pump()
+
+    async def _end(self) -> None:
+        """No more is admitted; what the run has come to is validated."""
+        self._ending = True
+        await self._validate(end=True)
 
     async def _batch_waits(self, n_batch: int) -> bool:
         """Wait for a batch; false where the stage ends for want of one: what its problems gave was all right, or all wrong."""
@@ -420,6 +480,7 @@ class Coordinator:
         self._lost_in_a_row = 0
         metrics = self._metrics(batch, report, unused_share(rows, training.token_budget), now)
         self._last_step, self._last_metrics, self._window = now, metrics, Window()
+        self._tell_validation()
         self._observer.on_step(state.step, metrics, batch)
 
     def _metrics(self, batch: Batch, report: StepReport, unused: float, now: float) -> dict[str, float]:
@@ -525,7 +586,7 @@ class Coordinator:
             silent = [g for g, held in enumerate(self._held) if held and now - self._answered[g] >= limit]
             if now - self._progress < limit and not silent:
                 continue
-            verifying = self._ledger.ids(GroupState.VERIFYING)
+            verifying = [*self._ledger.ids(GroupState.VERIFYING), *(self._validation.grading if self._validation else ())]
             if silent:
                 culprit = ", ".join(f"generator {g} holds {len(self._held[g])} completions" for g in silent)
             elif not self._fleet.healthy:

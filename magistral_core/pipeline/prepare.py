@@ -36,6 +36,7 @@ class Prepared:
     problems: tuple[Problem, ...]
     prompts: dict[str, Prompt]
     skipped: int
+    held_out: tuple[tuple[Problem, Prompt], ...] = ()
 
     @property
     def stream(self) -> ProblemStream:
@@ -62,13 +63,14 @@ class Prepared:
         return digest.hexdigest()[:16]
 
 
-def prepare(recipe: Recipe, model_dir: Path, problems: Sequence[Problem]) -> Prepared:
+def prepare(recipe: Recipe, model_dir: Path, problems: Sequence[Problem], held_out: Sequence[Problem] = ()) -> Prepared:
     """Render every problem and check rewards and lengths.
 
     Args:
         recipe: the run.
         model_dir: the model's folder, already resolved.
         problems: already read and validated, every line of them.
+        held_out: those of the recipe's `validation`, as well.
 
     Raises:
         InputError: a prompt too long, a template that strips thoughts, a reward function that cannot be imported, a problem
@@ -78,7 +80,7 @@ def prepare(recipe: Recipe, model_dir: Path, problems: Sequence[Problem]) -> Pre
     _check_window(recipe, model_dir)
     renderer = ChatRenderer(model_dir, recipe.prompt, max_prompt_tokens=min(recipe.prompt.max_tokens, recipe.max_model_len - 1))
     verifier = Verifier(recipe.rewards, recipe.prompt)
-    verifier.check_supported(problems)
+    verifier.check_supported([*problems, *held_out])
     rendered = renderer.render_all(problems)
     prepared = Prepared(
         recipe,
@@ -86,6 +88,7 @@ def prepare(recipe: Recipe, model_dir: Path, problems: Sequence[Problem]) -> Pre
         tuple(problem for problem, _ in rendered),
         {problem.id: prompt for problem, prompt in rendered},
         skipped=len(problems) - len(rendered),
+        held_out=tuple(renderer.render_all(held_out)) if held_out else (),
     )
     prepared.curriculum()
     return prepared
@@ -97,7 +100,12 @@ def _check_window(recipe: Recipe, model_dir: Path) -> None:
         return
     from transformers import AutoConfig
 
-    window = getattr(AutoConfig.from_pretrained(model_dir).get_text_config(), "sliding_window", None)
+    try:
+        config = AutoConfig.from_pretrained(model_dir)
+    except ValueError as error:
+        said = " ".join(str(error).split())[:200]
+        raise InputError(f"model.path {recipe.model.path}: Transformers cannot read its config.json ({said})") from error
+    window = getattr(config.get_text_config(), "sliding_window", None)
     if window is not None and recipe.max_model_len > window:
         raise InputError(
             f"training.attention: varlen has no sliding window, {recipe.model.path} has one of {window} tokens, and sequences may have "
@@ -133,6 +141,7 @@ class Plan:
     tracking: str
     checkpoints: int
     stages: list[dict[str, Any]]
+    validation: dict[str, int] | None
 
     def to_json(self) -> dict[str, Any]:
         """The plan as one JSON object."""
@@ -156,6 +165,7 @@ class Plan:
             "devices": f"{self.device}; {self.generators} generator(s), {self.trainers} trainer rank(s), runtime {self.runtime}",
             "storage": f"{self.storage}, {self.checkpoints} checkpoints",
             "tracking": self.tracking,
+            **({"validation": _validation_text(self.validation)} if self.validation else {}),
             **{f"stage {row['stage']}": _stage_text(row) for row in self.stages},
         }
         width = max(map(len, rows))
@@ -199,7 +209,18 @@ def make_plan(prepared: Prepared, device: str, *, on_gpu: bool) -> Plan:
         tracking=_place(tracking_uri, recipe),
         checkpoints=-(-recipe.training.max_steps // recipe.checkpoints.every),
         stages=curriculum.table() if curriculum else [],
+        validation=_validation(prepared),
     )
+
+
+def _validation(prepared: Prepared) -> dict[str, int] | None:
+    """What a validation consists of, and how many of its problems are trained on all the same."""
+    settings = prepared.recipe.validation
+    if settings is None:
+        return None
+    trained = {problem.question.strip() for problem in prepared.problems}
+    also_trained = sum(problem.question.strip() in trained for problem, _ in prepared.held_out)
+    return {"problems": len(prepared.held_out), "samples": settings.samples, "every": settings.every, "also_trained": also_trained}
 
 
 def _unreadable(prepared: Prepared) -> int:
@@ -236,6 +257,11 @@ def _stage_text(row: dict[str, Any]) -> str:
         f"{row['problems']:,} problems (levels {row['levels']}, pass rates {row['pass_rates']}{share}), {lengths}, "
         f"n_async {row['n_async']}, n_batch {row['n_batch']}, n_minibatch {row['n_minibatch']}, until {row['until']}"
     )
+
+
+def _validation_text(figures: dict[str, int]) -> str:
+    trained = f"; {figures['also_trained']:,} of them are trained on, too: take them out" if figures["also_trained"] else ""
+    return f"{figures['problems']:,} held-out problems, {figures['samples']} completions each, every {figures['every']} steps{trained}"
 
 
 def _place(find: Callable[[Recipe], str], recipe: Recipe) -> str:

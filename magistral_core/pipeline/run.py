@@ -121,6 +121,7 @@ _NOT_WHAT_IS_LEARNT: dict[str, Any] = {
     "tracking": True,
     "checkpoints": True,
     "evaluation": True,
+    "validation": True,
     "rewards": {"workers", "max_workers", "extra_folder"},
     "generation": {"max_num_seqs", "tensor_parallel", "kv_cache_gib", "gpu_memory_utilization", "enforce_eager"},
     "pipeline": {
@@ -207,7 +208,9 @@ class _Run:
                         started = True
                         self._emit("ready")
                         stream, prompt = self._prepared.stream, self._prepared.prompt
-                        coordinator = Coordinator(self._recipe, runtime, stream, prompt, self, state, one_stage=self._one_stage)
+                        coordinator = Coordinator(
+                            self._recipe, runtime, stream, prompt, self, state, self._prepared.held_out, one_stage=self._one_stage
+                        )
                         async with self._scaled(coordinator):
                             await coordinator.run()
                     return state
@@ -344,6 +347,11 @@ class _Run:
         if self._recipe.tracking.samples and step % self._recipe.tracking.samples_every == 0:
             self._tracker.log_samples(step, _sample_rows(batch, self._recipe.tracking.samples))
         self._emit("step", step=step, metrics=metrics)
+
+    def on_validation(self, step: int, metrics: dict[str, float]) -> None:
+        """Log a validation (coordinator's observer)."""
+        self._tracker.log(step, metrics)
+        self._emit("validation", step=step, metrics=metrics)
 
     def staging(self, step: int) -> Path:
         """An empty folder for a checkpoint (coordinator's observer); another one of the same step may be on its way still."""

@@ -46,6 +46,7 @@ class LoopState:
         queue: verified groups that wait for the trainers, in order.
         counters: totals.
         curriculum: stages and what they know of the problems; None for a recipe without.
+        validated: optimiser steps that were done when the last validation began whose figures were told; -1: none was.
     """
 
     step: int = 0
@@ -53,6 +54,7 @@ class LoopState:
     queue: list[Group] = field(default_factory=list)
     counters: Counters = field(default_factory=Counters)
     curriculum: Curriculum | None = None
+    validated: int = -1
 
     def save(self, folder: Path) -> None:
         """Write the state into a checkpoint's folder."""
@@ -60,6 +62,7 @@ class LoopState:
         completions = [completion for group in self.queue for completion in group.completions]
         document = {
             "step": self.step,
+            "validated": self.validated,
             "ledger": self.ledger.to_json(),
             "counters": asdict(self.counters),
             "queue": [
@@ -113,7 +116,14 @@ class LoopState:
             scores = tuple(_score(data) for data in item["scores"])
             problem = problem_of(item["id"]) if curriculum is None else curriculum.drawn(item["id"]).problem
             queue.append(Group(item["id"], problem, tuple(completions), scores, item["stage"]))
-        return cls(document["step"], Ledger.from_json(document["ledger"]), queue, Counters(**document["counters"]), curriculum)
+        return cls(
+            document["step"],
+            Ledger.from_json(document["ledger"]),
+            queue,
+            Counters(**document["counters"]),
+            curriculum,
+            document.get("validated", -1),  # not in checkpoints from before there were validations
+        )
 
 
 def _join(arrays: Sequence[np.ndarray], dtype: type) -> np.ndarray:

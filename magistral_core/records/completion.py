@@ -40,7 +40,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One completion to generate: completion `index` of group `group_id`.
+    """One completion to generate: completion `index` of group `group_id`, which is negative for a validation.
 
     `seed` fixes the sampling of this completion: it derives from (run seed, group, index), so that a request sampled
     again after a crash draws from the same random stream.

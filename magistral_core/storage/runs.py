@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from magistral_core.errors import InputError
+from magistral_core.errors import InfrastructureError, InputError
 from magistral_core.storage.checkpoints import CheckpointStore
 from magistral_core.storage.lease import TTL_S, Lease
 from magistral_core.storage.objects import MissingObjectError, ObjectStore
@@ -88,7 +88,11 @@ class RunHandle:
 
     def finish(self, summary: Mapping[str, Any] | None = None) -> None:
         """Mark it finished: the same command then starts a new attempt."""
-        self._put("finished.json", dict(summary or {}))
+        try:
+            self._put("finished.json", dict(summary or {}))
+        except InfrastructureError:
+            if not self.finished:  # else only the answer was lost, and a second try would be a new attempt
+                raise
 
     def _put(self, name: str, content: Mapping[str, Any]) -> None:
         stamped = {**content, "time": datetime.now(UTC).isoformat(timespec="seconds")}

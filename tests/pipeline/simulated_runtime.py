@@ -34,7 +34,7 @@ PROBLEMS = tuple(Problem(id=f"p{i}", question=f"question {i}", answer=str(i), le
 
 def uniform(group_id: int, index: int) -> float:
     """A number in [0, 1) that belongs to a completion."""
-    return float(np.random.default_rng((7, group_id, index)).random())
+    return float(np.random.default_rng((7, group_id % 2**40, index)).random())  # negative: of a validation
 
 
 def mixed(group_id: int, index: int) -> Score:
@@ -67,6 +67,7 @@ class SimulatedRuntime:
     def __init__(self, recipe: Recipe, world: World, version: int = 0) -> None:
         self.generators = world.generators
         self._world, self._group_size = world, recipe.pipeline.group_size
+        self._samples = recipe.validation.samples if recipe.validation else 0
         self.versions = [version] * world.generators
         self.published = {version}
         self.weights: set[int] = set()
@@ -207,10 +208,11 @@ class SimulatedRuntime:
         self._fail("score")
         self.scoring.append((begun, self.now))
         for group in groups:
-            assert [completion.index for completion in group.completions] == list(range(self._group_size))
+            size = self._group_size if group.id >= 0 else self._samples
+            assert [completion.index for completion in group.completions] == list(range(size))
             assert group.id not in self.verified
             self.verified.add(group.id)
-        return [replace(group, scores=tuple(self._world.score(group.id, i) for i in range(self._group_size))) for group in groups]
+        return [replace(group, scores=tuple(self._world.score(group.id, i) for i in range(len(group.completions)))) for group in groups]
 
     async def train(self, rows: Sequence[Sequence[Microbatch]], step: int) -> StepReport:
         begun = self.now
@@ -362,6 +364,7 @@ class Watcher:
     after_step: Callable[[int], None] = lambda step: None
     restarts: list[tuple[str, str]] = field(default_factory=list)
     stages: list[tuple[int, list[dict[str, Any]]]] = field(default_factory=list)
+    validations: list[tuple[int, dict[str, float]]] = field(default_factory=list)
 
     def on_step(self, step: int, metrics: dict[str, float], batch: Batch) -> None:
         self.batches.append(batch)
@@ -381,6 +384,9 @@ class Watcher:
 
     def on_restart(self, role: str, cause: str) -> None:
         self.restarts.append((role, cause))
+
+    def on_validation(self, step: int, metrics: dict[str, float]) -> None:
+        self.validations.append((step, metrics))
 
     def on_stage(self, step: int, stages: list[dict[str, Any]]) -> None:
         self.stages.append((step, stages))
@@ -405,7 +411,11 @@ class Simulation:
 
     async def run(self) -> Simulation:
         self.runtime = self.make_runtime(self.recipe, self.world, self.state.step)
-        coordinator = Coordinator(self.recipe, self.runtime, self.stream, render, self.watcher, self.state, one_stage=self.one_stage)
+        validation = self.recipe.validation
+        held_out = [(problem, render(problem)) for problem in PROBLEMS[: validation.problems.limit]] if validation else []
+        coordinator = Coordinator(
+            self.recipe, self.runtime, self.stream, render, self.watcher, self.state, held_out, one_stage=self.one_stage
+        )
         try:
             await coordinator.run()
         finally:
@@ -413,7 +423,9 @@ class Simulation:
         return self
 
 
-def recipe(*, max_steps: int = 6, every: int = 1000, seed: int = 0, trainers: int = 1, **pipeline: Any) -> Recipe:
+def recipe(
+    *, max_steps: int = 6, every: int = 1000, seed: int = 0, trainers: int = 1, validation: dict[str, Any] | None = None, **pipeline: Any
+) -> Recipe:
     """A recipe of small numbers: groups of 4, 16 completions generated, 16 a batch."""
     settings = {"group_size": 4, "n_async": 16, "n_batch": 16, "n_minibatch": 16, "queue": 32, "max_open": 48, "stall_timeout_s": 300.0}
     return Recipe.model_validate(
@@ -424,5 +436,6 @@ def recipe(*, max_steps: int = 6, every: int = 1000, seed: int = 0, trainers: in
             "pipeline": {**settings, "trainers": trainers, "generators": 2, **pipeline},
             "training": {"max_steps": max_steps, "token_budget": 2048},
             "checkpoints": {"every": every},
+            "validation": validation,
         }
     )

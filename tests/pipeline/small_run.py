@@ -84,6 +84,9 @@ class Observer:
     def on_restart(self, role: str, cause: str) -> None:
         tell("restart", role=role, cause=cause)
 
+    def on_validation(self, step: int, metrics: dict[str, float]) -> None:
+        tell("validation", step=step, metrics=metrics)
+
     def on_stage(self, step: int, stages: list[dict[str, Any]]) -> None:
         tell("stage", step=step, stages=stages)
 
@@ -104,7 +107,7 @@ async def run(prepared: Prepared, folder: Path, kill_at: int | None) -> None:
             await runtime.start(model, state.step, resume)
             tell("ready", step=state.step)
             observer = Observer(folder, writer, kill_at)
-            await Coordinator(prepared.recipe, runtime, prepared.stream, prepared.prompt, observer, state).run()
+            await Coordinator(prepared.recipe, runtime, prepared.stream, prepared.prompt, observer, state, prepared.held_out).run()
         finally:
             await runtime.close()
     tell("closed", counters=asdict(state.counters), ledger=state.ledger.summary())
@@ -124,7 +127,7 @@ def main() -> None:
     for one in job["runs"]:
         changes = {**SMALL, **job["set"], **one.get("set", {})}
         recipe = api.load_recipe("tiny", [f"{key}={value}" for key, value in changes.items()])
-        prepared = replace(prepared, recipe=recipe) if prepared else api.prepare(recipe)
+        prepared = replace(prepared, recipe=recipe) if prepared and recipe.validation is None else api.prepare(recipe)
         if one.get("wait"):
             sys.stdin.readline()
         if one.get("whole"):

@@ -33,13 +33,13 @@ def some_of_all(group_id: int, index: int) -> Score:
 
 def skewed(group_id: int, index: int) -> int:
     """Lengths of which the longest are over five times the mean."""
-    return int(np.clip(np.random.default_rng((11, group_id, index)).lognormal(2.0, 1.0), 1, 70))
+    return int(np.clip(np.random.default_rng((11, group_id % 2**40, index)).lognormal(2.0, 1.0), 1, 70))
 
 
 def assert_conserved(run: Simulation) -> None:
     """Every completion that was generated is trained, filtered, failed or in flight, exactly once."""
     size = run.recipe.pipeline.group_size
-    ledger, generated = run.state.ledger, run.runtime.generated
+    ledger, generated = run.state.ledger, {key: length for key, length in run.runtime.generated.items() if key[0] >= 0}
     summary = ledger.summary()
     assert summary["submitted"] == summary["trained"] + summary["filtered"] + summary["failed"] + summary["in_flight"]
     open_groups = {group for state in GroupState for group in ledger.ids(state)}

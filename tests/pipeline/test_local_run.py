@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from marked_processes import program
+from mlflow import MlflowClient
 
 from magistral_core.storage import RunIndex, open_store
 
@@ -29,12 +30,14 @@ def steps_of(events: list[dict[str, Any]]) -> Steps:
 
 @pytest.fixture(scope="module")
 def runs(writer_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
-    """Events of four runs: killed after step 3, the same resumed, one undisturbed, one on fixed weights."""
+    """Events of five runs: killed after step 3, the same resumed, one undisturbed, one on fixed weights, one with validations."""
     root = tmp_path_factory.mktemp("runs")
     settings = {"model.path": str(writer_model), "pipeline.runtime": "local", "pipeline.schedule": "sync"}
     fixed = {"training.learning_rate": 0, "training.max_steps": 3}
     killed = [{"name": "disturbed", "kill_at_step": 3}]
-    others = [{"name": "undisturbed"}, {"name": "fixed", "set": fixed}, {"name": "disturbed", "wait": True}]
+    held_out = "{path: tiny, split: heldout, levels: [1], count: 20}"
+    validated = {"name": "validated", "set": {"validation": f"{{problems: {held_out}, every: 2, samples: 2}}"}}
+    others = [{"name": "undisturbed"}, {"name": "fixed", "set": fixed}, validated, {"name": "disturbed", "wait": True}]
     with (
         program({"root": str(root), "set": settings, "runs": killed}, root / "killed.log") as first,
         program({"root": str(root), "set": settings, "runs": others}, root / "others.log") as second,
@@ -42,7 +45,7 @@ def runs(writer_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
         found = {"killed": list(first.events())}
         assert first.end() == -signal.SIGKILL, first.log.read_text()[-4000:]
         assert first.left_after(5) == []
-        found |= {name: second.until("closed") for name in ("undisturbed", "fixed")}
+        found |= {name: second.until("closed") for name in ("undisturbed", "fixed", "validated")}
         second.go_on()
         found["resumed"] = second.until("closed")
         assert second.left_after(5) == [], "the runs are closed, the program is not"
@@ -65,9 +68,19 @@ def test_killed_and_resumed_is_undisturbed_to_the_bit(runs: dict[str, list[dict[
     assert runs["resumed"][-1]["ledger"] == runs["undisturbed"][-1]["ledger"]
 
 
+def test_validations_change_nothing_that_is_learnt_to_the_bit(runs: dict[str, list[dict[str, Any]]]) -> None:
+    assert steps_of(runs["validated"]) == steps_of(runs["undisturbed"])
+    validations = [event for event in runs["validated"] if event["event"] == "validation"]
+    assert [event["step"] for event in validations] == [0, 2, 4]
+    assert [event["metrics"]["validation/step"] for event in validations] == [0, 2, 4]
+    assert all(event["metrics"]["validation/graded_share"] == 1 for event in validations)
+    assert len({event["metrics"]["validation/reward_mean"] for event in validations}) > 1, "the weights have changed"
+
+
 def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(writer_model: Path, tmp_path: Path) -> None:
     places = {"storage.uri": f"file:{tmp_path}/store", "tracking.uri": f"sqlite:{tmp_path}/mlflow.db"}
-    small = {"model.path": str(writer_model), "checkpoints.every": 1, "training.max_steps": 8}
+    validation = "{problems: {path: tiny, split: heldout, levels: [1], count: 8}, every: 3}"
+    small = {"model.path": str(writer_model), "checkpoints.every": 1, "training.max_steps": 8, "validation": validation}
     schedule = {"pipeline.runtime": "local", "pipeline.schedule": "sync"}
     job = {"root": str(tmp_path), "set": {**small, **schedule, **places}, "runs": [{"name": "whole", "whole": True}]}
     store = open_store(places["storage.uri"])
@@ -92,6 +105,9 @@ def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(wr
     assert [event["step"] for event in events if event["event"] == "step"] == list(range(before.step + 1, 9))
     assert "damaged" in (tmp_path / "second.log").read_text()
     assert handle.finished and handle.checkpoints().verify(8).step == 8
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    points = client.get_metric_history(events[-1]["mlflow_run_id"], "validation/step")
+    assert [(point.step, point.value) for point in points] == [(0, 0), (3, 3), (6, 6), (8, 8)]
 
 
 def test_generator_and_trainer_agree_on_fixed_weights(runs: dict[str, list[dict[str, Any]]]) -> None:

@@ -42,6 +42,19 @@ def test_the_plan_shows_the_stages(writer_model: Path, tmp_path: Path) -> None:
     assert api.plan(recipe(writer_model, tmp_path, curriculum=None)).stages == []
 
 
+def test_the_plan_shows_the_validation_and_what_is_not_held_out(writer_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.jsonl").write_text('{"question": "1+1=?", "answer": "2"}\n{"question": "2+1=?", "answer": "3"}\n')
+    (tmp_path / "held-out.jsonl").write_text("".join(f'{{"question": "{n}+1=?", "answer": "{n + 1}"}}\n' for n in range(2, 6)))
+    validation = f"{{problems: {{path: {tmp_path}/held-out.jsonl, limit: 3}}, every: 5, samples: 2}}"
+    changes = {"problems.path": tmp_path / "mine.jsonl", "curriculum": None, "validation": validation}
+    plan = api.plan(recipe(writer_model, tmp_path, **changes))
+    assert plan.validation == {"problems": 3, "samples": 2, "every": 5, "also_trained": 1}
+    assert "3 held-out problems, 2 completions each, every 5 steps; 1 of them are trained on, too: take them out" in plan.to_text()
+    assert api.plan(recipe(writer_model, tmp_path, **{**changes, "validation": None})).validation is None
+    with pytest.raises(InputError, match=r"elsewhere\.jsonl"):
+        api.plan(recipe(writer_model, tmp_path, **{**changes, "validation": validation.replace("held-out", "elsewhere")}))
+
+
 def test_a_sliding_window_that_packed_rows_do_not_have_is_refused(writer_model: Path, tmp_path: Path) -> None:
     model = shutil.copytree(writer_model, tmp_path / "model")
     for window in (111, 112):
@@ -52,6 +65,14 @@ def test_a_sliding_window_that_packed_rows_do_not_have_is_refused(writer_model: 
                 api.plan(recipe(model, tmp_path))
             assert api.plan(recipe(model, tmp_path, **{"training.attention": "sdpa"})).max_model_len == 112
     assert api.plan(recipe(model, tmp_path)).max_model_len == 112
+
+
+def test_a_kind_of_model_that_is_not_known_is_refused(writer_model: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(writer_model, tmp_path / "model")
+    content = json.loads((writer_model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**content, "model_type": "quite_another"}))
+    with pytest.raises(InputError, match=r"model\.path .*: Transformers cannot read its config\.json \(.*quite_another"):
+        api.plan(recipe(model, tmp_path))
 
 
 def test_a_plan_needs_no_place_to_write_and_counts_what_no_response_can_answer(

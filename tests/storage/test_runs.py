@@ -53,6 +53,27 @@ def test_the_recipe_is_written_once(store: ObjectStore) -> None:
     assert handle.recipe() == {"seed": 0, "name": "é"}
 
 
+@pytest.mark.parametrize("arrives", [True, False])
+def test_an_end_whose_answer_is_lost_is_an_end(store: ObjectStore, arrives: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunIndex(store).resolve("tiny", DIGEST)
+    run.begin({"seed": 0})
+    put = store.put_bytes
+
+    def lost(data: bytes, key: str) -> None:
+        if arrives:
+            put(data, key)
+        raise InfrastructureError("no answer")
+
+    monkeypatch.setattr(store, "put_bytes", lost)
+    if arrives:
+        run.finish({"steps": 3})
+    else:
+        with pytest.raises(InfrastructureError, match="no answer"):
+            run.finish({"steps": 3})
+    assert run.finished is arrives
+    assert RunIndex(store).resolve("tiny", DIGEST).attempt == (2 if arrives else 1)
+
+
 def test_another_number_of_generators_is_asked_for_beside_the_run(store: ObjectStore) -> None:
     handle = RunIndex(store).resolve("tiny", DIGEST)
     assert handle.wanted_generators() is None

@@ -1,0 +1,181 @@
+"""Held-out problems, answered while a run trains: all of them, each time, and nothing else is touched."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import virtual_time
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from simulated_runtime import PROBLEMS, Simulation, World, completion, mixed, recipe, render
+from test_coordinator import assert_conserved, simulate, skewed, some_of_all
+from test_resume import run_with_kills
+
+from magistral_core.config.schema import ProblemSettings, ValidationSettings
+from magistral_core.pipeline.coordinator import StallError
+from magistral_core.pipeline.state import LoopState
+from magistral_core.pipeline.validation import Validation
+from magistral_core.records import Completion, Score, ScoreStatus
+
+HELD_OUT = 10
+VALIDATION = {"problems": {"path": "tiny", "limit": HELD_OUT}, "every": 4, "samples": 3}
+WORLD = World(score=some_of_all, length=skewed)
+
+
+def answered(validation: Validation) -> list[Completion]:
+    requests = validation.begin(validation.step, 64)
+    return [completion((r.group_id, r.index), r.prompt.token_ids, np.zeros(4, np.int32)) for r in requests]
+
+
+def made(samples: int = 2, every: int = 4) -> Validation:
+    settings = ValidationSettings(problems=ProblemSettings(), samples=samples, every=every)
+    return Validation(settings, [(problem, render(problem)) for problem in PROBLEMS[:HELD_OUT]], 5, 100)
+
+
+@given(st.integers(1, 20), st.integers(0, 200), st.lists(st.integers(1, 9), max_size=60))
+def test_one_begins_in_each_interval_that_a_batch_ends_in(every: int, first: int, batches: list[int]) -> None:
+    """Whatever the steps of a batch, and wherever it began: never two within one interval, and none is missed."""
+    validation, step, validated = made(every=every), first, -1
+    begun = []
+    for steps in batches:
+        if validation.due(step, validated):
+            begun.append(step)
+            validated = step
+        step += steps
+    at = np.cumsum([first, *batches])[:-1]
+    assert begun == [int(at[at // every == interval].min()) for interval in sorted(set(at // every))]
+
+
+@given(st.randoms(use_true_random=False))
+def test_every_problem_is_answered_in_any_order(random: Any) -> None:
+    validation = made(samples=2)
+    completions = answered(validation)
+    random.shuffle(completions)
+    groups = [group for one in completions if (group := validation.join(one, 1))]
+    assert {group.problem.id for group in groups} == {problem.id for problem in PROBLEMS[:HELD_OUT]}
+    assert all(group.id < 0 and group.stage == 1 and [c.index for c in group.completions] == [0, 1] for group in groups)
+    assert validation.grading == {group.id for group in groups}
+    random.shuffle(groups)
+    graded = [
+        type(group)(group.id, group.problem, group.completions, tuple(mixed(-group.id, index) for index in range(2)), 1) for group in groups
+    ]
+    assert [validation.take([group]) for group in graded] == [False] * (HELD_OUT - 1) + [True]
+    assert not validation.grading
+    figures = validation.figures()
+    assert figures["validation/pass_rate"] == 0.5 and figures["validation/pass_groups_solved"] == 1.0
+    assert figures["validation/graded_share"] == 1.0 and figures["validation/reward_mean"] == pytest.approx(0.55)
+    assert not validation.running
+
+
+def test_two_validations_differ_by_the_weights_alone() -> None:
+    validation = made()
+    first = validation.begin(3, 64)
+    validation.running = False
+    second = validation.begin(4, 64)
+    assert [request.seed for request in first] == [request.seed for request in second]
+    assert len({request.seed for request in first}) == len(first) == 2 * HELD_OUT
+    assert not {request.group_id for request in first} & {request.group_id for request in second}
+    assert {request.max_tokens for request in first} == {64}
+    assert {request.max_tokens for request in made().begin(0, 2000)} == {97}, "the context is 100, a prompt 3"
+
+
+@pytest.mark.parametrize("schedule", ["async", "sync"])
+def test_a_run_is_validated_at_its_beginning_meanwhile_and_at_its_end(schedule: str, tmp_path: Path) -> None:
+    settings = recipe(max_steps=14, schedule=schedule, validation=VALIDATION)
+    run = simulate(settings, WORLD, tmp_path)
+    assert [metrics["validation/step"] for _, metrics in run.watcher.validations] == [0, 4, 8, 12, 14]
+    asked = [key for _, key in run.runtime.submitted if key[0] < 0]
+    assert len(asked) == len(set(asked)) == 5 * HELD_OUT * 3
+    assert set(asked) <= run.runtime.generated.keys()
+    assert run.state.validated == 14
+    assert run.state.step == 14 and run.watcher.checkpoints[-1][0] == 14
+    assert_conserved(run)
+    told = [step for step, _ in run.watcher.validations]
+    if schedule == "sync":
+        assert told == [0, 4, 8, 12, 14]
+    else:
+        assert told == sorted(told) and told[-1] == 14 and all(step > begun for step, begun in zip(told[:-1], (0, 4, 8, 12), strict=True))
+
+
+def test_a_synchronous_run_learns_the_same_with_and_without(tmp_path: Path) -> None:
+    runs = [simulate(recipe(max_steps=9, schedule="sync", validation=v), WORLD, tmp_path / str(bool(v))) for v in (None, VALIDATION)]
+    batches = [[(group.id, group.scores) for batch in run.watcher.batches for group in batch.groups] for run in runs]
+    assert batches[0] == batches[1]
+    figures = [[(m["train/loss"], m["reward/mean"], m["groups/verified"]) for m in run.watcher.metrics] for run in runs]
+    assert figures[0] == figures[1]
+    assert runs[0].state.counters.completions == runs[1].state.counters.completions
+    assert runs[0].watcher.validations == []
+
+
+def test_after_the_last_step_only_the_validation_is_generated(tmp_path: Path) -> None:
+    settings = recipe(max_steps=6, validation={**VALIDATION, "every": 100})
+    run = simulate(settings, World(length=lambda group, index: 30 if group >= 0 else 400), tmp_path)
+    last = run.runtime.training[-1][1]
+    late = [key for time, key in run.runtime.submitted if time > last + 1.0]
+    assert late and all(group < 0 for group, _ in late)
+    assert_conserved(run)
+
+
+def test_a_generator_that_dies_within_a_validation_costs_no_answer(tmp_path: Path) -> None:
+    killed: list[float] = []
+
+    def strike(call: str, runtime: Any) -> None:
+        if call == "generate" and len(killed) < 2 and runtime.now > 4 + 20 * len(killed):
+            killed.append(runtime.now)
+            runtime.kill(0)
+
+    settings = recipe(max_steps=9, validation={**VALIDATION, "every": 2}, max_restarts=5)
+    run = simulate(settings, World(score=some_of_all, length=lambda group, index: 20 if group >= 0 else 60, within=strike), tmp_path)
+    assert len(killed) == len(run.watcher.restarts) == 2
+    again = [key for _, key in run.runtime.submitted if key[0] < 0]
+    assert len(again) > len(set(again)), "no answer of a validation was under way"
+    assert all(metrics["validation/graded_share"] > 0 for _, metrics in run.watcher.validations)
+    assert [metrics["validation/step"] for _, metrics in run.watcher.validations][-1] == 9
+    assert_conserved(run)
+
+
+@settings(max_examples=30)
+@given(st.lists(st.floats(0.5, 40.0), max_size=3), st.sampled_from(["sync", "async"]))
+def test_killed_and_resumed_no_interval_is_without_a_validation(kills: list[float], schedule: str) -> None:
+    """Of what was told after a checkpoint, a resume takes back whatever is later than it, as MLflow's copy does."""
+    settings = recipe(max_steps=12, every=2, schedule=schedule, validation=VALIDATION)
+    with tempfile.TemporaryDirectory() as root:
+        history = run_with_kills(settings, kills, Path(root))
+    curve: list[tuple[int, float]] = []
+    checkpoint = -1
+    for attempt in history.attempts:
+        curve = [point for point in curve if point[0] <= checkpoint]
+        curve += [(step, metrics["validation/step"]) for step, metrics in attempt.watcher.validations]
+        checkpoint = attempt.watcher.checkpoints[-1][0] if attempt.watcher.checkpoints else checkpoint
+    told = [step for step, _ in curve]
+    assert told == sorted(set(told)), "a point was told twice"
+    if schedule == "sync":
+        assert told == [0, 4, 8, 12]
+    assert told[-1] == 12 and curve[-1][1] == 12
+    assert {int(step // 4) for _, step in curve} == {0, 1, 2, 3}
+
+
+def test_a_checkpoint_knows_what_was_told(tmp_path: Path) -> None:
+    state = LoopState(step=9, validated=8)
+    state.save(tmp_path)
+    assert LoopState.load(tmp_path, PROBLEMS.__getitem__).validated == 8
+
+
+def test_verifiers_that_keep_a_validation_are_named(tmp_path: Path) -> None:
+    settings = recipe(schedule="sync", validation=VALIDATION, stall_timeout_s=50.0)
+    world = World(verify_seconds=lambda groups: float("inf") if min(groups) < 0 else 0.3)
+    with pytest.raises(StallError, match=r"verifiers hold groups \[-"):
+        virtual_time.run(Simulation(settings, world, tmp_path).run())
+
+
+def test_what_cannot_be_graded_is_in_no_mean(tmp_path: Path) -> None:
+    def broken(group: int, index: int) -> Score:
+        return Score(0.0, ScoreStatus.ERROR, {}, "worker died") if group < 0 else mixed(group, index)
+
+    run = simulate(recipe(max_steps=2, validation=VALIDATION), World(score=broken), tmp_path)
+    for _, metrics in run.watcher.validations:
+        assert metrics["validation/graded_share"] == 0 and "validation/pass_rate" not in metrics
