@@ -127,6 +127,7 @@ class Coordinator:
         self._delivery: asyncio.Task[None] | None = None
         self._validation = Validation(recipe.validation, held_out, recipe.seed, recipe.max_model_len) if recipe.validation else None
         self._validation_over = asyncio.Event()
+        self._delivered = state.step  # version of the newest weights that every healthy generator has
         self._ending = False  # nothing more is admitted
         self._lost_in_a_row = 0
         self._checkpointed = state.step
@@ -205,6 +206,7 @@ class Coordinator:
         """Start every completion that admission permits, each group on one generator for its shared prompt."""
         if not self._ending:
             self._homeless.extend(self._request(slot) for slot in self._admission.admit())
+        self._homeless.extend(self._held_out())
         healthy = self._fleet.healthy
         if not healthy or not self._homeless:
             return
@@ -220,9 +222,23 @@ class Coordinator:
             requests.setdefault(generator, []).append(request)
         self._homeless = []
         for generator, batch in requests.items():
-            self._generator_clocks[generator].busy(len(self._held[generator]), self._clock())
+            self._busy(generator)
             # Each by itself: one that does not answer must not keep the others from their work.
             self._spawn(self._submit(generator, self._fleet.incarnation(generator), batch))
+
+    def _held_out(self) -> list[Request]:
+        """Requests of a validation, once the generators have its weights; beside training at most half as many as its own."""
+        if self._validation is None or not self._validation.running or self._validation.step > self._delivered:
+            return []
+        alone = self._ending or self._settings.schedule == "sync"
+        return self._validation.ask(self._settings.n_async if alone else max(1, self._settings.n_async // 2))
+
+    def _busy(self, generator: int) -> None:
+        """Note how many of training's completions a generator holds."""
+        held = self._held[generator]
+        validated = self._validation is not None and self._validation.running
+        own = sum(group_id >= 0 for group_id, _ in held) if validated else len(held)
+        self._generator_clocks[generator].busy(own, self._clock())
 
     async def _submit(self, generator: int, incarnation: int, batch: Sequence[Request]) -> None:
         """Hand over what was booked on a generator, unless it died since: then others have it already."""
@@ -299,7 +315,7 @@ class Coordinator:
             for completion in completions:
                 del self._held[generator][completion.group_id, completion.index]
                 if self._validation is not None and completion.group_id < 0:
-                    if answered := self._validation.join(completion, self._course.stage):
+                    if answered := self._validation.join(completion):
                         del self._partial[answered.id], self._place[answered.id]
                         validated.append(answered)
                     continue
@@ -312,7 +328,7 @@ class Coordinator:
                 self._state.counters.generated_tokens += completion.length
             self._state.counters.completions += admitted
             self._admission.finished(admitted)
-            self._generator_clocks[generator].busy(len(self._held[generator]), self._progress)
+            self._busy(generator)
             if complete:
                 self._spawn(self._verify(complete))
             if validated:
@@ -358,45 +374,58 @@ class Coordinator:
         if self._validation is not None and self._validation.take(scored):
             self._validation_over.set()
 
-    async def _validate(self, *, end: bool = False) -> None:
-        """Begin a validation where one is due. A synchronous schedule waits for it, and so does the end, which is validated itself."""
+    async def _validate(self) -> None:
+        """Begin a validation where one is due. A synchronous schedule waits for it."""
+        if self._validation is None or not self._validation.due(self._state.step, self._state.validated):
+            return
+        sync, began = self._settings.schedule == "sync", self._clock()
+        self._admission.training |= sync  # so that nothing else is admitted
+        await self._begin_validation(self._course.stage)
+        if sync:
+            await self._validation_over.wait()
+            self._admission.training = False
+            self._last_step += self._clock() - began  # it is not the next step's time
+
+    async def _begin_validation(self, stage: int) -> None:
+        assert self._validation is not None
+        self._validation_over.clear()
+        self._validation.begin(self._state.step, stage, self._stages[stage].generation.max_tokens)
+        await self._pump()
+
+    async def _end(self, stage: int) -> None:
+        """Nothing more is admitted; what the run has come to in this stage is validated."""
+        self._ending = True
         if self._validation is None:
             return
-        if end and self._validation.running:
+        if self._validation.running:
+            await self._validation_over.wait()
+            self._validation.figures()  # of older weights; at this step the curve has those of the newest
+        if self._state.step > self._state.validated:
+            await self._begin_validation(stage)
             await self._validation_over.wait()
             self._tell_validation()
-        state = self._state
-        if self._validation.due(state.step, state.validated) or (end and state.step > state.validated):
-            self._validation_over.clear()
-            self._homeless.extend(self._validation.begin(state.step, self._stages[self._course.stage].generation.max_tokens))
-            await self._pump()
-            if end or self._settings.schedule == "sync":
-                await self._validation_over.wait()
-                self._tell_validation()
 
     def _tell_validation(self) -> None:
-        """Tell of a validation that is over, if any. With a step, so that a checkpoint knows what was told of the steps before it."""
+        """Tell of a validation that is over, if any. Before a checkpoint of this step, which then knows of it."""
         if self._validation is not None and self._validation.running and self._validation_over.is_set():
             self._state.validated = self._validation.step
             self._observer.on_validation(self._state.step, self._validation.figures())
 
     async def _train(self) -> None:
         state, last = self._state, self._finished
-        if self._validation is not None:
-            self._admission.training = True  # a synchronous schedule admits nothing before the validation is over
+        if last:
+            await self._end(self._course.stage)
+        else:
             await self._validate()
-            self._admission.training = False
             await self._pump()
         while not last:
-            settings = self._settings
+            settings, stage = self._settings, self._course.stage
             if not await self._batch_waits(settings.n_batch):
                 last = self._finished or self._one_stage
                 if last and self._delivery is not None:
                     await self._delivery
-                if last:
-                    await self._end()
                 await self._checkpoint()
-                await self._pump()
+                await (self._end(stage) if last else self._pump())
                 continue
             if settings.schedule == "sync":
                 state.queue.sort(key=lambda group: group.id)
@@ -411,18 +440,17 @@ class Coordinator:
                 await self._pump()
             ended = self._end_batch()
             last = self._finished or (ended and self._one_stage)
+            if not last:
+                self._tell_validation()
             await self._hand_over(wait=last)
-            await (self._end() if last else self._validate())
             self._admission.training = False
             if last or ended or state.step // self._recipe.checkpoints.every > self._checkpointed // self._recipe.checkpoints.every:
                 await self._checkpoint()
-            if not last:
+            if last:
+                await self._end(stage)
+            else:
+                await self._validate()
                 await self._pump()
-
-    async def _end(self) -> None:
-        """No more is admitted; what the run has come to is validated."""
-        self._ending = True
-        await self._validate(end=True)
 
     async def _batch_waits(self, n_batch: int) -> bool:
         """Wait for a batch; false where the stage ends for want of one: what its problems gave was all right, or all wrong."""
@@ -480,7 +508,6 @@ class Coordinator:
         self._lost_in_a_row = 0
         metrics = self._metrics(batch, report, unused_share(rows, training.token_budget), now)
         self._last_step, self._last_metrics, self._window = now, metrics, Window()
-        self._tell_validation()
         self._observer.on_step(state.step, metrics, batch)
 
     def _metrics(self, batch: Batch, report: StepReport, unused: float, now: float) -> dict[str, float]:
@@ -537,6 +564,9 @@ class Coordinator:
         in_flight = await asyncio.gather(*(to(generator, self._fleet.incarnation(generator)) for generator in self._fleet.serving))
         self._state.counters.weight_updates += 1
         self._state.counters.weight_updates_in_flight += any(in_flight)
+        self._delivered = weights.version
+        if self._validation is not None:
+            await self._pump()
         for old in [file for file in self._files if file is not self._newest and not self._readers[file.version]]:
             self._files.remove(old)
             await self._runtime.discard(old)

@@ -37,6 +37,7 @@ class Prepared:
     prompts: dict[str, Prompt]
     skipped: int
     held_out: tuple[tuple[Problem, Prompt], ...] = ()
+    held_out_skipped: int = 0
 
     @property
     def stream(self) -> ProblemStream:
@@ -82,13 +83,15 @@ def prepare(recipe: Recipe, model_dir: Path, problems: Sequence[Problem], held_o
     verifier = Verifier(recipe.rewards, recipe.prompt)
     verifier.check_supported([*problems, *held_out])
     rendered = renderer.render_all(problems)
+    answered = renderer.render_all(held_out) if held_out else []
     prepared = Prepared(
         recipe,
         model_dir,
         tuple(problem for problem, _ in rendered),
         {problem.id: prompt for problem, prompt in rendered},
         skipped=len(problems) - len(rendered),
-        held_out=tuple(renderer.render_all(held_out)) if held_out else (),
+        held_out=tuple(answered),
+        held_out_skipped=len(held_out) - len(answered),
     )
     prepared.curriculum()
     return prepared
@@ -189,7 +192,7 @@ def make_plan(prepared: Prepared, device: str, *, on_gpu: bool) -> Plan:
         parameters=parameters,
         problems=len(prepared.problems),
         problems_skipped=prepared.skipped,
-        problems_unreadable=_unreadable(prepared),
+        problems_unreadable=_unreadable(recipe, prepared.problems),
         longest_prompt=max(len(prompt.token_ids) for prompt in prepared.prompts.values()),
         max_model_len=recipe.max_model_len,
         max_steps=recipe.training.max_steps,
@@ -219,17 +222,24 @@ def _validation(prepared: Prepared) -> dict[str, int] | None:
     if settings is None:
         return None
     trained = {problem.question.strip() for problem in prepared.problems}
-    also_trained = sum(problem.question.strip() in trained for problem, _ in prepared.held_out)
-    return {"problems": len(prepared.held_out), "samples": settings.samples, "every": settings.every, "also_trained": also_trained}
+    problems = [problem for problem, _ in prepared.held_out]
+    return {
+        "problems": len(problems),
+        "skipped": prepared.held_out_skipped,
+        "unreadable": _unreadable(prepared.recipe, problems),
+        "also_trained": sum(problem.question.strip() in trained for problem in problems),
+        "samples": settings.samples,
+        "every": settings.every,
+    }
 
 
-def _unreadable(prepared: Prepared) -> int:
+def _unreadable(recipe: Recipe, problems: Sequence[Problem]) -> int:
     """Problems found whose groups a run would count as failed, as many as it draws; of formulas only so many are looked at."""
-    golds = [problem.answer for problem in prepared.problems if problem.kind is ProblemKind.MATH]
+    golds = [problem.answer for problem in problems if problem.kind is ProblemKind.MATH]
     verdicts = [quick_gold_verdict(gold) for gold in golds]
     formulas = [gold for gold, verdict in zip(golds, verdicts, strict=True) if verdict is None][:_FORMULAS]
     if formulas:
-        with Verifier(prepared.recipe.rewards, prepared.recipe.prompt) as verifier:
+        with Verifier(recipe.rewards, recipe.prompt) as verifier:
             verdicts += verifier.check_golds(formulas)
     return sum(verdict is not None and not verdict.correct for verdict in verdicts)
 
@@ -260,8 +270,13 @@ def _stage_text(row: dict[str, Any]) -> str:
 
 
 def _validation_text(figures: dict[str, int]) -> str:
-    trained = f"; {figures['also_trained']:,} of them are trained on, too: take them out" if figures["also_trained"] else ""
-    return f"{figures['problems']:,} held-out problems, {figures['samples']} completions each, every {figures['every']} steps{trained}"
+    faults = {
+        "skipped": "too long and skipped",
+        "unreadable": "found with a reference answer that no response can be compared with",
+        "also_trained": "trained on as well: take them out",
+    }
+    text = f"{figures['problems']:,} held-out problems, {figures['samples']} completions each, every {figures['every']} steps"
+    return "; ".join([text, *(f"{figures[name]:,} {fault}" for name, fault in faults.items() if figures[name])])
 
 
 def _place(find: Callable[[Recipe], str], recipe: Recipe) -> str:

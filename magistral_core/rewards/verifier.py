@@ -213,7 +213,7 @@ class Verifier:
         if self._rewards.language and language.same_language(problem.question, response.thoughts, response.answer, problem.language):
             waiting.parts["language"] = self._rewards.language
         if problem.kind is ProblemKind.CODE:
-            waiting.code = self._sandboxes.submit(self._code.judge_answer, problem, response.answer, str(completion.group_id))
+            waiting.code = self._sandboxes.submit(self._code.judge_answer, problem, response.answer, _draw(completion))
         else:
             waiting.verdict = quick_verdict(problem.answer, response.result)
         if waiting.code is not None:
@@ -277,3 +277,8 @@ def _math_verdict(outcome: Outcome) -> Verdict:
     if outcome.ending is Ending.TIMEOUT:
         return Verdict(ScoreStatus.TIMEOUT, outcome.detail, outcome.seconds)
     return Verdict(ScoreStatus.ERROR, outcome.detail, outcome.seconds, broke=True)
+
+
+def _draw(completion: Completion) -> str:
+    """What the tests of a code problem are drawn by: the same ones for a group, and for a problem in every validation."""
+    return str(completion.group_id) if completion.group_id >= 0 else "held out"

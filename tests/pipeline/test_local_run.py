@@ -71,7 +71,7 @@ def test_killed_and_resumed_is_undisturbed_to_the_bit(runs: dict[str, list[dict[
 def test_validations_change_nothing_that_is_learnt_to_the_bit(runs: dict[str, list[dict[str, Any]]]) -> None:
     assert steps_of(runs["validated"]) == steps_of(runs["undisturbed"])
     validations = [event for event in runs["validated"] if event["event"] == "validation"]
-    assert [event["step"] for event in validations] == [0, 2, 4]
+    assert [event["step"] for event in validations] == [1, 3, 4]
     assert [event["metrics"]["validation/step"] for event in validations] == [0, 2, 4]
     assert all(event["metrics"]["validation/graded_share"] == 1 for event in validations)
     assert len({event["metrics"]["validation/reward_mean"] for event in validations}) > 1, "the weights have changed"
@@ -107,7 +107,7 @@ def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(wr
     assert handle.finished and handle.checkpoints().verify(8).step == 8
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     points = client.get_metric_history(events[-1]["mlflow_run_id"], "validation/step")
-    assert [(point.step, point.value) for point in points] == [(0, 0), (3, 3), (6, 6), (8, 8)]
+    assert [(point.step, point.value) for point in points] == [(1, 0), (4, 3), (7, 6), (8, 8)]
 
 
 def test_generator_and_trainer_agree_on_fixed_weights(runs: dict[str, list[dict[str, Any]]]) -> None:

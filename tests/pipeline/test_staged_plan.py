@@ -44,12 +44,19 @@ def test_the_plan_shows_the_stages(writer_model: Path, tmp_path: Path) -> None:
 
 def test_the_plan_shows_the_validation_and_what_is_not_held_out(writer_model: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.jsonl").write_text('{"question": "1+1=?", "answer": "2"}\n{"question": "2+1=?", "answer": "3"}\n')
-    (tmp_path / "held-out.jsonl").write_text("".join(f'{{"question": "{n}+1=?", "answer": "{n + 1}"}}\n' for n in range(2, 6)))
-    validation = f"{{problems: {{path: {tmp_path}/held-out.jsonl, limit: 3}}, every: 5, samples: 2}}"
-    changes = {"problems.path": tmp_path / "mine.jsonl", "curriculum": None, "validation": validation}
+    (tmp_path / "held-out.jsonl").write_text("".join(f'{{"question": "{n}+1=?", "answer": "{n + 1}"}}\n' for n in range(2, 5)))
+    with (tmp_path / "held-out.jsonl").open("a") as file:
+        file.write(
+            json.dumps({"question": "7+1=?", "answer": "\\frac{3}{"}) + "\n" + json.dumps({"question": 90 * "9", "answer": "2"}) + "\n"
+        )
+    validation = f"{{problems: {{path: {tmp_path}/held-out.jsonl}}, every: 5, samples: 2}}"
+    changes = {"problems.path": tmp_path / "mine.jsonl", "curriculum": None, "validation": validation, "prompt.on_long": "skip"}
     plan = api.plan(recipe(writer_model, tmp_path, **changes))
-    assert plan.validation == {"problems": 3, "samples": 2, "every": 5, "also_trained": 1}
-    assert "3 held-out problems, 2 completions each, every 5 steps; 1 of them are trained on, too: take them out" in plan.to_text()
+    assert plan.validation == {"problems": 4, "skipped": 1, "unreadable": 1, "also_trained": 1, "samples": 2, "every": 5}
+    text = (
+        "4 held-out problems, 2 completions each, every 5 steps; 1 too long and skipped; 1 found with a reference answer that no response"
+    )
+    assert f"{text} can be compared with; 1 trained on as well: take them out" in plan.to_text()
     assert api.plan(recipe(writer_model, tmp_path, **{**changes, "validation": None})).validation is None
     with pytest.raises(InputError, match=r"elsewhere\.jsonl"):
         api.plan(recipe(writer_model, tmp_path, **{**changes, "validation": validation.replace("held-out", "elsewhere")}))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +21,21 @@ from magistral_core.config.schema import ProblemSettings, ValidationSettings
 from magistral_core.pipeline.coordinator import StallError
 from magistral_core.pipeline.state import LoopState
 from magistral_core.pipeline.validation import Validation
-from magistral_core.records import Completion, Score, ScoreStatus
+from magistral_core.records import Completion, Group, Request, Score, ScoreStatus
+from magistral_core.rewards.verifier import _draw
 
 HELD_OUT = 10
 VALIDATION = {"problems": {"path": "tiny", "limit": HELD_OUT}, "every": 4, "samples": 3}
 WORLD = World(score=some_of_all, length=skewed)
 
 
-def answered(validation: Validation) -> list[Completion]:
-    requests = validation.begin(validation.step, 64)
+def answers(validation: Validation) -> list[Completion]:
+    requests = validation.ask(1000)
     return [completion((r.group_id, r.index), r.prompt.token_ids, np.zeros(4, np.int32)) for r in requests]
+
+
+def graded(group: Group, *scores: Score) -> Group:
+    return replace(group, scores=scores)
 
 
 def made(samples: int = 2, every: int = 4) -> Validation:
@@ -53,17 +60,16 @@ def test_one_begins_in_each_interval_that_a_batch_ends_in(every: int, first: int
 @given(st.randoms(use_true_random=False))
 def test_every_problem_is_answered_in_any_order(random: Any) -> None:
     validation = made(samples=2)
-    completions = answered(validation)
+    validation.begin(0, 1, 64)
+    completions = answers(validation)
     random.shuffle(completions)
-    groups = [group for one in completions if (group := validation.join(one, 1))]
+    groups = [group for one in completions if (group := validation.join(one))]
     assert {group.problem.id for group in groups} == {problem.id for problem in PROBLEMS[:HELD_OUT]}
     assert all(group.id < 0 and group.stage == 1 and [c.index for c in group.completions] == [0, 1] for group in groups)
     assert validation.grading == {group.id for group in groups}
     random.shuffle(groups)
-    graded = [
-        type(group)(group.id, group.problem, group.completions, tuple(mixed(-group.id, index) for index in range(2)), 1) for group in groups
-    ]
-    assert [validation.take([group]) for group in graded] == [False] * (HELD_OUT - 1) + [True]
+    scored = [graded(group, mixed(-group.id, 0), mixed(-group.id, 1)) for group in groups]
+    assert [validation.take([group]) for group in scored] == [False] * (HELD_OUT - 1) + [True]
     assert not validation.grading
     figures = validation.figures()
     assert figures["validation/pass_rate"] == 0.5 and figures["validation/pass_groups_solved"] == 1.0
@@ -71,42 +77,90 @@ def test_every_problem_is_answered_in_any_order(random: Any) -> None:
     assert not validation.running
 
 
+@given(st.integers(1, 30), st.data())
+def test_no_more_are_asked_at_a_time_than_may_be(limit: int, data: st.DataObject) -> None:
+    validation = made(samples=2)
+    validation.begin(0, 0, 64)
+    open_now: list[Request] = []
+    asked = 0
+    while new := validation.ask(limit):
+        open_now += new
+        asked += len(new)
+        assert len(open_now) == limit or asked == 2 * HELD_OUT
+        for _ in range(data.draw(st.integers(1, len(open_now)))):
+            one = open_now.pop()
+            validation.join(completion((one.group_id, one.index), one.prompt.token_ids, np.zeros(4, np.int32)))
+    assert asked == 2 * HELD_OUT
+
+
 def test_two_validations_differ_by_the_weights_alone() -> None:
-    validation = made()
-    first = validation.begin(3, 64)
-    validation.running = False
-    second = validation.begin(4, 64)
-    assert [request.seed for request in first] == [request.seed for request in second]
-    assert len({request.seed for request in first}) == len(first) == 2 * HELD_OUT
-    assert not {request.group_id for request in first} & {request.group_id for request in second}
-    assert {request.max_tokens for request in first} == {64}
-    assert {request.max_tokens for request in made().begin(0, 2000)} == {97}, "the context is 100, a prompt 3"
+    first, second = made(), made()
+    first.begin(3, 0, 64)
+    second.begin(4, 0, 64)
+    one, other = first.ask(1000), second.ask(1000)
+    assert [request.seed for request in one] == [request.seed for request in other]
+    assert len({request.seed for request in one}) == len(one) == 2 * HELD_OUT
+    assert not {request.group_id for request in one} & {request.group_id for request in other}
+    assert {request.max_tokens for request in one} == {64}
+    long = made()
+    long.begin(0, 0, 2000)
+    assert {request.max_tokens for request in long.ask(1000)} == {97}, "the context is 100, a prompt 3"
+
+
+def test_a_code_problem_has_the_same_tests_in_every_validation() -> None:
+    draws = {group: _draw(completion((group, 0), np.zeros(3, np.int32), np.zeros(4, np.int32))) for group in (-21, -11, 11, 21)}
+    assert draws[-21] == draws[-11]
+    assert len(set(draws.values())) == 3
+
+
+def test_what_no_verifier_could_judge_is_in_no_mean() -> None:
+    error = Score(0.0, ScoreStatus.ERROR, {}, "worker died")
+    right, wrong = Score(1.0, ScoreStatus.CORRECT), Score(0.1, ScoreStatus.WRONG)
+    validation = made(samples=2)
+    validation.begin(0, 0, 64)
+    groups = [group for one in answers(validation) if (group := validation.join(one))]
+    scores = [(right, error), (error, error), *[(wrong, wrong)] * (HELD_OUT - 2)]
+    assert validation.take([graded(group, *pair) for group, pair in zip(groups, scores, strict=True)])
+    figures = validation.figures()
+    assert figures["validation/graded_share"] == (2 * HELD_OUT - 3) / (2 * HELD_OUT)
+    assert figures["validation/pass_rate"] == pytest.approx(1 / (2 * HELD_OUT - 3))
+    assert figures["validation/pass_groups_solved"] == pytest.approx(1 / (HELD_OUT - 1))
 
 
 @pytest.mark.parametrize("schedule", ["async", "sync"])
 def test_a_run_is_validated_at_its_beginning_meanwhile_and_at_its_end(schedule: str, tmp_path: Path) -> None:
-    settings = recipe(max_steps=14, schedule=schedule, validation=VALIDATION)
+    settings = recipe(max_steps=15, schedule=schedule, validation={**VALIDATION, "samples": 2})
     run = simulate(settings, WORLD, tmp_path)
-    assert [metrics["validation/step"] for _, metrics in run.watcher.validations] == [0, 4, 8, 12, 14]
+    assert [metrics["validation/step"] for _, metrics in run.watcher.validations] == [0, 4, 8, 12, 15]
     asked = [key for _, key in run.runtime.submitted if key[0] < 0]
-    assert len(asked) == len(set(asked)) == 5 * HELD_OUT * 3
+    assert len(asked) == len(set(asked)) == 5 * HELD_OUT * 2
     assert set(asked) <= run.runtime.generated.keys()
-    assert run.state.validated == 14
-    assert run.state.step == 14 and run.watcher.checkpoints[-1][0] == 14
+    assert run.state.validated == 15
+    assert run.state.step == 15 and run.watcher.checkpoints[-1][0] == 15
     assert_conserved(run)
     told = [step for step, _ in run.watcher.validations]
+    assert told == sorted(set(told)) and told[-1] == 15
+    assert all(step > begun for step, begun in zip(told[:-1], (0, 4, 8, 12), strict=True))
     if schedule == "sync":
-        assert told == [0, 4, 8, 12, 14]
-    else:
-        assert told == sorted(told) and told[-1] == 14 and all(step > begun for step, begun in zip(told[:-1], (0, 4, 8, 12), strict=True))
+        assert told == [1, 5, 9, 13, 15]
+    # Each begins with the weights that it names: a generator has them before it is asked.
+    begun = {}
+    for time, (group_id, _) in run.runtime.submitted:
+        if group_id < 0:
+            begun.setdefault((-1 - group_id) // HELD_OUT, time)
+    assert begun.keys() == {0, 4, 8, 12, 15} and begun[0] == run.runtime.submitted[0][0]
+    for step, time in begun.items():
+        assert step == 0 or max(end for _, end, _, version in run.runtime.updates if version == step) <= time
 
 
 def test_a_synchronous_run_learns_the_same_with_and_without(tmp_path: Path) -> None:
     runs = [simulate(recipe(max_steps=9, schedule="sync", validation=v), WORLD, tmp_path / str(bool(v))) for v in (None, VALIDATION)]
     batches = [[(group.id, group.scores) for batch in run.watcher.batches for group in batch.groups] for run in runs]
     assert batches[0] == batches[1]
-    figures = [[(m["train/loss"], m["reward/mean"], m["groups/verified"]) for m in run.watcher.metrics] for run in runs]
-    assert figures[0] == figures[1]
+    for name in ("train/loss", "reward/mean", "groups/verified"):
+        assert [metrics[name] for metrics in runs[0].watcher.metrics] == [metrics[name] for metrics in runs[1].watcher.metrics]
+    seconds = [[metrics["speed/step_seconds"] for metrics in run.watcher.metrics] for run in runs]
+    assert seconds[0] == pytest.approx(seconds[1]), "a step is as long as its work"
     assert runs[0].state.counters.completions == runs[1].state.counters.completions
     assert runs[0].watcher.validations == []
 
@@ -154,9 +208,9 @@ def test_killed_and_resumed_no_interval_is_without_a_validation(kills: list[floa
     told = [step for step, _ in curve]
     assert told == sorted(set(told)), "a point was told twice"
     if schedule == "sync":
-        assert told == [0, 4, 8, 12]
-    assert told[-1] == 12 and curve[-1][1] == 12
-    assert {int(step // 4) for _, step in curve} == {0, 1, 2, 3}
+        assert curve == [(1, 0), (5, 4), (9, 8), (12, 12)]
+    assert curve[-1] == (12, 12)
+    assert [step for _, step in curve] == sorted({step for _, step in curve})
 
 
 def test_a_checkpoint_knows_what_was_told(tmp_path: Path) -> None:
@@ -172,10 +226,35 @@ def test_verifiers_that_keep_a_validation_are_named(tmp_path: Path) -> None:
         virtual_time.run(Simulation(settings, world, tmp_path).run())
 
 
-def test_what_cannot_be_graded_is_in_no_mean(tmp_path: Path) -> None:
-    def broken(group: int, index: int) -> Score:
-        return Score(0.0, ScoreStatus.ERROR, {}, "worker died") if group < 0 else mixed(group, index)
+def test_the_last_step_is_stored_before_its_validation_and_a_resume_validates_it(tmp_path: Path) -> None:
+    def length(group: int, index: int) -> int:
+        return 30 if group > -1 - HELD_OUT else 600
 
-    run = simulate(recipe(max_steps=2, validation=VALIDATION), World(score=broken), tmp_path)
-    for _, metrics in run.watcher.validations:
-        assert metrics["validation/graded_share"] == 0 and "validation/pass_rate" not in metrics
+    settings = recipe(max_steps=6, validation={**VALIDATION, "every": 100})
+    saving = asyncio.Event()
+    world = World(length=length, within=lambda call, runtime: saving.set() if call == "save" else None)
+    killed = Simulation(settings, world, tmp_path / "killed")
+
+    async def until_killed() -> None:
+        task = asyncio.create_task(killed.run())
+        await saving.wait()
+        await asyncio.sleep(5.0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    virtual_time.run(until_killed())
+    (step, folder), *others = killed.watcher.checkpoints
+    assert step == 6 and not others
+    assert [metrics["validation/step"] for _, metrics in killed.watcher.validations] == [0]
+    again = Simulation(settings, WORLD, tmp_path / "again")
+    again.state = LoopState.load(folder, again.stream.__getitem__)
+    virtual_time.run(again.run())
+    assert [(step, metrics["validation/step"]) for step, metrics in again.watcher.validations] == [(6, 6)]
+    assert again.watcher.batches == []
+
+
+def test_validations_do_not_count_as_training_work(tmp_path: Path) -> None:
+    settings = recipe(max_steps=9, validation={**VALIDATION, "every": 1, "samples": 8})
+    run = simulate(settings, WORLD, tmp_path)
+    assert len(run.watcher.validations) > 2
+    assert max(metrics["busy/occupancy"] for metrics in run.watcher.metrics) <= 1
