@@ -395,12 +395,7 @@ class Coordinator:
     async def _end(self, stage: int) -> None:
         """Nothing more is admitted; what the run has come to in this stage is validated."""
         self._ending = True
-        if self._validation is None:
-            return
-        if self._validation.running:
-            await self._validation_over.wait()
-            self._validation.figures()  # of older weights; at this step the curve has those of the newest
-        if self._state.step > self._state.validated:
+        if self._validation is not None and self._state.step > self._state.validated:
             await self._begin_validation(stage)
             await self._validation_over.wait()
             self._tell_validation()

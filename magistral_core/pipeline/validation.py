@@ -45,8 +45,13 @@ class Validation:
         return not self.running and step // every > validated // every
 
     def begin(self, step: int, stage: int, max_tokens: int) -> None:
-        """Put every problem on the list, by the rules of a stage. Group ids do not come twice in a run."""
+        """Put every problem on the list, by the rules of a stage; one under way is given up. Group ids do not come twice."""
         self.step, self.stage, self.running = step, stage, True
+        self._waiting.clear()
+        self._answers.clear()
+        self._verified.clear()
+        self.grading.clear()
+        self._unanswered = 0
         for number, (_, prompt) in enumerate(self._held_out):
             group_id = -1 - (step * len(self._held_out) + number)
             self._answers[group_id] = []
@@ -63,6 +68,8 @@ class Validation:
 
     def join(self, completion: Completion) -> Group | None:
         """An answer has come; its group, if it was the last one, which is now with the verifiers."""
+        if completion.group_id not in self._answers:  # of one that was given up
+            return None
         self._unanswered -= 1
         answers = self._answers[completion.group_id]
         answers.append(completion)
@@ -75,7 +82,7 @@ class Validation:
 
     def take(self, groups: Sequence[Group]) -> bool:
         """Groups were verified; whether these were the last of the validation."""
-        self._verified.extend(groups)
+        self._verified.extend(group for group in groups if group.id in self.grading)
         self.grading -= {group.id for group in groups}
         return len(self._verified) == len(self._held_out)
 

@@ -253,6 +253,16 @@ def test_the_last_step_is_stored_before_its_validation_and_a_resume_validates_it
     assert again.watcher.batches == []
 
 
+def test_one_that_is_under_way_at_the_end_is_given_up(tmp_path: Path) -> None:
+    def length(group: int, index: int) -> int | None:
+        return None if -1 - 5 * HELD_OUT < group < -4 * HELD_OUT else 30
+
+    run = simulate(recipe(max_steps=6, validation=VALIDATION), World(score=some_of_all, length=length), tmp_path)
+    assert [(step, metrics["validation/step"]) for step, metrics in run.watcher.validations][1:] == [(6, 6)]
+    assert run.watcher.validations[-1][1]["validation/graded_share"] > 0
+    assert_conserved(run)
+
+
 def test_validations_do_not_count_as_training_work(tmp_path: Path) -> None:
     settings = recipe(max_steps=9, validation={**VALIDATION, "every": 1, "samples": 8})
     run = simulate(settings, WORLD, tmp_path)
