@@ -31,7 +31,8 @@ def job(writer_model: Path, root: Path, **changes: Any) -> dict[str, Any]:
 
 
 def test_an_asynchronous_run_with_two_trainer_ranks(writer_model: Path, tmp_path: Path) -> None:
-    with program(job(writer_model, tmp_path), tmp_path / "log") as run:
+    validation = "{problems: {path: tiny, split: heldout, levels: [1], count: 20}, every: 2, samples: 2}"
+    with program(job(writer_model, tmp_path, validation=validation), tmp_path / "log") as run:
         events = run.until("ready")
         names = " ".join(describe(process) for process in run.family())
         assert "EngineCore" in names
@@ -55,6 +56,10 @@ def test_an_asynchronous_run_with_two_trainer_ranks(writer_model: Path, tmp_path
     compared = [metrics["policy/mismatch_max"] for metrics in steps if "policy/mismatch_max" in metrics]
     assert compared
     assert max(compared) < 1e-4
+    validations = [event for event in events if event["event"] == "validation"]
+    begun = [(event["step"], event["metrics"]["validation/step"]) for event in validations]
+    assert begun[0][1] == 0 and begun[-1] == (6, 6) and begun == sorted(set(begun))
+    assert all(event["metrics"]["validation/graded_share"] == 1 for event in validations)
 
 
 def sigkill(process: psutil.Process) -> None:
@@ -94,6 +99,23 @@ def logged_steps(database: Path, run_id: str) -> list[int]:
     with contextlib.closing(sqlite3.connect(database)) as connection:
         rows = connection.execute("SELECT step FROM metrics WHERE key = 'train/loss' AND run_uuid = ? ORDER BY step", (run_id,))
         return [step for (step,) in rows]
+
+
+@pytest.mark.faults
+def test_a_generator_that_is_killed_within_a_validation_costs_no_answer(writer_model: Path, tmp_path: Path) -> None:
+    validation = "{problems: {path: tiny, split: heldout, levels: [1], count: 30}, every: 1, samples: 2}"
+    with program(whole(writer_model, tmp_path, validation=validation), tmp_path / "log") as run:
+        events = run.until("step")
+        sigkill(one(run, "EngineCore"))  # about four steps go by before all answers of the first validation are in
+        events += run.until("end")
+        run.go_on()
+        assert run.end() == 0
+    assert [event["role"] for event in events if event["event"] == "restart"]
+    validations = [event["metrics"] for event in events if event["event"] == "validation"]
+    assert validations[0]["validation/step"] == 0 and validations[-1]["validation/step"] == 14
+    assert all(metrics["validation/graded_share"] == 1 for metrics in validations)
+    ledger = events[-1]["ledger"]
+    assert ledger["submitted"] == ledger["trained"] + ledger["filtered"] + ledger["failed"] + ledger["in_flight"]
 
 
 @pytest.mark.faults
