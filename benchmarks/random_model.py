@@ -69,7 +69,7 @@ def write_random_model(folder: Path, shape: Shape, *, seed: int = 0) -> Path:
 
 def random_sequences(lengths: Sequence[int], shape: Shape, *, seed: int = 0) -> list[Microbatch]:
     """Sequences of random tokens, each a row of its own: a quarter is prompt, the rest carries weight as in an RL step."""
-    from magistral_core.training.collation import sequence_row
+    from magistral_core.training.collation import prompt_row
 
     rng = np.random.default_rng(seed)
     rows = []
@@ -80,12 +80,12 @@ def random_sequences(lengths: Sequence[int], shape: Shape, *, seed: int = 0) -> 
         # Log-probabilities near those of a random model: ratios about 1.
         logprobs = np.full(response, -np.log(shape.vocabulary), dtype=np.float32)
         rows.append(
-            sequence_row(
+            prompt_row(
                 tokens[:prompt],
-                tokens[prompt:],
-                weight=1.0 / sum(lengths),
-                logprobs=logprobs,
-                advantage=float(rng.normal()),
+                [tokens[prompt:]],
+                weights=[1.0 / sum(lengths)],
+                logprobs=[logprobs],
+                advantages=[float(rng.normal())],
             )
         )
     return rows

@@ -139,7 +139,7 @@ def _run_ranks(job: _Job, on_progress: Progress | None) -> None:
 def _rank_main(job: _Job, rank: int, report: Connection | None) -> None:
     die_with_parent(parent=job.parent)
     os.environ.update(THREAD_ENVIRONMENT)
-    from magistral_core.training.collation import build_row, empty_row, pack, rank_shares, sequence_row
+    from magistral_core.training.collation import build_row, empty_row, pack, prompt_row, rank_shares
     from magistral_core.training.trainer import Trainer, join_group, leave_group
 
     join_group(rank, job.ranks, "127.0.0.1", job.port, local_rank=rank)
@@ -157,7 +157,7 @@ def _rank_main(job: _Job, rank: int, report: Connection | None) -> None:
             parts = []
             for i in indices:
                 start, middle, end = starts[i] + np.array([0, job.lengths[i, 0], job.lengths[i].sum()])
-                parts.append(sequence_row(job.tokens[start:middle], job.tokens[middle:end], weight=weight))
+                parts.append(prompt_row(job.tokens[start:middle], [job.tokens[middle:end]], weights=[weight]))
             rows.append(build_row(parts))
         rows += [empty_row()] * (max(map(len, per_rank)) - len(rows))
         result = trainer.step_sft(rows, step=step)

@@ -198,9 +198,7 @@ def collate(batch: Batch, *, ranks: int, budget: int, seed: int, share_prompts: 
     layout = arrange(batch, loads, ranks=ranks, budget=budget, seed=seed)
 
     def row(indices: np.ndarray) -> Microbatch:
-        return build_row(
-            [share_prompt([_sequence(completions[i], batch, i) for i in mine], loads.prompts[mine[0]]) for mine in loads.by_prompt(indices)]
-        )
+        return build_row([_group_row([completions[i] for i in mine], batch, mine) for mine in loads.by_prompt(indices)])
 
     rows = [[row(indices) for indices in bins] for bins in layout]
     most = max(1, max(len(row) for row in rows))
@@ -224,20 +222,48 @@ def build_row(sequences: Sequence[Microbatch]) -> Microbatch:
     return replace(Microbatch(**{name: join(name) for name in Microbatch.__slots__}), prefixes=np.concatenate(prefixes).astype(np.int32))
 
 
-def share_prompt(sequences: Sequence[Microbatch], prompt_tokens: int) -> Microbatch:
-    """One row of sequences that begin with the same prompt, which it holds once. A single one stays whole."""
-    if len(sequences) == 1:
-        return sequences[0]
-    cuts = [(sequences[0], slice(prompt_tokens)), *((sequence, slice(prompt_tokens, None)) for sequence in sequences)]
+def prompt_row(
+    prompt_ids: np.ndarray,
+    responses: Sequence[np.ndarray],
+    *,
+    weights: Sequence[float] | np.ndarray,
+    advantages: Sequence[float] | np.ndarray | None = None,
+    logprobs: Sequence[np.ndarray] | None = None,
+    versions: Sequence[np.ndarray] | None = None,
+) -> Microbatch:
+    """A prompt and its responses as a row: first the prompt, then all their tokens, which alone carry weight.
 
-    def join(name: str) -> np.ndarray:
-        return np.concatenate([getattr(sequence, name)[cut] for sequence, cut in cuts])
+    A single response makes one sequence with its prompt; of several, each continues the prompt, which the row holds once.
 
-    own = [int(sequence.seq_lens[0]) - prompt_tokens for sequence in sequences]
+    Args:
+        prompt_ids: int [P].
+        responses: int [T_i] each.
+        weights, advantages: of each response.
+        logprobs, versions: float [T_i] and int [T_i] of each response.
+    """
+    p, own = len(prompt_ids), np.array([len(response) for response in responses])
+    total = p + int(own.sum())
+
+    def padded(values: np.ndarray | float, before: float, dtype: type) -> np.ndarray:
+        row: np.ndarray = np.full(total, before, dtype=dtype)
+        row[p:] = values
+        return row
+
+    places = np.arange(total, dtype=np.int32)
+    several = len(own) > 1
+    if several:
+        places[p:] -= np.repeat(np.cumsum(own) - own, own).astype(np.int32)
+    weight = np.repeat(weights, own)
     return Microbatch(
-        seq_lens=np.array([prompt_tokens, *own], dtype=np.int32),
-        prefixes=np.array([-1, *[0] * len(own)], dtype=np.int32),
-        **{name: join(name) for name in Microbatch.__slots__ if name not in {"seq_lens", "prefixes"}},
+        token_ids=np.concatenate([prompt_ids, *responses]).astype(np.int32),
+        position_ids=places,
+        seq_lens=np.array([p, *own] if several else [total], dtype=np.int32),
+        prefixes=np.array([-1, *[0] * len(own)] if several else [-1], dtype=np.int32),
+        logprobs=padded(0.0 if logprobs is None else np.concatenate(logprobs), 0.0, np.float32),
+        advantages=padded(0.0 if advantages is None else np.repeat(advantages, own), 0.0, np.float32),
+        weights=padded(weight, 0.0, np.float32),
+        versions=padded(-1 if versions is None else np.concatenate(versions), -1, np.int32),
+        mask=padded(weight > 0, False, np.bool_),
     )
 
 
@@ -250,49 +276,25 @@ def predictors(row: Microbatch) -> np.ndarray:
     return places
 
 
-def sequence_row(
-    prompt_ids: np.ndarray,
-    response_ids: np.ndarray,
-    *,
-    weight: float,
-    logprobs: np.ndarray | None = None,
-    advantage: float = 0.0,
-    versions: np.ndarray | None = None,
-) -> Microbatch:
-    """One sequence as a row of its own: `P` prompt tokens, then `T` response tokens which alone carry weight."""
-    p, t = len(prompt_ids), len(response_ids)
-
-    def padded(values: np.ndarray | float | bool, before: float | bool, dtype: type) -> np.ndarray:
-        row: np.ndarray = np.full(p + t, before, dtype=dtype)
-        row[p:] = values
-        return row
-
-    return Microbatch(
-        token_ids=np.concatenate([prompt_ids, response_ids]).astype(np.int32),
-        position_ids=np.arange(p + t, dtype=np.int32),
-        seq_lens=np.array([p + t], dtype=np.int32),
-        prefixes=np.array([-1], dtype=np.int32),
-        logprobs=padded(0.0 if logprobs is None else logprobs, 0.0, np.float32),
-        advantages=padded(advantage, 0.0, np.float32),
-        weights=padded(weight, 0.0, np.float32),
-        versions=padded(-1 if versions is None else versions, -1, np.int32),
-        mask=padded(weight > 0, False, np.bool_),
-    )
-
-
 def empty_row() -> Microbatch:
     """A microbatch that runs forward and backward and adds nothing."""
     tokens = np.zeros(_EMPTY_TOKENS, dtype=np.int32)
-    return sequence_row(tokens[:1], tokens[1:], weight=0.0)
+    return prompt_row(tokens[:1], [tokens[1:]], weights=[0.0])
 
 
-def _sequence(completion: Completion, batch: Batch, index: int) -> Microbatch:
-    return sequence_row(
-        completion.prompt_ids,
-        completion.token_ids,
-        weight=float(batch.weights[index]),
-        logprobs=completion.logprobs,
-        advantage=float(batch.advantages[index]),
-        # Only whole sequences of one version compare exactly: after a swap, cached keys are still the older weights'.
-        versions=completion.versions if (completion.versions == completion.versions[0]).all() else None,
+def _group_row(completions: Sequence[Completion], batch: Batch, indices: np.ndarray) -> Microbatch:
+    """Completions of one prompt, those at these indices of the batch."""
+    return prompt_row(
+        completions[0].prompt_ids,
+        [completion.token_ids for completion in completions],
+        weights=batch.weights[indices],
+        advantages=batch.advantages[indices],
+        logprobs=[completion.logprobs for completion in completions],
+        versions=[_one_version(completion) for completion in completions],
     )
+
+
+def _one_version(completion: Completion) -> np.ndarray:
+    """Versions of a completion, or -1 where it met new weights: cached keys are still the older ones', so that it compares with none."""
+    versions = completion.versions
+    return versions if (versions == versions[0]).all() else np.full_like(versions, -1)

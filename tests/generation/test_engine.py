@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from random_model import make_model, make_requests
@@ -152,6 +153,14 @@ class TestGeneratorEngine:
             assert np.all(np.diff(completion.versions) >= 0)
         for completion in [*mixed[:8], *completions[-4:]]:
             np.testing.assert_allclose(completion.logprobs, reference_logprobs(models, completion), atol=TOLERANCE)
+
+    async def test_its_process_groups_share_one_thread(self, generator_engine: GeneratorEngine) -> None:
+        await generator_engine.generate(make_requests(1, 2)[0])
+        threads = [
+            [(task / "comm").read_text().strip() for task in Path(f"/proc/{child.pid}/task").iterdir()]
+            for child in psutil.Process().children(recursive=True)
+        ]
+        assert [names.count("gloo_tcp_loop") for names in threads if "gloo_tcp_loop" in names] == [1]
 
     async def test_an_update_does_not_wait_for_all_steps_of_a_schedule(
         self, generator_engine: GeneratorEngine, files: dict[int, tuple[Path, str]]

@@ -26,7 +26,7 @@ from training_world import BUDGET, LOSS, OFF_POLICY, SEED, SETTINGS, STAGE_CHANG
 from magistral_core.errors import InputError
 from magistral_core.processes import die_with_parent
 from magistral_core.records import Microbatch
-from magistral_core.training.collation import build_row, collate, sequence_row, share_prompt
+from magistral_core.training.collation import build_row, collate, prompt_row
 from magistral_core.training.trainer import Trainer, join_group, leave_group
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -128,7 +128,17 @@ def sharing_case(folder: Path) -> dict[str, Any]:
         return [[_completion(rng, prompt, t) for t in mine] for prompt, (_, mine) in zip(prompts, lengths, strict=True)]
 
     def shared(groups: list[list[Microbatch]]) -> Microbatch:
-        return build_row([share_prompt(group, len(prompt)) for group, prompt in zip(groups, prompts, strict=True)])
+        return build_row(
+            [
+                prompt_row(
+                    prompt,
+                    [alone.token_ids[len(prompt) :] for alone in group],
+                    weights=[alone.weights[-1] for alone in group],
+                    advantages=[alone.advantages[-1] for alone in group],
+                )
+                for group, prompt in zip(groups, prompts, strict=True)
+            ]
+        )
 
     def only(g: int, i: int) -> list[list[Microbatch]]:
         return [[part if (g, i) == (h, j) else changed[h][j] for j, part in enumerate(group)] for h, group in enumerate(parts)]
@@ -150,11 +160,11 @@ def sharing_case(folder: Path) -> dict[str, Any]:
 
 
 def _completion(rng: np.random.Generator, prompt: np.ndarray, response: int) -> Microbatch:
-    return sequence_row(prompt, rng.integers(0, 64, response), weight=0.1, advantage=float(rng.normal()))
+    return prompt_row(prompt, [rng.integers(0, 64, response)], weights=[0.1], advantages=[rng.normal()])
 
 
 def _random_row(rng: np.random.Generator, prompt: int, response: int) -> Microbatch:
-    return sequence_row(rng.integers(0, 64, prompt), rng.integers(0, 64, response), weight=0.1, advantage=1.0)
+    return prompt_row(rng.integers(0, 64, prompt), [rng.integers(0, 64, response)], weights=[0.1], advantages=[1.0])
 
 
 def refusal(folder: Path) -> str:
