@@ -15,7 +15,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
-from docket import Depends, Worker
+from docket import Depends
 from prefect.cli import app
 from prefect.server.api import background_workers
 from prefect.server.database import provide_database_interface
@@ -40,7 +40,7 @@ class _ToWrite:
 for work in (mark_deployments_ready, mark_work_queues_ready):
     work.__kwdefaults__["db"] = Depends(_ToWrite)
 
-background_workers.Worker = partial(Worker, scheduling_resolution=timedelta(seconds=2))  # type: ignore[misc,assignment]
+background_workers.Worker = partial(background_workers.Worker, scheduling_resolution=timedelta(seconds=2))  # type: ignore[misc,assignment]
 
 if __name__ == "__main__":
     app()

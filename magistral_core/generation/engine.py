@@ -26,7 +26,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from magistral_core.config.schema import GenerationSettings, PromptSettings
 from magistral_core.errors import InfrastructureError, InputError
@@ -232,7 +232,7 @@ class GeneratorEngine:
             self._accepting.clear()
             self._mark_idle()
             try:
-                await self._live.pause_generation(mode="keep", clear_cache=False)
+                await self._pause()
                 try:
                     in_flight = await self._take_back_unstarted()
                     loading = time.perf_counter()
@@ -290,6 +290,16 @@ class GeneratorEngine:
             engine, self._engine = self._engine, None
             engine.shutdown(timeout=_CLOSE_SECONDS)
             self._sockets.cleanup()
+
+    async def _pause(self) -> None:
+        """Have sequences stand still, keeping their cache, and take what the last step has made.
+
+        vLLM's `pause_generation` sleeps for 20 ms in place of the latter. The engine's answer comes behind the step's outputs.
+        """
+        core: Any = self._live.engine_core
+        await core.pause_scheduler_async(mode="keep", clear_cache=False)
+        while self._live.is_running and not core.outputs_queue.empty():  # noqa: ASYNC110  (it has no event for that)
+            await asyncio.sleep(0)
 
     async def _take_back_unstarted(self) -> int:
         """Take out the requests that have no token yet; `generate` hands them in again after the update. Returns how many stay.
