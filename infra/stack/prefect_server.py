@@ -5,7 +5,7 @@ locked", whatever the timeout) and leaves four kilobytes of traceback in the log
 fastapi that vLLM refuses. Here both ask for the right to write as they begin, and so wait for each other.
 
 And it looks four times a second for work of its own that is due, each time with a script in its stand-in for Redis: a quarter of what an
-idle server takes of a core. That work is due every five seconds at most; here it looks every two seconds.
+idle server takes of a core. No such work is due more often than every five seconds; here it looks every two seconds.
 """
 
 from __future__ import annotations
