@@ -5,21 +5,19 @@
         │            └───────────────── weights, swapped in flight <─────────────────────────────────┤
         └──────────────────────────────── settled completions <──────────────────────────────────────┘
 
-One task a generator collects completions, one task trains, one watches for stalls. A generator that dies is started again beside
-the others, and what it held begins anew on those (`supervision`); generators may join and leave (`scale`). Any other error of a
-task, or of a verification or a weight update under way, ends the run. The rules live in the pure parts (`admission`, `ledger`,
-`batches`, `supervision`); this file applies them. Synchronous and asynchronous schedules differ only in what admission permits and
-in whether a weight update is waited for.
+One task trains, one watches for stalls, one a generator collects completions. Which generator does what, and what becomes of those
+that die, join or leave, is `dispatch`'s. Any other error of a task, or of a verification or a weight update under way, ends the run.
+The rules live in the pure parts (`admission`, `ledger`, `batches`, `curriculum`); this file applies them. Synchronous and asynchronous
+schedules differ only in what admission permits and in whether a weight update is waited for.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -28,12 +26,12 @@ from magistral_core.errors import MagistralError
 from magistral_core.pipeline.admission import Admission, Slot
 from magistral_core.pipeline.batches import build_batch, failure, without_signal
 from magistral_core.pipeline.curriculum import Course, WholeStream
+from magistral_core.pipeline.dispatch import Dispatch
 from magistral_core.pipeline.handover import WeightFile
 from magistral_core.pipeline.ledger import GroupState
 from magistral_core.pipeline.metrics import Clock, Window, policy_metrics, resample_metrics, rollout_metrics
 from magistral_core.pipeline.runtime import Runtime
 from magistral_core.pipeline.state import LoopState
-from magistral_core.pipeline.supervision import Fleet, GeneratorError, GeneratorState
 from magistral_core.pipeline.validation import Validation
 from magistral_core.problems import ProblemStream
 from magistral_core.records import Batch, Completion, Group, Problem, Prompt, Request
@@ -42,7 +40,6 @@ from magistral_core.training.collation import collate, unused_share
 from magistral_core.training.report import StepReport
 
 _WATCH_SECONDS = 1.0
-T = TypeVar("T")
 
 
 class StallError(MagistralError):
@@ -112,16 +109,14 @@ class Coordinator:
         self._admission = Admission(self._settings, self._open_group, resume=again, queued=queued)
         self._again = frozenset(again)
         self._partial: dict[int, list[Completion]] = {}
-        self._place: dict[int, int] = {}
-        self._fleet = Fleet(runtime.generators, recipe.pipeline.max_restarts)
-        self._held: list[dict[tuple[int, int], Request]] = [{} for _ in range(runtime.generators)]
-        self._homeless: list[Request] = []  # admitted, and no healthy generator to hold them yet
-        self._works = [asyncio.Event() for _ in range(runtime.generators)]  # it may be asked for completions
-        for works in self._works:
-            works.set()
-        self._newest: WeightFile | None = None  # stays for generators that are started again
-        self._files: list[WeightFile] = []
-        self._readers: Counter[int] = Counter()
+        self._dispatch = Dispatch(
+            runtime,
+            recipe.pipeline.max_restarts,
+            self._settings.update_timeout_s,
+            spawn=self._spawn,
+            take=self._take,
+            on_restart=observer.on_restart,
+        )
         self._queue_grew = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._delivery: asyncio.Task[None] | None = None
@@ -139,8 +134,6 @@ class Coordinator:
         self._rollouts: dict[str, float] = {}  # of the last step before which a group was verified
         now = self._clock()
         self._progress = self._last_step = now
-        self._answered = [now] * runtime.generators
-        self._generator_clocks = [Clock(now) for _ in range(runtime.generators)]
         self._trainer_clock = Clock(now)
 
     async def run(self) -> None:
@@ -149,9 +142,7 @@ class Coordinator:
         try:
             self._spawn(self._train()).add_done_callback(self._finish)
             self._spawn(self._watch())
-            for generator in self._fleet.present:
-                self._spawn(self._collect(generator))
-            self._spawn(self._pump())
+            self._dispatch.start()
             await self._over
         finally:
             for task in self._tasks:
@@ -161,25 +152,8 @@ class Coordinator:
 
     def scale(self, generators: int) -> None:
         """Have generators join or leave towards so many, while `run` runs; to be called again until it is so."""
-        if self._over.done():
-            return
-        for generator in self._fleet.scale(generators):
-            now = self._clock()
-            if generator == len(self._held):
-                self._held.append({})
-                self._works.append(asyncio.Event())
-                self._answered.append(now)
-                self._generator_clocks.append(Clock(now))
-                self._spawn(self._collect(generator))
-            self._spawn(self._revive(generator))
-        self._spawn(self._let_go())
-
-    async def _let_go(self) -> None:
-        """End generators that leave and hold nothing, the last first."""
-        while self._fleet.state(last := self._fleet.present[-1]) is GeneratorState.LEAVING and not self._held[last]:
-            self._fleet.advance(last, GeneratorState.GONE)
-            self._works[last].clear()
-            await self._runtime.remove(last)
+        if not self._over.done():
+            self._dispatch.scale(generators)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Start a task of the loop; its error ends the run at once."""
@@ -202,29 +176,10 @@ class Coordinator:
         if not self._over.done():
             self._over.set_result(None)
 
-    async def _pump(self) -> None:
-        """Start every completion that admission permits, each group on one generator for its shared prompt."""
-        if not self._ending:
-            self._homeless.extend(self._request(slot) for slot in self._admission.admit())
-        self._homeless.extend(self._held_out())
-        healthy = self._fleet.healthy
-        if not healthy or not self._homeless:
-            return
-        requests: dict[int, list[Request]] = {}
-        for request in self._homeless:
-            self._partial.setdefault(request.group_id, [])
-            if self._place.get(request.group_id) not in healthy:
-                self._place[request.group_id] = min(healthy, key=lambda generator: len(self._held[generator]))
-            generator = self._place[request.group_id]
-            if not self._held[generator]:
-                self._answered[generator] = self._clock()
-            self._held[generator][request.group_id, request.index] = request
-            requests.setdefault(generator, []).append(request)
-        self._homeless = []
-        for generator, batch in requests.items():
-            self._busy(generator)
-            # Each by itself: one that does not answer must not keep the others from their work.
-            self._spawn(self._submit(generator, self._fleet.incarnation(generator), batch))
+    def _pump(self) -> None:
+        """Start every completion that admission permits."""
+        admitted = [] if self._ending else self._admission.admit()
+        self._dispatch.give([*(self._request(slot) for slot in admitted), *self._held_out()])
 
     def _held_out(self) -> list[Request]:
         """Requests of a validation, once the generators have its weights; beside training at most half as many as its own."""
@@ -232,18 +187,6 @@ class Coordinator:
             return []
         alone = self._ending or self._settings.schedule == "sync"
         return self._validation.ask(self._settings.n_async if alone else max(1, self._settings.n_async // 2))
-
-    def _busy(self, generator: int) -> None:
-        """Note how many of training's completions a generator holds."""
-        held = self._held[generator]
-        validated = self._validation is not None and self._validation.running
-        own = sum(group_id >= 0 for group_id, _ in held) if validated else len(held)
-        self._generator_clocks[generator].busy(own, self._clock())
-
-    async def _submit(self, generator: int, incarnation: int, batch: Sequence[Request]) -> None:
-        """Hand over what was booked on a generator, unless it died since: then others have it already."""
-        if incarnation == self._fleet.incarnation(generator):
-            await self._ask(generator, self._runtime.submit(generator, batch))
 
     def _open_group(self) -> int:
         group_id = self._ledger.open()
@@ -257,88 +200,33 @@ class Coordinator:
         room = self._recipe.max_model_len - len(prompt.token_ids)
         return Request(slot.group_id, slot.index, prompt, seed, min(self._stages[stage].generation.max_tokens, room))
 
-    async def _ask(self, generator: int, call: Awaitable[T]) -> T | None:
-        """A generator's answer; None if it died meanwhile, which is then seen to."""
-        incarnation = self._fleet.incarnation(generator)
-        try:
-            answer = await call
-        except GeneratorError as error:
-            self._bury(generator, incarnation, error)
-            return None
-        return answer if incarnation == self._fleet.incarnation(generator) else None
-
-    def _bury(self, generator: int, incarnation: int, error: GeneratorError) -> None:
-        """Give what a dead generator held to others, and have it started again. Raises `error` if it dies too often."""
-        if not self._fleet.died(generator, incarnation, error):
-            return
-        leaving = self._fleet.state(generator) is GeneratorState.LEAVING
-        self._homeless = [*self._held[generator].values(), *self._homeless]
-        self._held[generator] = {}
-        self._generator_clocks[generator].busy(0, self._clock())
-        self._works[generator].clear()
-        if not leaving:
-            self._observer.on_restart(f"generator {generator}", str(error))
-        self._spawn(self._let_go() if leaving else self._revive(generator))
-        self._spawn(self._pump())
-
-    async def _revive(self, generator: int) -> None:
-        """Start a dead generator again, or one that joins; it gets work only when it holds the newest weights."""
-        if self._fleet.state(generator) is GeneratorState.DEAD:
-            self._fleet.advance(generator, GeneratorState.RESTARTING)
-        version = await self._ask(generator, self._runtime.restart(generator))
-        if version is None:
-            return
-        self._fleet.advance(generator, GeneratorState.STALE)
-        while self._newest is not None and version < self._newest.version:
-            weights = self._newest
-            if await self._update(generator, weights) is None:
-                return
-            version = weights.version
-        self._fleet.advance(generator, GeneratorState.REFRESHED)
-        self._fleet.advance(generator, GeneratorState.HEALTHY)
-        self._progress = self._answered[generator] = self._clock()
-        self._works[generator].set()
-        await self._pump()
-
-    async def _collect(self, generator: int) -> None:
-        """Take finished completions; verify the groups that they complete; let new ones in."""
-        while True:
-            await self._works[generator].wait()
-            completions = await self._ask(generator, self._runtime.collect(generator))
-            if completions is None:
+    def _take(self, completions: Sequence[Completion]) -> None:
+        """Verify the groups that completions complete; let new ones in."""
+        complete, validated, admitted = [], [], 0
+        for completion in completions:
+            if self._validation is not None and completion.group_id < 0:
+                if answered := self._validation.join(completion):
+                    self._dispatch.complete(answered.id)
+                    validated.append(answered)
                 continue
-            self._progress = self._answered[generator] = self._clock()
-            if not completions:  # it decodes, that is all
-                continue
-            self._fleet.worked(generator)
-            complete, validated, admitted = [], [], 0
-            for completion in completions:
-                del self._held[generator][completion.group_id, completion.index]
-                if self._validation is not None and completion.group_id < 0:
-                    if answered := self._validation.join(completion):
-                        del self._partial[answered.id], self._place[answered.id]
-                        validated.append(answered)
-                    continue
-                admitted += 1
-                group = self._partial[completion.group_id]
-                group.append(completion)
-                if len(group) == self._settings.group_size:
-                    complete.append(self._complete(completion.group_id))
-                self._window.tokens += completion.length
-                self._state.counters.generated_tokens += completion.length
-            self._state.counters.completions += admitted
-            self._admission.finished(admitted)
-            self._busy(generator)
-            if complete:
-                self._spawn(self._verify(complete))
-            if validated:
-                self._spawn(self._grade(validated))
-            await self._let_go()
-            await self._pump()
+            admitted += 1
+            group = self._partial.setdefault(completion.group_id, [])
+            group.append(completion)
+            if len(group) == self._settings.group_size:
+                complete.append(self._complete(completion.group_id))
+            self._window.tokens += completion.length
+            self._state.counters.generated_tokens += completion.length
+        self._state.counters.completions += admitted
+        self._admission.finished(admitted)
+        if complete:
+            self._spawn(self._verify(complete))
+        if validated:
+            self._spawn(self._grade(validated))
+        self._pump()
 
     def _complete(self, group_id: int) -> Group:
         completions = sorted(self._partial.pop(group_id), key=lambda completion: completion.index)
-        del self._place[group_id]
+        self._dispatch.complete(group_id)
         self._ledger.advance(group_id, GroupState.VERIFYING)
         problem, stage = self._course.drawn(group_id)
         return Group(group_id, problem, tuple(completions), stage=stage)
@@ -365,7 +253,7 @@ class Coordinator:
             self._admission.dropped(group.id)
             self._lost_in_a_row += 1
         self._queue_grew.set()
-        await self._pump()
+        self._pump()
 
     async def _grade(self, groups: Sequence[Group]) -> None:
         """Verify answers of a validation."""
@@ -390,7 +278,7 @@ class Coordinator:
         assert self._validation is not None
         self._validation_over.clear()
         self._validation.begin(self._state.step, stage, self._stages[stage].generation.max_tokens)
-        await self._pump()
+        self._pump()
 
     async def _end(self, stage: int) -> None:
         """Nothing more is admitted; what the run has come to in this stage is validated."""
@@ -412,7 +300,7 @@ class Coordinator:
             await self._end(self._course.stage)
         else:
             await self._validate()
-            await self._pump()
+            self._pump()
         while not last:
             settings, stage = self._settings, self._course.stage
             if not await self._batch_waits(settings.n_batch):
@@ -420,7 +308,10 @@ class Coordinator:
                 if last and self._delivery is not None:
                     await self._delivery
                 await self._checkpoint()
-                await (self._end(stage) if last else self._pump())
+                if last:
+                    await self._end(stage)
+                else:
+                    self._pump()
                 continue
             if settings.schedule == "sync":
                 state.queue.sort(key=lambda group: group.id)
@@ -430,13 +321,13 @@ class Coordinator:
             for _ in range(min(settings.n_batch // settings.n_minibatch, left)):
                 count = settings.n_minibatch // settings.group_size
                 self._admission.dequeued(settings.n_minibatch)
-                self._spawn(self._pump())  # room in the queue: generators that it held back need not wait for the step
+                self._pump()  # room in the queue: generators that it held back need not wait for the step
                 await self._step(state.queue[:count])
-                await self._pump()
+                if not self._finished:
+                    self._tell_validation()
+                self._pump()
             ended = self._end_batch()
             last = self._finished or (ended and self._one_stage)
-            if not last:
-                self._tell_validation()
             await self._hand_over(wait=last)
             self._admission.training = False
             if last or ended or state.step // self._recipe.checkpoints.every > self._checkpointed // self._recipe.checkpoints.every:
@@ -445,7 +336,7 @@ class Coordinator:
                 await self._end(stage)
             else:
                 await self._validate()
-                await self._pump()
+                self._pump()
 
     async def _batch_waits(self, n_batch: int) -> bool:
         """Wait for a batch; false where the stage ends for want of one: what its problems gave was all right, or all wrong."""
@@ -478,6 +369,7 @@ class Coordinator:
         ended = self._course.end_batch(self._state.step, self._ledger.open_ids)
         self._settings = self._stages[self._course.stage].pipeline
         self._admission.change(self._settings)
+        self._dispatch.update_timeout_s = self._settings.update_timeout_s
         if ended and self._state.curriculum is not None:
             self._observer.on_stage(self._state.step, self._state.curriculum.table())
         return ended
@@ -507,8 +399,6 @@ class Coordinator:
 
     def _metrics(self, batch: Batch, report: StepReport, unused: float, now: float) -> dict[str, float]:
         span = max(now - self._last_step, 1e-9)
-        laps = [clock.lap(now) for clock in self._generator_clocks]
-        busy = [laps[generator] for generator in self._fleet.present]
         window, counters = self._window, self._state.counters
         # A curve has a point at every step; right after a resume only the batch is there to take it from.
         self._rollouts = rollout_metrics(window.verified) or self._rollouts or rollout_metrics(batch.groups)
@@ -524,8 +414,7 @@ class Coordinator:
             "queue/completions": float(self._admission.queued),
             "queue/open": float(self._admission.open),
             "queue/generating": float(self._admission.generating),
-            "busy/generators": float(np.mean([share for share, _ in busy])),
-            "busy/occupancy": float(sum(mean for _, mean in busy)) / self._settings.n_async,
+            **self._dispatch.metrics(now, self._settings.n_async),
             "busy/trainers": self._trainer_clock.lap(now)[0],
             "packing/unused_share": unused,
             "speed/generated_tokens_per_s": window.tokens / span,
@@ -534,8 +423,6 @@ class Coordinator:
             "speed/step_seconds": span,
             "updates/total": float(counters.weight_updates),
             "updates/in_flight": float(counters.weight_updates_in_flight),
-            "generators/healthy": float(len(self._fleet.healthy)),
-            "generators/restarts": float(self._fleet.restarts),
             **self._course.metrics(),
         }
 
@@ -544,46 +431,18 @@ class Coordinator:
         if self._delivery is not None:
             await self._delivery
         weights = await self._runtime.publish(self._state.step)
-        self._newest = weights
-        self._files.append(weights)
         self._delivery = self._spawn(self._deliver(weights))
         if wait or self._settings.schedule == "sync":
             await self._delivery
 
     async def _deliver(self, weights: WeightFile) -> None:
-        """Bring weights to generators; those that are being started again fetch them by themselves."""
-
-        async def to(generator: int, incarnation: int) -> int | None:
-            return await self._update(generator, weights) if incarnation == self._fleet.incarnation(generator) else None
-
-        in_flight = await asyncio.gather(*(to(generator, self._fleet.incarnation(generator)) for generator in self._fleet.serving))
+        in_flight = await self._dispatch.bring(weights)
         self._state.counters.weight_updates += 1
-        self._state.counters.weight_updates_in_flight += any(in_flight)
+        self._state.counters.weight_updates_in_flight += in_flight
         self._delivered = weights.version
         if self._validation is not None:
-            await self._pump()
-        for old in [file for file in self._files if file is not self._newest and not self._readers[file.version]]:
-            self._files.remove(old)
-            await self._runtime.discard(old)
-
-    async def _update(self, generator: int, weights: WeightFile) -> int | None:
-        """Swap a generator's weights; how many sequences were in flight there, None if it died or was too slow."""
-        limit = self._settings.update_timeout_s
-
-        async def within_limit() -> int:
-            try:
-                return await asyncio.wait_for(self._runtime.update(generator, weights), limit)
-            except TimeoutError as error:
-                raise GeneratorError(
-                    f"generator {generator} did not take the weights of version {weights.version} within {limit:g} s; "
-                    "run the same command again to resume, or raise pipeline.update_timeout_s"
-                ) from error
-
-        self._readers[weights.version] += 1
-        try:
-            return await self._ask(generator, within_limit())
-        finally:
-            self._readers[weights.version] -= 1
+            self._pump()
+        await self._dispatch.discard_old()
 
     async def _checkpoint(self) -> None:
         step = self._state.step
@@ -608,26 +467,25 @@ class Coordinator:
             moved = self._observer.moved() if self._handing_over else _size(self._saving) if self._saving else self._moved
             if moved != self._moved:  # slow is no stall
                 self._moved, self._progress = moved, now
-            silent = [g for g, held in enumerate(self._held) if held and now - self._answered[g] >= limit]
-            if now - self._progress < limit and not silent:
-                continue
-            verifying = [*self._ledger.ids(GroupState.VERIFYING), *(self._validation.grading if self._validation else ())]
-            if silent:
-                culprit = ", ".join(f"generator {g} holds {len(self._held[g])} completions" for g in silent)
-            elif not self._fleet.healthy:
-                culprit = ", ".join(f"generator {g} is {self._fleet.state(g)}" for g in self._fleet.present)
-            elif self._saving:
-                culprit = f"the trainers do not end writing the checkpoint of step {self._state.step} to {self._saving}"
-            elif self._handing_over:
-                culprit = f"storage or tracking does not take the checkpoint of step {self._checkpointed}"
-            elif self._trainer_clock.running or not verifying:
-                culprit = f"the trainers do not answer after step {self._state.step}"
-            else:
-                culprit = f"verifiers hold groups {verifying[:8]}"
-            raise StallError(
-                f"no progress for {limit:g} s: {culprit}; {self._admission.queued} completions queued of {self._settings.n_batch} "
-                f"needed, ledger {self._ledger.summary()}; run the same command again to resume, or raise pipeline.stall_timeout_s"
-            )
+            silent = self._dispatch.silent(now, limit)
+            if silent or now - max(self._progress, self._dispatch.progress) >= limit:
+                raise StallError(
+                    f"no progress for {limit:g} s: {silent or self._culprit()}; {self._admission.queued} completions queued of "
+                    f"{self._settings.n_batch} needed, ledger {self._ledger.summary()}; run the same command again to resume, or raise "
+                    "pipeline.stall_timeout_s"
+                )
+
+    def _culprit(self) -> str:
+        if ill := self._dispatch.ill():
+            return ill
+        if self._saving:
+            return f"the trainers do not end writing the checkpoint of step {self._state.step} to {self._saving}"
+        if self._handing_over:
+            return f"storage or tracking does not take the checkpoint of step {self._checkpointed}"
+        verifying = [*self._ledger.ids(GroupState.VERIFYING), *(self._validation.grading if self._validation else ())]
+        if self._trainer_clock.running or not verifying:
+            return f"the trainers do not answer after step {self._state.step}"
+        return f"verifiers hold groups {verifying[:8]}"
 
     def _reasons(self) -> str:
         counts = {**self._window.filtered, **{f"failed: {reason}": n for reason, n in self._window.failed.items()}}

@@ -300,6 +300,9 @@ class RayRuntime:
         for actor in self._trainer_actors:
             ray.kill(actor)
         self._folder.clear()  # of weights that come again under the same numbers, or not for a long time
+        # Those that wait for room would keep all from going on; the number that is wanted has them join again.
+        while self.generators > self._recipe.pipeline.generators and self.generators - 1 not in self._started:
+            await self.remove(self.generators - 1)
         for generator in range(self.generators):
             self._way.forget(generator)
         self._model = model_dir, version

@@ -3,8 +3,9 @@
     HEALTHY ──died──> DEAD ──> RESTARTING ──> STALE ──> REFRESHED ──> HEALTHY
        │                                        ^
        │                          JOINING ──────┘
-       │                             ^
-       └──leaves──> LEAVING ──────> GONE
+       │                           │  ^
+       └──leaves──> LEAVING <──────┘  │
+                       └───────────> GONE
                          holds nothing
 
 There is no shortcut: a generator that was started anew serves nobody before it holds the newest weights. Any state but DEAD may end in
@@ -118,11 +119,15 @@ class Fleet:
     def scale(self, generators: int) -> list[int]:
         """Towards so many generators; returns the numbers of those that join. To be asked again until it is so.
 
-        While one leaves nothing else changes, and one that is being started must be healthy before it can leave.
+        While one leaves nothing else changes. One that is being started again must be healthy before it can leave; the last of those that
+        join may leave at once, for it may wait for room that never comes.
         """
         if GeneratorState.LEAVING in self._states:
             return []
         present = len(self.present)
+        if generators < present and self._states[present - 1] is GeneratorState.JOINING:
+            self._states[present - 1] = GeneratorState.LEAVING
+            return []
         for generator in range(present - 1, generators - 1, -1):
             if self._states[generator] is not GeneratorState.HEALTHY:
                 break

@@ -143,8 +143,11 @@ class SimulatedRuntime:
             self._add()
         if not self._died[generator].is_set():
             self.kill(generator)
+        removed = len(self.removed)
         await asyncio.sleep(self._world.restart_seconds)
         self._fail("restart")
+        if any(gone == generator for _, gone in self.removed[removed:]):
+            raise GeneratorError(f"generator {generator} was ended while it started")
         self._died[generator] = asyncio.Event()
         self._news[generator] = asyncio.Event()
         self.versions[generator] = self._initial

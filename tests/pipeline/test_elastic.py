@@ -45,6 +45,18 @@ def test_a_generator_that_is_being_started_cannot_leave() -> None:
     assert fleet.present == [0, 1, 2]
 
 
+def test_one_that_joins_can_be_taken_back() -> None:
+    fleet = Fleet(1, max_restarts=1)
+    assert fleet.scale(3) == [1, 2]
+    for present in ([0, 1, 2], [0, 1]):
+        assert fleet.present == present
+        assert fleet.scale(1) == []
+        assert fleet.state(present[-1]) is GeneratorState.LEAVING
+        fleet.advance(present[-1], GeneratorState.GONE)
+    assert fleet.scale(1) == []
+    assert fleet.present == fleet.healthy == [0]
+
+
 def test_answers_of_one_that_has_gone_are_no_news_to_its_successor() -> None:
     fleet = Fleet(2, max_restarts=1)
     before = fleet.incarnation(1)
@@ -139,6 +151,15 @@ def test_one_that_dies_while_it_leaves_is_not_started_again(tmp_path: Path) -> N
     assert run.watcher.restarts == []
     keys = [key for _, key in run.runtime.submitted]
     assert len(keys) > len(set(keys)), "what it held began anew"
+
+
+def test_one_that_finds_no_room_is_given_up_when_fewer_are_asked_for(tmp_path: Path) -> None:
+    run = scaled([(5.0, 3), (9.0, 1)], tmp_path, World(generators=1, restart_seconds=1e6), n_async=32)
+    assert_conserved(run)
+    assert [generator for _, generator in run.runtime.removed] == [2, 1]
+    assert run.runtime.restarts == []
+    assert run.watcher.restarts == []
+    assert run.runtime.generators == 1
 
 
 @pytest.mark.parametrize("restart", [0.5, 30.0])

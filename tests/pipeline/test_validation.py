@@ -267,6 +267,16 @@ def test_one_that_is_under_way_at_the_end_is_given_up(tmp_path: Path) -> None:
     assert_conserved(run)
 
 
+def test_one_that_ends_within_the_last_batch_is_told(tmp_path: Path) -> None:
+    settings = {"n_batch": 64, "n_minibatch": 16, "queue": 64, "max_open": 96}
+    validation = {**VALIDATION, "samples": 1}
+    run = simulate(recipe(max_steps=8, validation=validation, **settings), World(score=some_of_all), tmp_path)
+    begun = [metrics["validation/step"] for _, metrics in run.watcher.validations]
+    assert begun == [0, 4, 8]
+    assert [step for step, _ in run.watcher.validations][1] in (5, 6, 7)
+    assert_conserved(run)
+
+
 def test_validations_do_not_count_as_training_work(tmp_path: Path) -> None:
     settings = recipe(max_steps=9, validation={**VALIDATION, "every": 1, "samples": 8})
     run = simulate(settings, WORLD, tmp_path)
