@@ -71,6 +71,7 @@ def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
     scores = [score for group in groups for score in group.scores if score.graded]
     if not scores:
         return {}
+    judged = [group for group in groups if any(score.graded for score in group.scores)]
     lengths = np.array([completion.length for group in groups for completion in group.completions])
     parts = sorted({name for score in scores for name in score.parts})
     return {
@@ -78,7 +79,7 @@ def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
         **{f"reward/{name}": float(np.mean([score.parts.get(name, 0.0) for score in scores])) for name in parts},
         "pass/rate": float(np.mean([score.correct for score in scores])),
         "pass/valid_format": float(np.mean([score.status is not ScoreStatus.BAD_FORMAT for score in scores])),
-        "pass/groups_solved": float(np.mean([any(score.correct for score in group.scores) for group in groups])),
+        "pass/groups_solved": float(np.mean([any(score.correct for score in group.scores) for group in judged])),
         "length/mean": float(lengths.mean()),
         "length/p50": float(np.percentile(lengths, 50)),
         "length/p95": float(np.percentile(lengths, 95)),

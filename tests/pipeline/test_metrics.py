@@ -50,6 +50,11 @@ def test_rollout_metrics() -> None:
     assert rollout_metrics([]) == {}
 
 
+def test_a_group_that_nobody_could_judge_is_not_unsolved() -> None:
+    figures = rollout_metrics([make_group(0, [1.0, 0.1], [4, 6]), make_group(1, [None, None], [4, 6])])
+    assert figures["pass/groups_solved"] == 1.0 and figures["pass/rate"] == 0.5
+
+
 def test_policy_metrics() -> None:
     groups = [make_group(0, [1.0, 0.1], [2, 2], version=3), make_group(1, [1.0, None], [4, 8], version=1)]
     batch = build_batch(groups, 5, LossSettings())
