@@ -25,6 +25,7 @@ from pydantic import (
 
 Dtype = Literal["float32", "bfloat16"]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+_Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class Section(BaseModel):
@@ -252,7 +253,7 @@ class TrainingSettings(Section):
 
     max_steps: PositiveInt = Field(100, description="optimiser steps of the run")
     learning_rate: NonNegativeFloat = Field(1e-6, description="0 measures without learning")
-    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    betas: tuple[_Beta, _Beta] = (0.9, 0.95)
     weight_decay: NonNegativeFloat = 0.0
     warmup_steps: NonNegativeInt = Field(0, description="linear warm-up of the learning rate")
     grad_clip: PositiveFloat = Field(1.0, description="largest norm of the gradient")

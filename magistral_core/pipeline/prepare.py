@@ -20,6 +20,7 @@ from magistral_core.problems import ProblemStream
 from magistral_core.records import Problem, ProblemKind, Prompt
 from magistral_core.rewards import Verifier
 from magistral_core.rewards.math import quick_gold_verdict
+from magistral_core.training.supported import refuse_unsupported
 
 _GIB = 2**30
 #: Reference answers beyond plain numbers that a plan looks at: some seconds.
@@ -78,7 +79,7 @@ def prepare(recipe: Recipe, model_dir: Path, problems: Sequence[Problem], held_o
             that no verifier judges, a stage without problems.
     """
     check_context(model_dir, recipe.max_model_len)
-    _check_window(recipe, model_dir)
+    _check_model(recipe, model_dir)
     renderer = ChatRenderer(model_dir, recipe.prompt, max_prompt_tokens=min(recipe.prompt.max_tokens, recipe.max_model_len - 1))
     verifier = Verifier(recipe.rewards, recipe.prompt)
     verifier.check_supported([*problems, *held_out])
@@ -97,10 +98,8 @@ def prepare(recipe: Recipe, model_dir: Path, problems: Sequence[Problem], held_o
     return prepared
 
 
-def _check_window(recipe: Recipe, model_dir: Path) -> None:
-    """Packed rows know no sliding window: a training would fail at its first longer sequence."""
-    if recipe.training.attention != "varlen":
-        return
+def _check_model(recipe: Recipe, model_dir: Path) -> None:
+    """What the trainers would refuse; and a sliding window, which packed rows do not know: training would fail at a longer sequence."""
     from transformers import AutoConfig
 
     try:
@@ -108,8 +107,9 @@ def _check_window(recipe: Recipe, model_dir: Path) -> None:
     except ValueError as error:
         said = " ".join(str(error).split())[:200]
         raise InputError(f"model.path {recipe.model.path}: Transformers cannot read its config.json ({said})") from error
+    refuse_unsupported(config, str(recipe.model.path))
     window = getattr(config.get_text_config(), "sliding_window", None)
-    if window is not None and recipe.max_model_len > window:
+    if recipe.training.attention == "varlen" and window is not None and recipe.max_model_len > window:
         raise InputError(
             f"training.attention: varlen has no sliding window, {recipe.model.path} has one of {window} tokens, and sequences may have "
             f"{recipe.max_model_len}; use sdpa, or lower generation.max_tokens or prompt.max_tokens"

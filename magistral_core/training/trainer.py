@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import time
 import warnings
@@ -26,7 +27,7 @@ from transformers.integrations import HfDeepSpeedConfig
 from transformers.utils import logging as transformers_logging
 
 from magistral_core.config.schema import LossSettings, TrainingSettings
-from magistral_core.errors import InputError
+from magistral_core.errors import InfrastructureError, InputError
 from magistral_core.records import Microbatch
 from magistral_core.training import attention
 from magistral_core.training.attention import RowLayout
@@ -36,6 +37,7 @@ from magistral_core.training.loss import cross_entropy, policy_loss
 from magistral_core.training.norms import fuse_norms
 from magistral_core.training.report import StepReport
 from magistral_core.training.resharding import Layout, to_universal
+from magistral_core.training.supported import refuse_unsupported
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 #: Importance ratios sent to the coordinator per rank and step; beyond this an even subsample, enough for percentiles.
@@ -285,8 +287,15 @@ class Trainer:
         # Without ZeRO, DeepSpeed clips but does not tell the norm.
         grads = [p.grad for p in self._engine.module.parameters() if p.grad is not None] if self.settings.zero_stage == 0 else []
         norm = torch.nn.utils.get_total_norm(grads) if grads else None
-        self._engine.step()
+        if norm is None or norm.isfinite():
+            self._engine.step()  # with ZeRO, DeepSpeed leaves the weights as they are if the norm is not finite, and goes on
         report.grad_norm = float(self._engine.get_global_grad_norm() if norm is None else norm)
+        if not math.isfinite(report.grad_norm):
+            raise InfrastructureError(
+                f"the gradient of step {step + 1} is not finite (loss {report.loss:g}, norm {report.grad_norm:g}), so no weight was "
+                "changed; run the same command again to go on from the last checkpoint, with a lower training.learning_rate or "
+                "training.dtype: float32 if it comes again"
+            )
         report.seconds = time.perf_counter() - started
 
     def _backward(self, rows: Sequence[Microbatch], objective: Callable[..., torch.Tensor]) -> float:
@@ -327,11 +336,9 @@ def _load_model(path: str, settings: TrainingSettings) -> Any:
     head = lm.get_output_embeddings()
     if type(head) is not torch.nn.Linear or head.bias is not None or lm.lm_head is not head:
         raise InputError(f"model.path {path}: its output layer is not a plain linear `lm_head`; such models are not supported")
-    odd = [
-        key for key in ("final_logit_softcapping", "logit_scale", "logits_scaling") if getattr(lm.config, key, None) not in (None, 1, 1.0)
-    ]
-    if odd:
-        raise InputError(f"model.path {path}: its config scales the logits ({odd[0]}); such models are not supported")
+    refuse_unsupported(lm.config, path)
+    if getattr(lm, "_is_stateful", False):
+        raise InputError(f"model.path {path}: it carries a state from token to token; only models whose layers all attend are supported")
     _without_dropout(lm)
     head.__class__ = ChunkedHead
     fuse_norms(lm)

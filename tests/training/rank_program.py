@@ -14,6 +14,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import torch.distributed as dist
 from deepspeed.utils import safe_get_full_optimizer_state
 from training_world import BUDGET, LOSS, OFF_POLICY, SEED, SETTINGS, STAGE_CHANGES, STEPS, read_batch
 
-from magistral_core.errors import InputError
+from magistral_core.errors import InfrastructureError, InputError
 from magistral_core.processes import die_with_parent
 from magistral_core.records import Microbatch
 from magistral_core.training.collation import build_row, collate, prompt_row
@@ -175,6 +176,18 @@ def refusal(folder: Path) -> str:
     return "accepted"
 
 
+def not_finite_case(folder: Path, stage: int, rows: list[Microbatch]) -> dict[str, Any]:
+    """A step whose gradient is not finite, as an overflow makes it."""
+    overflown = [replace(row, weights=row.weights * np.float32(np.inf)) for row in rows]
+    with trainer(folder / "tied", zero_stage=stage) as policy:
+        before = weights(policy)
+        try:
+            policy.step_rl(overflown, LOSS, step=6)
+        except InfrastructureError as error:
+            return {"error": str(error), "before": before, "after": weights(policy)}
+    return {"error": ""}
+
+
 def single_rank_cases(folder: Path, rows: list[Microbatch]) -> dict[str, Any]:
     result: dict[str, Any] = {"refused": {path.name: refusal(path) for path in sorted((folder / "refused").iterdir())}}
     result["refused"]["missing"] = refusal(folder / "refused" / "missing")
@@ -188,6 +201,7 @@ def single_rank_cases(folder: Path, rows: list[Microbatch]) -> dict[str, Any]:
     with trainer(folder / "tied", dtype="bfloat16", zero_stage=2) as policy:
         result["bfloat16_gradient"] = policy.gradients(rows, LOSS)
         result["bfloat16_report"] = policy.step_rl(rows, LOSS, step=0)
+    result["not_finite"] = {stage: not_finite_case(folder, stage, rows) for stage in range(4)}
     with trainer(folder / "tied") as policy:
         result["sft_report"] = policy.step_sft(rows, step=0)
         empty = folder / "empty"
