@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from magistral_core.config.grading import PassSettings
 from magistral_core.curation.reasons import GradingReason
+from magistral_core.rewards.votes import leaders, most_votes_first
 
 #: Share of the samples that must have been graded: fewer say more about the verifier than about the problem.
 _LEAST_GRADED = 0.5
@@ -82,19 +83,14 @@ def equal_classes(right: Mapping[str, int], others: Mapping[str, int], equal: se
         others: the same of all other answers.
         equal: pairs of others that mean the same, in either order.
 
-    Equality of answers need not be transitive (numbers are compared with a tolerance): an answer joins the class whose most frequent
-    member it equals, the largest class first. Of answers tied for first place the right one leads, so that a tie outvotes nobody.
+    Of answers tied for first place the right one leads, so that a tie outvotes nobody.
     """
-    classes: list[tuple[str, int]] = []
-    for answer, count in sorted(others.items(), key=_most_votes_first):
-        home = next((i for i, (first, _) in enumerate(classes) if (first, answer) in equal or (answer, first) in equal), None)
-        if home is None:
-            classes.append((answer, count))
-        else:
-            classes[home] = classes[home][0], classes[home][1] + count
-    found = [AnswerClass(answer, count, False) for answer, count in classes]
+    classes: Counter[str] = Counter()
+    for answer, leader in leaders(others, equal).items():
+        classes[leader] += others[answer]
+    found = [AnswerClass(answer, count, False) for answer, count in classes.items()]
     if right:
-        found.append(AnswerClass(min(right.items(), key=_most_votes_first)[0], sum(right.values()), True))
+        found.append(AnswerClass(min(right.items(), key=most_votes_first)[0], sum(right.values()), True))
     return tuple(sorted(found, key=lambda group: (-group.votes, not group.correct, group.answer)))
 
 
@@ -157,7 +153,3 @@ def votes_by_agreement(grades: Sequence[Grade], edges: Sequence[float] = (0.25, 
             count[edge] += 1
             against[edge] += not grade.answers[0].correct
     return [{"agreement": edge, "problems": count[edge], "against": against[edge]} for edge in edges if count[edge]]
-
-
-def _most_votes_first(item: tuple[str, int]) -> tuple[int, str]:
-    return -item[1], item[0]

@@ -12,7 +12,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from statistics import fmean
 from types import TracebackType
@@ -28,6 +27,7 @@ from magistral_core.curation.grading_store import GradeStore
 from magistral_core.errors import InputError
 from magistral_core.records import Completion, FinishReason, Problem, Prompt, Request, ScoreStatus
 from magistral_core.rewards import Verdict, Verifier, answer_part, canonical_answer, extract_boxed
+from magistral_core.rewards.votes import equal_pairs
 
 if TYPE_CHECKING:
     from magistral_core.generation.sampler import OpenEngines
@@ -155,11 +155,10 @@ def grade_groups(groups: Sequence[Group], verifier: Verifier, think_close: str) 
         )
     )
     sorted_votes = [_sorted_out(counts, {answer: next(against_gold) for answer in counts}) for counts in votes]
-    pairs = [list(combinations(sorted(found.others), 2)) for found in sorted_votes]
-    among = iter(verifier.answers_equal([pair for found in pairs for pair in found]))
     grades = {}
-    for (key, _, completions), found, compared in zip(groups, sorted_votes, pairs, strict=True):
-        equal = {pair for pair in compared if next(among).correct}
+    for (key, _, completions), found, equal in zip(
+        groups, sorted_votes, equal_pairs([found.others for found in sorted_votes], verifier), strict=True
+    ):
         truncated = sum(completion.finish_reason is FinishReason.LENGTH for completion in completions)
         tokens = fmean(completion.length for completion in completions)
         grades[key] = Grade(len(completions), found.errors, truncated, tokens, equal_classes(found.right, found.others, equal))

@@ -1,8 +1,9 @@
 """Measures over graded samples: pass@k, maj@k, valid format, lengths. Pure.
 
 pass@k is the unbiased estimate `1 - C(n - c, k) / C(n, k)` from `n` samples of which `c` are right. maj@k takes the most frequent
-answer of all `k` samples, where right answers are one, however they are written; answers tied for first place share the vote, so a tie
-between one right and one wrong answer counts one half. Samples without an answer do not vote.
+answer of all `k` samples, where right answers are one, however they are written, and so are wrong ones that the verifier holds equal;
+answers tied for first place share the vote, so a tie between one right and one wrong answer counts one half. Samples without an answer
+do not vote.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _RIGHT = "\n"
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One graded sample: its canonical answer (empty if none), the verdict, and its form."""
+    """One graded sample: its answer (empty if none), alike for all that mean the same, the verdict, and its form."""
 
     answer: str
     correct: bool
@@ -37,10 +38,20 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
 
 
 def majority_correct(outcomes: Sequence[Outcome]) -> float:
-    """Share of the first place that right answers hold in the vote of these samples; 0 if nobody votes."""
+    """Share of the first place that right answers hold in the vote of these samples; 0 if nobody votes.
+
+    Wrong answers that mean the same are written the same here.
+    """
     votes = Counter(_RIGHT if outcome.correct else outcome.answer for outcome in outcomes if outcome.answer)
     most = max(votes.values(), default=0)
     return (votes[_RIGHT] == most) / sum(count == most for count in votes.values()) if votes else 0.0
+
+
+def contested(outcomes: Sequence[Outcome]) -> Counter[str]:
+    """Samples by wrong answer, where the vote may turn on which of these mean the same; empty where it cannot."""
+    right = sum(outcome.correct for outcome in outcomes if outcome.answer)
+    wrong = Counter(outcome.answer for outcome in outcomes if outcome.answer and not outcome.correct)
+    return wrong if max(wrong.values(), default=0) <= right <= wrong.total() else Counter()
 
 
 def summarise(problems: Sequence[Sequence[Outcome]], k: int) -> dict[str, Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import xxhash
 
 from magistral_core.config.schema import FieldNames, Recipe
 from magistral_core.errors import InfrastructureError, InputError
-from magistral_core.evaluation.metrics import Outcome, summarise
+from magistral_core.evaluation.metrics import Outcome, contested, summarise
 from magistral_core.evaluation.report import EvaluationReport
 from magistral_core.evaluation.suites import suite_named
 from magistral_core.generation.arguments import model_context
@@ -22,6 +23,7 @@ from magistral_core.generation.sampler import Sampler, sampling_identity
 from magistral_core.generation.tokens import Sampling
 from magistral_core.records import Completion, FinishReason, Problem, ProblemKind, Prompt, Request, ScoreStatus
 from magistral_core.rewards import Verifier, answer_part, canonical_answer, check_format, extract_boxed
+from magistral_core.rewards.votes import equal_pairs, leaders
 
 Progress = Callable[[int, int], None]
 #: Fewest tokens that must be left for a completion behind the longest prompt.
@@ -69,11 +71,12 @@ def evaluate(
     verifier.check_supported(problems)
     wanted = settings.max_tokens or chosen.max_tokens
     context = model_context(model_dir) or recipe.prompt.max_tokens + wanted
-    rendered = ChatRenderer(model_dir, recipe.prompt, max_prompt_tokens=context - _LEAST_ROOM).render_all(problems)
-    if len(rendered) < len(problems):
-        raise InputError(
-            f"suite {suite}: {len(problems) - len(rendered)} prompts are too long for the model; an evaluation may not skip any"
-        )
+    rendered = ChatRenderer(
+        model_dir,
+        recipe.prompt.model_copy(update={"on_long": "refuse"}),  # an evaluation may not skip any
+        max_prompt_tokens=context - _LEAST_ROOM,
+        mend="longer ones leave the model no room for an answer; take another model, or the problem out",
+    ).render_all(problems)
     longest = max(len(prompt.token_ids) for _, prompt in rendered)
     max_tokens = min(wanted, context - longest)
     requests = list(_requests([prompt for _, prompt in rendered], samples, max_tokens, recipe.seed))
@@ -151,7 +154,14 @@ def _grade(
         unverifiable += unusable
     if not any(outcomes):
         raise InfrastructureError("the verifier broke at every completion; run `magistral doctor`, and repeat the command")
-    return outcomes, unverifiable, unjudged
+    votes = [contested(graded) for graded in outcomes]
+    classes = [leaders(wrong, equal) for wrong, equal in zip(votes, equal_pairs(votes, verifier), strict=True)]
+    return [_pooled(graded, found) for graded, found in zip(outcomes, classes, strict=True)], unverifiable, unjudged
+
+
+def _pooled(outcomes: Sequence[Outcome], leader: Mapping[str, str]) -> list[Outcome]:
+    """The outcomes with each wrong answer as the one that stands for it."""
+    return [each if each.correct else replace(each, answer=leader.get(each.answer, each.answer)) for each in outcomes]
 
 
 def _split(outcomes: Sequence[Sequence[Outcome]], samples: int, keys: Sequence[str]) -> dict[str, dict[str, object]]:

@@ -25,6 +25,7 @@ class ChatRenderer:
         model_path: folder (or hub name) with the tokenizer.
         prompt: system prompt, thinking tags and the limit.
         max_prompt_tokens: longest prompt; by default `prompt.max_tokens`.
+        mend: what the user may do about a longer one.
 
     Attributes:
         tokenizer: the model's.
@@ -35,10 +36,16 @@ class ChatRenderer:
             model would not see in training what it wrote).
     """
 
-    def __init__(self, model_path: str | Path, prompt: PromptSettings, max_prompt_tokens: int | None = None) -> None:
+    def __init__(
+        self,
+        model_path: str | Path,
+        prompt: PromptSettings,
+        max_prompt_tokens: int | None = None,
+        mend: str = "raise prompt.max_tokens, or set prompt.on_long: skip",
+    ) -> None:
         self._model_path = model_path
         self._settings = prompt
-        self._limit = max_prompt_tokens or prompt.max_tokens
+        self._limit, self._mend = max_prompt_tokens or prompt.max_tokens, mend
         self._system = system_prompt(prompt)
         self.tokenizer = load_tokenizer(model_path)
         if not self.tokenizer.chat_template:
@@ -58,10 +65,7 @@ class ChatRenderer:
         prompt = self._encode(self._messages(problem))
         length = len(prompt.token_ids)
         if length > self._limit:
-            raise InputError(
-                f"{problem.source or problem.id}: the prompt has {length} tokens, the limit is {self._limit}; "
-                f"raise prompt.max_tokens, or set prompt.on_long: skip"
-            )
+            raise InputError(f"{problem.source or problem.id}: the prompt has {length} tokens, the limit is {self._limit}; {self._mend}")
         return prompt
 
     def render_all(self, problems: Iterable[Problem]) -> list[tuple[Problem, Prompt]]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from magistral_core.evaluation.metrics import Outcome, majority_correct, pass_at_k, summarise
+from magistral_core.evaluation.metrics import Outcome, contested, majority_correct, pass_at_k, summarise
 
 
 def outcome(answer: str, *, right: str = "7", valid: bool = True, tokens: int = 10, truncated: bool = False) -> Outcome:
@@ -53,6 +53,19 @@ def test_right_answers_vote_together_however_they_are_written() -> None:
     votes = [Outcome(answer, correct, True, 10, False) for answer, correct in (("x+1", True), ("1+x", True), ("x", False), ("y", False))]
     assert majority_correct(votes) == 1.0
     assert majority_correct([*votes, votes[-1]]) == 0.5
+
+
+@given(st.lists(st.sampled_from("12345670"), max_size=8))
+def test_answers_are_compared_only_where_the_vote_may_turn_on_it(answers: list[str]) -> None:
+    """Whatever classes the wrong ones fall into, the share of a vote that is not contested stays what it is. `7` is right."""
+    votes = [outcome(answer if answer != "0" else "") for answer in answers]
+    wrong = contested(votes)
+    assert set(wrong) <= {vote.answer for vote in votes if not vote.correct}
+    pooled = [vote if vote.correct or not vote.answer else outcome("9") for vote in votes]
+    if not wrong:
+        assert majority_correct(pooled) == majority_correct(votes)
+    else:
+        assert majority_correct(votes) > 0.0
 
 
 @given(st.lists(st.sampled_from("1257"), min_size=1, max_size=8), st.randoms())

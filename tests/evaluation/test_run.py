@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "generation"))  # random_mode
 from magistral_core.config import load_recipe
 from magistral_core.errors import InfrastructureError, InputError
 from magistral_core.evaluation import evaluate
-from magistral_core.evaluation.metrics import Outcome
+from magistral_core.evaluation.metrics import Outcome, majority_correct
 from magistral_core.evaluation.run import _grade
 from magistral_core.generation.engine import LocalEngine
 from magistral_core.records import Completion, FinishReason, Problem, Request
@@ -63,6 +63,17 @@ def test_grading_tells_right_wrong_cut_and_unusable_references_apart() -> None:
     assert [outcome.answer for outcome in graded] == ["7", "8", "7", "", "7", ""]
     assert [outcome.truncated for outcome in graded] == [False] * 5 + [True]
     assert unverifiable == 1 and unjudged == 0
+
+
+def test_wrong_answers_that_mean_the_same_vote_together() -> None:
+    recipe = load_recipe("tiny")
+    answers = ["5", "\\$5", "5.0", "6", "6", "\\$6", "\\$6", "7"]
+    group = [completion(f"<think>x</think>\\boxed{{{text}}}", i) for i, text in enumerate(answers)]
+    with Verifier(recipe.rewards, recipe.prompt) as verifier:
+        (graded,), _, _ = _grade([Problem("a", "2+3?", "5")], [group], verifier, recipe)
+    assert [outcome.correct for outcome in graded] == [True] * 3 + [False] * 5
+    assert len({outcome.answer for outcome in graded[3:7]}) == 1 and graded[7].answer == "7"
+    assert majority_correct(graded) == 0.0, "four say 6, three say 5"
 
 
 def _graded_without_workers(gold: str, texts: list[str]) -> tuple[list[list[Outcome]], int, int]:
@@ -155,7 +166,7 @@ def test_length_is_capped_by_the_models_context(model_folder: Path, tmp_path: Pa
 def test_prompt_beyond_the_context_is_refused(model_folder: Path, tmp_path: Path) -> None:
     data = tmp_path / "long.jsonl"
     data.write_text(json.dumps({"problem": "x" * 600, "answer": "7"}) + "\n", encoding="utf-8")
-    with pytest.raises(InputError, match=r"long\.jsonl:1.*tokens"):
+    with pytest.raises(InputError, match=r"long\.jsonl:1.*tokens.*take another model, or the problem out"):
         evaluate("math500", model_folder, load_recipe("tiny"), data=str(data))
 
 
