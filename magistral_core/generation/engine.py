@@ -122,7 +122,12 @@ class GeneratorEngine:
         self._totals = EngineStats()
 
     async def start(self) -> None:
-        """Start the engine process and load the model. Raises InfrastructureError if it cannot start."""
+        """Start the engine process and load the model.
+
+        Raises:
+            InputError: new weights could not be loaded into this model.
+            InfrastructureError: it cannot start.
+        """
         from vllm.v1.engine.async_llm import AsyncLLM
 
         self._sockets = tempfile.TemporaryDirectory(prefix="engine-", dir=self._sockets_in)
@@ -131,6 +136,7 @@ class GeneratorEngine:
             self._engine = AsyncLLM.from_engine_args(self._arguments)
         except (RuntimeError, ValueError) as error:
             raise InfrastructureError(f"vLLM did not start with {self._arguments.model}: {error}") from error
+        _raise_unreached(await self._engine.collective_rpc("never_updated"), str(self._arguments.model))
         await self._engine.update_weight_version(str(self.version))
         self._started = time.perf_counter()
         self._accepting.set()
@@ -424,6 +430,7 @@ class LocalEngine:
         if self._requests:
             raise RuntimeError("an in-process engine takes weights between calls: finish the stream first")
         start = time.perf_counter()
+        _raise_unreached(self._engine.collective_rpc("never_updated"), str(path))
         _raise_refused(self._engine.collective_rpc("load_weight_file", args=(str(path), checksum)), version)
         load_seconds = time.perf_counter() - start
         self._engine.set_weight_version(str(version))
@@ -443,6 +450,14 @@ class LocalEngine:
 def _decoder(model_path: str | Path, prompt: PromptSettings | None) -> Decoder:
     tags = prompt or PromptSettings()
     return Decoder(model_path, keep=(tags.think_open, tags.think_close))
+
+
+def _raise_unreached(answers: Sequence[str], model: str) -> None:
+    if name := max(answers):
+        raise InputError(
+            f"{model}: on this machine vLLM keeps {name} in another form than a checkpoint, so that new weights cannot reach it; "
+            "train another model"
+        )
 
 
 def _raise_refused(answers: Sequence[str], version: int) -> None:

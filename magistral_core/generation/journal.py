@@ -108,15 +108,17 @@ class Journal:
         """The finished completion of a request, if there is one.
 
         Raises:
-            InputError: the journal has it for another prompt or seed.
+            InputError: the journal has it for another prompt, seed or limit of tokens.
         """
         row = self._finished.get((request.group_id, request.index))
         if row is None:
             return None
-        if not np.array_equal(row["prompt_ids"], request.prompt.token_ids) or row["seed"] != request.seed:
+        # Journals of before the limit was kept hold none.
+        asked = (row["seed"], row.get("max_tokens", request.max_tokens))
+        if not np.array_equal(row["prompt_ids"], request.prompt.token_ids) or asked != (request.seed, request.max_tokens):
             raise InputError(
-                f"{self.folder}: completion {request.index} of group {request.group_id} was sampled for another prompt or seed; "
-                f"remove the journal, or name another"
+                f"{self.folder}: completion {request.index} of group {request.group_id} was sampled for another prompt, seed or limit of "
+                f"tokens; remove the journal, or name another"
             )
         return Completion(
             group_id=request.group_id,
@@ -175,6 +177,7 @@ def _row(request: Request, completion: Completion) -> dict[str, Any]:
         "group_id": completion.group_id,
         "index": completion.index,
         "seed": request.seed,
+        "max_tokens": request.max_tokens,
         "prompt_ids": completion.prompt_ids.tolist(),
         "token_ids": completion.token_ids.tolist(),
         "logprobs": completion.logprobs.tolist(),

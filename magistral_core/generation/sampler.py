@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -63,7 +65,7 @@ class Sampler:
         model_path: folder with config, weights and tokenizer.
         generation: engine settings (dtype, KV cache, sequences at a time); its temperature and length do not count here.
         max_model_len: longest sequence, prompt and completion, in tokens.
-        engines: how many engines sample at the same time.
+        engines: how many engines sample at the same time; on GPUs no more than there are devices for.
         journal: folder of the journal; None keeps nothing.
         prompt: thinking tags, see `GeneratorEngine`.
         seed: of the engines.
@@ -170,10 +172,16 @@ class Sampler:
         if self._backend is None:
             if self._open_engines is not None:
                 self._backend = self._open_engines(self._engines, self._model_path, self._generation, self._arguments)
-            elif self._engines == 1:
+                return self._backend
+            import torch
+
+            shares = device_shares(
+                self._engines, self._generation.tensor_parallel, torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+            )
+            if len(shares) == 1:
                 self._backend = LocalEngine(self._model_path, self._generation, **self._arguments)
             else:
-                self._backend = _Pool(self._engines, self._model_path, self._generation, self._arguments)
+                self._backend = _Pool(shares, self._model_path, self._generation, self._arguments)
         return self._backend
 
 
@@ -192,17 +200,35 @@ def sampling_identity(
     }
 
 
-class _Pool:
-    """Engines in child processes."""
+def device_shares(engines: int, tensor_parallel: int, devices: int, visible: str | None) -> list[str | None]:
+    """`CUDA_VISIBLE_DEVICES` of each engine, so that no two share a GPU; None without GPUs.
 
-    def __init__(self, engines: int, model_path: str | Path, generation: GenerationSettings, arguments: dict[str, Any]) -> None:
+    Args:
+        engines: how many are wanted. There are fewer where devices are.
+        tensor_parallel: devices of one engine.
+        devices: how many this process sees.
+        visible: its own `CUDA_VISIBLE_DEVICES`, None if it has none.
+    """
+    if not devices:
+        return [None] * engines
+    names = [name.strip() for name in visible.split(",")][:devices] if visible else [str(number) for number in range(devices)]
+    engines = max(1, min(engines, devices // tensor_parallel))
+    return [",".join(names[number * tensor_parallel : (number + 1) * tensor_parallel]) for number in range(engines)]
+
+
+class _Pool:
+    """Engines in child processes, one for each share of the devices."""
+
+    def __init__(
+        self, shares: Sequence[str | None], model_path: str | Path, generation: GenerationSettings, arguments: dict[str, Any]
+    ) -> None:
         prepare_environment()  # children inherit it before they import anything
         context = multiprocessing.get_context("spawn")
         self._capacity = int(generation.max_num_seqs * _AHEAD)
         self._children: list[tuple[Any, Connection]] = []
-        for number in range(engines):
+        for number, share in enumerate(shares):
             ours, theirs = context.Pipe()
-            child = context.Process(target=_serve, args=(theirs, model_path, generation, arguments), name=f"sampler-{number}")
+            child = context.Process(target=_serve, args=(theirs, share, model_path, generation, arguments), name=f"sampler-{number}")
             child.start()
             theirs.close()
             self._children.append((child, ours))
@@ -255,11 +281,13 @@ class _Pool:
         return InfrastructureError(f"a sampler process died ({codes}); repeat the command")
 
 
-def _serve(pipe: Connection, model_path: str | Path, generation: GenerationSettings, arguments: dict[str, Any]) -> None:
+def _serve(pipe: Connection, share: str | None, model_path: str | Path, generation: GenerationSettings, arguments: dict[str, Any]) -> None:
     """Body of a child: a thread empties the pipe, so that parent and child never block on each other's writing."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     die_with_parent(parent=parent.pid)
+    if share is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = share
     inbox: queue.SimpleQueue[tuple[Request, Sampling] | None] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(pipe, inbox), daemon=True).start()
     try:
@@ -277,6 +305,9 @@ def _serve(pipe: Connection, model_path: str | Path, generation: GenerationSetti
         pipe.send(error)
     except ConnectionError:
         return  # the parent closed its end: it needs no more
+    except Exception as error:  # noqa: BLE001  (vLLM's own, such as a KV cache too small for one sequence: the same at the next try)
+        traceback.print_exc()
+        pipe.send(InfrastructureError(f"an engine failed ({type(error).__name__}: {' '.join(str(error).split())[:300]})"))
 
 
 def _receive(pipe: Connection, inbox: queue.SimpleQueue[tuple[Request, Sampling] | None]) -> None:

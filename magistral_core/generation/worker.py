@@ -155,6 +155,17 @@ class WeightReceiver:
 
     model_runner: GPUModelRunner
 
+    def never_updated(self) -> str:
+        """A parameter that vLLM keeps otherwise than a checkpoint does, so that new weights would not reach it; empty if there is none."""
+        parameters = dict(self.model_runner.get_model().named_parameters())
+        changed = [name for name, parameter in parameters.items() if parameter.numel() == 0]
+        # Latent attention (DeepSeek's) computes with these, which are made from others when a model is loaded.
+        changed += [name for name in parameters if name.endswith((".W_UV", ".W_UK_T"))]
+        # On CPUs, and on GPUs from Blackwell on, mixtures of experts keep these reordered, in tensors of the same shape.
+        if current_platform.is_cpu() or current_platform.has_device_capability(_BLACKWELL):
+            changed += [name for name in parameters if name.endswith(("w13_weight", "w2_weight"))]
+        return changed[0] if changed else ""
+
     def load_weight_file(self, path: str, checksum: str) -> str:
         """Load a safetensors file named as the Hugging Face checkpoint; vLLM fuses and shards by itself.
 
@@ -169,19 +180,12 @@ class WeightReceiver:
         if found != checksum:
             return f"{path} has checksum {found}, announced was {checksum}"
         model = self.model_runner.get_model()
-        parameters = dict(model.named_parameters())
-        packed = [name for name, parameter in parameters.items() if parameter.numel() == 0]
-        # On CPUs, and on GPUs from Blackwell on, vLLM's mixtures of experts keep these reordered, in tensors of the same shape.
-        if current_platform.is_cpu() or current_platform.has_device_capability(_BLACKWELL):
-            packed += [name for name in parameters if name.endswith(("w13_weight", "w2_weight"))]
-        if packed:
-            return f"vLLM keeps {packed[0]} packed, so that new weights cannot be loaded"
         try:
             with safe_open(path, framework="pt") as tensors:
                 loaded = model.load_weights((name, tensors.get_tensor(name)) for name in tensors.keys())  # noqa: SIM118
         except SafetensorError as error:
             return f"{path} is not a safetensors file ({error})"
-        missing = parameters.keys() - loaded
+        missing = dict(model.named_parameters()).keys() - loaded
         if missing:
             raise RuntimeError(f"{path} lacks weights for {', '.join(sorted(missing)[:3])}")
         return ""

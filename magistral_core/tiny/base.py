@@ -103,6 +103,7 @@ def _build(path: Path, build: Callable[[Path], Path]) -> None:
 
 
 def _train(settings: TinySettings, work: Path, on_progress: Progress | None) -> Path:
+    import torch
     from transformers import AutoTokenizer
 
     from magistral_core.sft.train import train_sft
@@ -115,7 +116,7 @@ def _train(settings: TinySettings, work: Path, on_progress: Progress | None) -> 
         steps=settings.sft_steps,
         batch=settings.sft_batch,
         learning_rate=LEARNING_RATE,
-        ranks=settings.sft_ranks,
+        ranks=min(settings.sft_ranks, torch.cuda.device_count() or settings.sft_ranks),
         seed=settings.seed,
         dtype="float32",
         token_budget=TOKEN_BUDGET,

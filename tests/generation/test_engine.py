@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -34,6 +35,29 @@ def reference_logprobs(models: dict[int, MistralForCausalLM], completion: Comple
         result.append(torch.log_softmax(output.logits[0, -1].float() / temperature, -1)[token].item())
         inputs = [token]
     return np.asarray(result)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "reached"),
+    [
+        ("weight", 4, True),
+        ("weight", 0, False),
+        ("W_UV", 4, False),
+        ("W_UK_T", 4, False),
+        ("w13_weight", 4, False),
+        ("w2_weight", 4, False),
+    ],
+)
+def test_a_parameter_that_new_weights_would_not_reach_is_named(name: str, size: int, reached: bool, local_engine: LocalEngine) -> None:
+    """On a CPU. The engine of these tests has loaded the worker's module, which adapts vLLM to it."""
+    from magistral_core.generation.worker import WeightReceiver
+
+    model = torch.nn.Module()
+    model.attention = torch.nn.Module()
+    model.attention.register_parameter(name, torch.nn.Parameter(torch.zeros(size)))
+    receiver = WeightReceiver()
+    receiver.model_runner = SimpleNamespace(get_model=lambda: model)
+    assert receiver.never_updated() == ("" if reached else f"attention.{name}")
 
 
 @pytest.fixture(scope="module")

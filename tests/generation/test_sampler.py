@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from magistral_core.config.schema import PromptSettings
 from magistral_core.errors import InfrastructureError, InputError
 from magistral_core.generation import sampler as sampler_module
 from magistral_core.generation.journal import Journal, journal_until_done
-from magistral_core.generation.sampler import Sampler, sampling_identity
+from magistral_core.generation.sampler import Sampler, device_shares, sampling_identity
 from magistral_core.generation.tokens import Sampling
 from magistral_core.records import Completion, FinishReason, Request
 
@@ -106,12 +107,35 @@ def test_journal_of_another_sampling_is_refused(model_folder: Path, tmp_path: Pa
         list(sampler.sample(iter(REQUESTS[:4]), SAMPLING))
         with pytest.raises(InputError, match=r"temperature = 0\.9, this is 0\.7"):
             next(sampler.sample(iter(REQUESTS[:4]), Sampling(temperature=0.7)))
-        other = [Request(r.group_id, r.index, r.prompt, r.seed + 1, r.max_tokens) for r in REQUESTS[:4]]
-        with pytest.raises(InputError, match="another prompt or seed"):
-            next(sampler.sample(iter(other), SAMPLING))
+        for other in ({"seed": REQUESTS[0].seed + 1}, {"max_tokens": REQUESTS[0].max_tokens + 1}):
+            with pytest.raises(InputError, match="another prompt, seed or limit of tokens"):
+                next(sampler.sample(iter([replace(REQUESTS[0], **other)]), SAMPLING))
     make_model(tmp_path / "other", seed=5)
     with open_sampler(tmp_path / "other", journal=journal) as sampler, pytest.raises(InputError, match="model = "):
         next(sampler.sample(iter(REQUESTS[:4]), SAMPLING))
+
+
+@pytest.mark.parametrize(
+    ("engines", "parallel", "devices", "visible", "shares"),
+    [
+        (2, 1, 0, None, [None, None]),
+        (2, 1, 8, None, ["0", "1"]),
+        (4, 2, 4, "4,5,6,7", ["4,5", "6,7"]),
+        (2, 1, 1, "3", ["3"]),  # one engine, and not two on one GPU
+        (3, 4, 2, None, ["0,1"]),  # vLLM says what it lacks
+    ],
+)
+def test_no_two_engines_share_a_gpu(engines: int, parallel: int, devices: int, visible: str | None, shares: list[str | None]) -> None:
+    assert device_shares(engines, parallel, devices, visible) == shares
+
+
+def test_what_an_engine_cannot_do_is_said_by_several_as_well(model_folder: Path) -> None:
+    none = GENERATION.model_copy(update={"kv_cache_gib": 1e-6})
+    with (
+        Sampler(model_folder, none, max_model_len=MAX_MODEL_LEN, engines=2) as sampler,
+        pytest.raises(InfrastructureError, match=r"an engine failed \(ValueError: .*cache"),
+    ):
+        next(sampler.sample(iter(REQUESTS), SAMPLING))
 
 
 def test_what_a_journal_must_agree_on(tmp_path: Path) -> None:
