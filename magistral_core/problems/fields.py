@@ -274,14 +274,19 @@ def read_checker(row: Row) -> Checker:
 
 
 def _tests(value: Any, place: str, function: bool) -> tuple[TestCase, ...]:
-    """Tests as texts. The arguments and the result of a function may stand there as JSON values instead."""
+    """Tests as texts. The arguments and the result of a function may stand there as JSON values instead.
+
+    Where the arguments do, the result is a value as well: a text there is the text that the function returns, though it look like a number.
+    """
     if not isinstance(value, list):
         raise InputError(f"{place}: tests are a list of {{input, output}}, this is a {type(value).__name__}")
     cases = []
     for number, item in enumerate(value, start=1):
         if not (isinstance(item, dict) and "input" in item and "output" in item):
             raise InputError(f"{place}, test {number}: a test is an object with the texts `input` and `output`")
-        texts = [json.dumps(part) if function and not isinstance(part, str) else part for part in (item["input"], item["output"])]
+        parts = item["input"], item["output"]
+        values = function and not isinstance(parts[0], str)
+        texts = [json.dumps(part) if values or (function and not isinstance(part, str)) else part for part in parts]
         if not all(isinstance(part, str) for part in texts):
             raise InputError(f"{place}, test {number}: a test is an object with the texts `input` and `output`")
         check_encodable(texts, f"{place}, test {number}")

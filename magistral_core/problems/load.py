@@ -92,7 +92,7 @@ def is_saved_dataset(folder: Path) -> bool:
 
 def _objects(uri: str) -> Iterator[Row]:
     """Rows of one object, or of every problem file below a prefix; each is fetched to a temporary file first."""
-    from magistral_core.storage.objects import MissingObjectError, open_store
+    from magistral_core.storage.objects import MissingObjectError, open_store, replaced_account
 
     parent, _, last = uri.rstrip("/").rpartition("/")
     single = PurePosixPath(last).suffix in SUFFIXES
@@ -107,7 +107,7 @@ def _objects(uri: str) -> Iterator[Row]:
             try:
                 store.get_file(key, file)
             except MissingObjectError as error:
-                raise InputError(f"{base}/{key}: no such problem file") from error
+                raise InputError(f"{base}/{key}: no such problem file{replaced_account(uri.split('/')[2])}") from error
             yield from read_rows(file, f"{base}/{key}")
 
 

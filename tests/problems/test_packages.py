@@ -132,6 +132,8 @@ def test_json_problems() -> None:
     function = parsed(tests=[{"input": [1, [2]], "output": {"a": None}}, {"input": "1\n2", "output": "3"}], entry_point="f")
     assert function.tests == (TestCase("[1, [2]]", '{"a": null}'), TestCase("1\n2", "3"))
     assert function.entry_point == "f"
+    returns_texts = parsed(tests=[{"input": [5], "output": "101"}, {"input": {"n": 1}, "output": "one"}], entry_point="f")
+    assert returns_texts.tests == (TestCase("[5]", '"101"'), TestCase('{"n": 1}', '"one"'))
     assert parsed(tests=tests).checker == Checker(("case_sensitive",))
 
 
