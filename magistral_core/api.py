@@ -110,9 +110,13 @@ def plan(recipe: Recipe) -> Plan:
     """Validate and say what the run will do and need. Makes the tiny base model where that is missing, and has a verifier read answers."""
     import torch
 
+    from magistral_core.pipeline.placement import check_fits, place
     from magistral_core.pipeline.prepare import make_plan
 
-    return make_plan(prepare(recipe), _device(), on_gpu=torch.cuda.is_available())
+    gpus = torch.cuda.device_count()
+    if gpus and recipe.pipeline.runtime == "ray" and recipe.pipeline.ray_address is None:
+        check_fits(place(recipe), [gpus])
+    return make_plan(prepare(recipe), _device(), on_gpu=gpus > 0)
 
 
 def stages(recipe: Recipe, *, fresh: bool = False) -> list[dict[str, Any]]:
@@ -285,7 +289,8 @@ def _checkpoint(uri: str) -> Iterator[tuple[Mapping[str, Any], Path]]:
     from magistral_core.storage import CheckpointStore
 
     store, step = CheckpointStore.from_uri(uri)
-    with tempfile.TemporaryDirectory(prefix="magistral-model-") as work:
+    cache_folder().mkdir(parents=True, exist_ok=True)  # not /tmp, which may be memory
+    with tempfile.TemporaryDirectory(prefix="magistral-model-", dir=cache_folder()) as work:
         manifest = store.download(step, Path(work), f"{MODEL_FOLDER}/")
         yield manifest.metadata["recipe"], Path(work) / MODEL_FOLDER
 

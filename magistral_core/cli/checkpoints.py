@@ -6,7 +6,6 @@ RUN is a run's id, the name of a recipe where only one run has it, or a checkpoi
 from __future__ import annotations
 
 import argparse
-import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,7 +47,7 @@ def add(commands: Any) -> None:
 def _list(options: argparse.Namespace) -> int:
     from magistral_core.storage import RunIndex
 
-    index = RunIndex(open_storage(options.storage))
+    index = RunIndex(open_storage(options.storage, write=False))
     runs = [index.open(options.run)] if options.run else index.list()
     found = [(run, run.checkpoints().manifests()) for run in runs]
     if options.json:
@@ -86,18 +85,24 @@ def _pull(options: argparse.Namespace) -> int:
 
     checkpoints, manifest = _find(options)
     out: Path = options.out or Path(f"{manifest.run_id}-step-{manifest.step}")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    folder = out.absolute()  # `.` has no name of its own
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"--out {out}: exists and is not an empty folder; give another one")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    # Beside its place, then renamed: a pull that is cut short leaves no half model under the wanted name.
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as work:
-        hf = options.format == "hf"
-        checkpoints.download(manifest.step, Path(work), f"{MODEL_FOLDER}/" if hf else "")
-        ready = Path(work) / "ready"
-        shutil.move(Path(work) / MODEL_FOLDER, ready) if hf else shutil.copytree(work, ready)
-        if out.is_dir():
-            out.rmdir()
-        ready.rename(out)
+    hf = options.format == "hf"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Beside its place, then renamed: a pull that is cut short leaves no half model under the wanted name.
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as work:
+            whole = Path(work) / "checkpoint"
+            checkpoints.download(manifest.step, whole, f"{MODEL_FOLDER}/" if hf else "")
+            ready = whole / MODEL_FOLDER if hf else whole
+            if folder.is_dir():  # which may be the one that the user is in
+                for path in ready.iterdir():
+                    path.rename(folder / path.name)
+            else:
+                ready.rename(folder)
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be written ({error.strerror}); give another folder") from error
     if options.json:
         print_json({**_brief(manifest), "folder": str(out.absolute())})
     else:
@@ -132,9 +137,9 @@ def _find(options: argparse.Namespace) -> tuple[CheckpointStore, Manifest]:
     if "/checkpoints/step-" in options.run:
         use_stack()
         checkpoints, step = CheckpointStore.from_uri(options.run)
-        checkpoints.store.check()
+        checkpoints.store.check(write=False)
         return checkpoints, checkpoints.get(options.step if options.step is not None else step)
-    checkpoints = RunIndex(open_storage(options.storage)).open(options.run).checkpoints()
+    checkpoints = RunIndex(open_storage(options.storage, write=False)).open(options.run).checkpoints()
     if options.step is not None:
         return checkpoints, checkpoints.get(options.step)
     manifest = checkpoints.latest()

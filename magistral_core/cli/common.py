@@ -51,8 +51,8 @@ def add_storage(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def open_storage(uri: str | None) -> ObjectStore:
-    """The store of `--storage`, checked. Raises InputError where there is none, or it does not answer."""
+def open_storage(uri: str | None, *, write: bool = True) -> ObjectStore:
+    """The store of `--storage`, checked; without `write` its reader needs no right to write. Raises InputError."""
     use_stack()
     from magistral_core.storage import open_store
 
@@ -60,7 +60,7 @@ def open_storage(uri: str | None) -> ObjectStore:
     if not uri:
         raise InputError("no storage: give --storage s3://bucket/prefix or file:DIR, or start the local stack (magistral stack up)")
     store = open_store(uri)
-    store.check()
+    store.check(write=write)
     return store
 
 

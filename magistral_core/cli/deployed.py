@@ -27,6 +27,8 @@ _NOISE = (
     "Finished in state Completed",
 )
 _ERROR = re.compile(r"\b(InputError|InfrastructureError|MagistralError): (.*)", re.DOTALL)
+#: Answers that say that the request itself was wrong.
+_BAD_PARAMETERS = frozenset({400, 409, 422})
 _KINDS = {kind.__name__: kind for kind in (InputError, InfrastructureError, MagistralError)}
 
 
@@ -61,7 +63,12 @@ def run_deployed(name: str, parameters: dict[str, Any]) -> Finished:
         except ObjectNotFound as error:
             raise InfrastructureError(f"Prefect at {ui} has no deployment {name}; run magistral stack up") from error
         except PrefectHTTPStatusError as error:
-            raise InputError(f"Prefect refused the parameters of {name}: {error.response.text[:500]}") from error
+            said = f"{error.response.status_code}: {error.response.text[:500]}"
+            if error.response.status_code in _BAD_PARAMETERS:
+                raise InputError(f"Prefect refused the parameters of {name} ({said})") from error
+            raise InfrastructureError(f"Prefect at {ui} did not start {name} ({said})") from error
+        except httpx.HTTPError as error:
+            raise InfrastructureError(f"Prefect at {ui} does not answer ({error or type(error).__name__})") from error
         url = f"{ui}/runs/flow-run/{run.id}"
         note(f"Prefect run: {url}")
         logs = _Logs(client, run.id)

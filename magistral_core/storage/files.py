@@ -29,7 +29,11 @@ class FileStore:
         self.root = root.expanduser().resolve()
         self.uri = f"file:{self.root}"
 
-    def check(self) -> None:
+    def check(self, *, write: bool = True) -> None:
+        if not write:
+            if not self.root.is_dir():
+                raise InputError(f"storage.uri {self.uri}: there is no such folder")
+            return
         probe = f"probe-{uuid.uuid4().hex}"
         try:
             self.root.mkdir(parents=True, exist_ok=True)

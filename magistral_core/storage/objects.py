@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -46,8 +47,11 @@ class ObjectStore(Protocol):
         """`s3://bucket/prefix` or `file:/absolute/folder`, without a slash at the end."""
         ...
 
-    def check(self) -> None:
-        """Write, read and delete a tiny object; makes the bucket or the folder if it is missing. Raises InputError."""
+    def check(self, *, write: bool = True) -> None:
+        """Write, read and delete a tiny object; makes the bucket or the folder if it is missing. Raises InputError.
+
+        Without `write` only look whether it is there: its readers need no right to write.
+        """
         ...
 
     def put_file(self, path: Path, key: str, count: Callable[[int], None] = lambda size: None) -> None:
@@ -110,6 +114,16 @@ def open_store(uri: str) -> ObjectStore:
         if not folder.startswith("//"):  # file://host/path names another machine
             return FileStore(Path(folder))
     raise InputError(f"storage.uri {uri!r}: not a storage URI; write s3://bucket/prefix or file:DIR")
+
+
+def replaced_account(bucket: str) -> str:
+    """The end of a message that something is not in a bucket: that it may be in another account, where the local stack is in its place."""
+    if os.environ.get(REPLACES_ACCOUNT, bucket) == bucket:
+        return ""
+    return (
+        "; the local stack was looked at, which stands in for the S3 account that the environment names: to use that account set "
+        f"MAGISTRAL_STORAGE_URI=s3://{bucket}, or AWS_ENDPOINT_URL_S3"
+    )
 
 
 def check_key(key: str) -> str:

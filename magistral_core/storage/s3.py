@@ -24,7 +24,6 @@ from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 from magistral_core.errors import InfrastructureError, InputError, MagistralError
 from magistral_core.storage.objects import (
     CHUNK_BYTES,
-    REPLACES_ACCOUNT,
     Listing,
     MissingObjectError,
     Names,
@@ -32,6 +31,7 @@ from magistral_core.storage.objects import (
     check_key,
     disk_full,
     is_full,
+    replaced_account,
 )
 
 #: An endpoint that is there answers a tiny request within this.
@@ -54,6 +54,7 @@ _REFUSED = {
     "ExpiredToken",
     "InvalidToken",
 }
+_NO_BUCKET = "NoSuchBucket"
 _SERVER_FAILED = 500
 _FULL = {"507", "InsufficientStorage", "QuotaExceeded", "XMinioStorageFull"}
 
@@ -74,10 +75,13 @@ class S3Store:
             multipart_threshold=_PART_BYTES, multipart_chunksize=_PART_BYTES, max_concurrency=_THREADS, preferred_transfer_client="classic"
         )
 
-    def check(self) -> None:
+    def check(self, *, write: bool = True) -> None:
         quick = self._make_client(connect_timeout=2, read_timeout=_CHECK_TIMEOUT_S, retries=1)
         key = f"{self._prefix}probe-{uuid.uuid4().hex}"
         try:
+            if not write:
+                quick.list_objects_v2(Bucket=self.bucket, Prefix=self._prefix, MaxKeys=1)
+                return
             self._require_bucket(quick)
             quick.put_object(Bucket=self.bucket, Key=key, Body=key.encode())
             same = quick.get_object(Bucket=self.bucket, Key=key)["Body"].read() == key.encode()
@@ -175,11 +179,8 @@ class S3Store:
                 return
             if _code(error) not in _MISSING | {"400"}:  # 400: creation says why, a HEAD cannot
                 raise
-            if os.environ.get(REPLACES_ACCOUNT, self.bucket) != self.bucket:  # the bucket may well be there, but elsewhere
-                raise InputError(
-                    f"storage.uri {self.uri}: no bucket {self.bucket} in the local stack, which stands in for the S3 account that the "
-                    f"environment names; to use that account set MAGISTRAL_STORAGE_URI=s3://{self.bucket}, or AWS_ENDPOINT_URL_S3"
-                ) from error
+            if elsewhere := replaced_account(self.bucket):
+                raise InputError(f"storage.uri {self.uri}: there is no bucket {self.bucket}{elsewhere}") from error
             region = client.meta.region_name
             extra = {} if self._endpoint or region in (None, "us-east-1") else {"CreateBucketConfiguration": {"LocationConstraint": region}}
             try:
@@ -203,6 +204,8 @@ class S3Store:
             return f"the S3 server refused the credentials ({code}); check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY and their rights"
         if code in _FULL:
             return f"the S3 server's disk is full ({code}); free some space there"
+        if code == _NO_BUCKET:
+            return f"there is no bucket {self.bucket}{replaced_account(self.bucket)}"
         return f"the S3 server refused ({_brief(error)})"
 
     @contextlib.contextmanager
@@ -227,6 +230,8 @@ class S3Store:
                 raise MissingObjectError(f"{where}: no such object") from error
             if code in _FULL:
                 raise disk_full(self.uri, size, key) from error
+            if code == _NO_BUCKET:
+                raise InputError(f"{where}: {self._refusal(error)}") from error
             kind = StoreUnreachableError if _is_away(error) else InfrastructureError
             raise kind(f"{where}: {self._refusal(error)}") from error
         except (BotoCoreError, Boto3Error, OSError) as error:

@@ -90,6 +90,11 @@ def test_checkpoints(stored: str, tmp_path: Path, capsys: pytest.CaptureFixture[
     command(capsys, "pull", "mine", "--out", str(tmp_path / "all"))
     assert (tmp_path / "all" / "state.json").read_text() == "10" and (tmp_path / "all" / "hf" / "config.json").is_file()
     assert main(["checkpoints", "pull", "mine", "--out", str(tmp_path / "all")]) == 2  # never over what is there
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    command(capsys, "pull", "mine", "--out", ".")
+    assert sorted(path.name for path in (tmp_path / "here").iterdir()) == ["hf", "state.json"]
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")], "nothing is left beside it"
     assert command(capsys, "prune", "mine", "--keep", "1")["deleted_steps"] == [5]
     assert main(["checkpoints", "show", "mine", "--step", "5"]) == 2
 

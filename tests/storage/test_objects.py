@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -183,13 +183,44 @@ def test_a_missing_bucket_is_not_made_where_the_stack_stands_in_for_an_account(
     s3_environment: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(REPLACES_ACCOUNT, "magistral")
-    with pytest.raises(InputError, match="no bucket my-company in the local stack.*MAGISTRAL_STORAGE_URI=s3://my-company"):
-        open_store("s3://my-company/runs").check()
+    for write in (True, False):
+        with pytest.raises(InputError, match="no bucket my-company; the local stack .*MAGISTRAL_STORAGE_URI=s3://my-company"):
+            open_store("s3://my-company/runs").check(write=write)
     monkeypatch.delenv(REPLACES_ACCOUNT)
     open_store("s3://my-company/runs").check()
     monkeypatch.setenv(REPLACES_ACCOUNT, "stack")
     open_store("s3://my-company/runs").check()  # it is there now
     open_store("s3://stack/runs").check()  # the stack's own is made
+
+
+def test_looking_needs_no_right_to_write_and_makes_nothing(
+    s3_environment: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match="there is no such folder"):
+        open_store(f"file:{tmp_path / 'typo'}").check(write=False)
+    assert not (tmp_path / "typo").exists()
+    with pytest.raises(InputError, match="there is no bucket typo$"):
+        open_store("s3://typo/x").check(write=False)
+    with pytest.raises(InputError, match="there is no bucket typo$"):
+        open_store("s3://typo/x").list("")
+    store = open_store("s3://bucket/x")
+    store.check()
+    monkeypatch.setattr(s3.S3Store, "_make_client", _without_writing(s3.S3Store._make_client))
+    open_store("s3://bucket/x").check(write=False)
+    with pytest.raises(InputError, match="refused the credentials"):
+        open_store("s3://bucket/x").check()
+
+
+def _without_writing(made: Callable[..., Any]) -> Callable[..., Any]:
+    """Clients of an account that may only read: the embedded server knows no such policies."""
+
+    def client(*args: Any, **named: Any) -> Any:
+        reader = made(*args, **named)
+        refused = ClientError({"Error": {"Code": "AccessDenied"}, "ResponseMetadata": {"HTTPStatusCode": 403}}, "PutObject")
+        reader.put_object = Mock(side_effect=refused)
+        return reader
+
+    return client
 
 
 def test_a_bucket_that_cannot_be_made_is_named(s3_environment: S3Server) -> None:
