@@ -38,7 +38,7 @@ from magistral_core.storage import (
     open_store,
     recipe_digest,
 )
-from magistral_core.tracking import RUN_TAG, Tracker
+from magistral_core.tracking import KEY_TAG, RUN_TAG, Tracker
 
 log = logging.getLogger(__name__)
 _LOOPBACK = "127.0.0.1"
@@ -318,8 +318,9 @@ class _Run:
     def _track(self, manifest: Manifest | None) -> Tracker:
         recipe, run_id, uri = self._recipe, self._handle.run_id, tracking_uri(self._recipe)
         experiment = recipe.tracking.experiment
+        key = self._handle.key
         # Killed before its first checkpoint, a run has an MLflow run that only its tag remembers.
-        earlier = manifest.metadata["mlflow_run_id"] if manifest else Tracker.find(uri, experiment, run_id)
+        earlier = manifest.metadata["mlflow_run_id"] if manifest else Tracker.find(uri, experiment, key) if key else None
         return Tracker.start(
             uri,
             experiment,
@@ -327,6 +328,7 @@ class _Run:
             params=recipe.model_dump(mode="json"),
             tags={
                 RUN_TAG: run_id,
+                KEY_TAG: key,
                 "magistral.recipe": recipe.name,
                 "magistral.version": __version__,
                 "magistral.problems": self._prepared.problems_digest,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -66,14 +67,17 @@ class RunHandle:
     def begin(self, recipe: Mapping[str, Any]) -> None:
         """Write `run.json` on the first start. Needs the lease."""
         if not self.store.exists(f"runs/{self.run_id}/run.json"):
-            self._put("run.json", {"run_id": self.run_id, "digest": recipe_digest(recipe), "recipe": dict(recipe)})
+            content = {"run_id": self.run_id, "key": secrets.token_hex(16), "digest": recipe_digest(recipe), "recipe": dict(recipe)}
+            self._put("run.json", content)
+
+    @property
+    def key(self) -> str:
+        """What no other run has, in no store: an id counts the attempts of one store. Empty for a run of before there were keys."""
+        return str(self._begun().get("key", ""))
 
     def recipe(self) -> dict[str, Any]:
         """The resolved recipe that it began with. Raises InputError if it never began."""
-        try:
-            return json.loads(self.store.get_bytes(f"runs/{self.run_id}/run.json"))["recipe"]
-        except MissingObjectError as error:
-            raise InputError(f"{self.uri}: no run.json; this run never began") from error
+        return dict(self._begun()["recipe"])
 
     def ask_for_generators(self, count: int) -> None:
         """Have the run go on with so many generators, now or when it is resumed. Needs no lease."""
@@ -93,6 +97,12 @@ class RunHandle:
         except InfrastructureError:
             if not self.finished:  # else only the answer was lost, and a second try would be a new attempt
                 raise
+
+    def _begun(self) -> dict[str, Any]:
+        try:
+            return dict(json.loads(self.store.get_bytes(f"runs/{self.run_id}/run.json")))
+        except MissingObjectError as error:
+            raise InputError(f"{self.uri}: no run.json; this run never began") from error
 
     def _put(self, name: str, content: Mapping[str, Any]) -> None:
         stamped = {**content, "time": datetime.now(UTC).isoformat(timespec="seconds")}

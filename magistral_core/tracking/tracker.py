@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 #: Tag with the id of the run in storage, by which an MLflow run is found again.
 RUN_TAG = "magistral.run"
+KEY_TAG = "magistral.key"
 CHECKPOINT_URI = "checkpoint_uri"
 #: How long `finish` waits for an MLflow that is away.
 FINISH_TIMEOUT_S = 300.0
@@ -62,17 +63,17 @@ class Tracker:
         check(locate(uri))
 
     @staticmethod
-    def find(uri: str, experiment: str, run: str) -> str | None:
-        """The newest MLflow run with the tag `magistral.run` = `run`, or None.
+    def find(uri: str, experiment: str, key: str) -> str | None:
+        """The newest MLflow run with the tag `magistral.key` = `key`, or None.
 
-        For a run that was killed before its first checkpoint could remember its MLflow run.
+        For a run that was killed before its first checkpoint could remember its MLflow run. An id is no key: two stores have the same.
         """
         with _explained(uri):
             client = connect(locate(uri))
             found = client.get_experiment_by_name(experiment)
             if found is None:
                 return None
-            runs = client.search_runs([found.experiment_id], f"tags.`{RUN_TAG}` = '{run}'", order_by=["attributes.start_time DESC"])
+            runs = client.search_runs([found.experiment_id], f"tags.`{KEY_TAG}` = '{key}'", order_by=["attributes.start_time DESC"])
             whole = [item for item in runs if not _unfinished_copy(client, item)]
             return whole[0].info.run_id if whole else None
 
@@ -275,7 +276,10 @@ class Tracker:
 
         name = f"step-{step}"
         # Repeatable: an earlier try may have got further than its answer.
-        found = self._client.search_logged_models([self._experiment_id], f"name = '{name}' AND params.{CHECKPOINT_URI} = '{uri}'")
+        quote = '"' if "'" in uri else "'"
+        found = self._client.search_logged_models(
+            [self._experiment_id], f"name = '{name}' AND params.{CHECKPOINT_URI} = {quote}{uri}{quote}"
+        )
         model = next((item for item in found if item.source_run_id == self._run_id), None) or self._client.create_logged_model(
             self._experiment_id,
             name=name,

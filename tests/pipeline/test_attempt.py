@@ -11,13 +11,16 @@ import pytest
 from small_run import SMALL
 
 from magistral_core import api
+from magistral_core.config import load_recipe
 from magistral_core.errors import InputError
 from magistral_core.pipeline import roles
 from magistral_core.pipeline.coordinator import StallError
 from magistral_core.pipeline.roles import TrainerRole
 from magistral_core.pipeline.run import _Run, _staging_folder
 from magistral_core.pipeline.runtime import LocalRuntime
-from magistral_core.storage import CheckpointStore, CorruptCheckpointError, open_store
+from magistral_core.storage import CheckpointStore, CorruptCheckpointError, RunIndex, open_store
+from magistral_core.tracking import RUN_TAG, Tracker
+from magistral_core.tracking.server import connect, locate
 
 
 def test_runs_of_one_name_in_two_stores_do_not_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,6 +44,32 @@ def test_an_attempt_that_ends_after_its_successor_began_takes_only_its_own_folde
             late.close()
             assert successor.is_dir()
     assert list((tmp_path / "cache" / "staging").iterdir()) == []
+
+
+def test_runs_of_one_name_in_two_stores_do_not_take_each_others_curves(tmp_path: Path) -> None:
+    """As two machines have them that share an MLflow, or one that changes its storage: both ids end in 001."""
+    tracking = f"sqlite:{tmp_path}/mlflow.db"
+    recipe = load_recipe("tiny", [f"tracking.uri={tracking}"])
+
+    def tracked(store: str) -> Tracker:
+        run = object.__new__(_Run)
+        run._recipe, run._prepared = recipe, SimpleNamespace(problems_digest="d")  # type: ignore[assignment]
+        run._handle = RunIndex(open_store(f"file:{tmp_path}/{store}")).resolve("tiny", "0" * 64)
+        run._handle.begin({})
+        return run._track(None)
+
+    with tracked("a") as first:
+        first.log(3, {"train/loss": 1.0})
+    with tracked("b") as second:
+        second.log(1, {"train/loss": 2.0})
+    client = connect(locate(tracking))
+    kept = client.get_run(first.run_id)
+    assert kept.info.lifecycle_stage == "active" and kept.data.metrics["train/loss"] == 1.0
+    assert kept.data.tags[RUN_TAG] == client.get_run(second.run_id).data.tags[RUN_TAG]
+    with tracked("a") as again:  # killed before its first checkpoint, it takes its own back
+        assert again.run_id not in (first.run_id, second.run_id)
+    assert client.get_run(first.run_id).info.lifecycle_stage == "deleted"
+    assert client.get_run(second.run_id).info.lifecycle_stage == "active"
 
 
 def test_a_rank_that_does_not_see_the_checkpoint_folder_refuses_to_write_its_part_elsewhere(tmp_path: Path) -> None:

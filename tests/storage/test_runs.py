@@ -34,9 +34,12 @@ def test_the_same_command_goes_on_with_its_unfinished_run(store: ObjectStore) ->
     assert index.resolve("tiny", DIGEST).resumed
     assert index.resolve("tiny-2", DIGEST).attempt == 1
     assert index.resolve("tiny", recipe_digest({"seed": 1})).attempt == 1
+    key = first.key
+    assert key and index.resolve("tiny", DIGEST).key == key
     second = index.resolve("tiny", DIGEST, fresh=True)
     assert (second.attempt, second.resumed) == (2, False)
     second.begin({"seed": 0})
+    assert second.key != key
     assert index.resolve("tiny", DIGEST).run_id == second.run_id
     second.finish({"steps": 3})
     assert second.finished

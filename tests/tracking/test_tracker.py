@@ -15,7 +15,7 @@ import pytest
 from mlflow import MlflowClient
 
 from magistral_core.errors import InputError
-from magistral_core.tracking import Tracker, flatten
+from magistral_core.tracking import KEY_TAG, Tracker, flatten
 from magistral_core.tracking.outbox import RefusedError
 from magistral_core.tracking.server import connect, locate
 
@@ -90,7 +90,7 @@ def test_what_is_told_again_because_its_answer_was_lost_is_there_once(uri: str) 
 
 def make_run(uri: str, experiment: str, last: int, **resume: Any) -> Tracker:
     """Steps up to `last`, with samples every 5 and a checkpoint at 10, as an attempt that is then killed."""
-    tracker = Tracker.start(uri, experiment, "tiny", {"seed": 0}, {"magistral.run": "tiny-1-001"}, **resume)
+    tracker = Tracker.start(uri, experiment, "tiny", {"seed": 0}, {"magistral.run": "tiny-1-001", KEY_TAG: "k1"}, **resume)
     for step in range((resume.get("resume_step") or 0) + 1, last + 1):
         tracker.log(step, {"loss": float(step), "reward": -float(step)})
         if step % 5 == 0:
@@ -143,7 +143,7 @@ def test_replayed_steps_appear_once(uri: str, tmp_path: Path) -> None:
     assert [item.path for item in client.list_artifacts(third.run_id, "samples")] == names
     assert [item["path"] for item in json.loads(run.data.tags["mlflow.loggedArtifacts"])] == names
     assert table(client, third.run_id, names[0], tmp_path)["data"] == [[5]]
-    assert Tracker.find(uri, "replay", "tiny-1-001") == third.run_id
+    assert Tracker.find(uri, "replay", "k1") == third.run_id
     third.finish()
 
 
@@ -160,13 +160,24 @@ def test_without_later_points_the_same_run_goes_on(sqlite_uri: str) -> None:
 
 def test_a_run_killed_before_its_first_checkpoint_is_found_and_begins_anew(sqlite_uri: str) -> None:
     first = make_run(sqlite_uri, "exp", 3)
-    assert Tracker.find(sqlite_uri, "exp", "tiny-1-001") == first.run_id
+    assert Tracker.find(sqlite_uri, "exp", "k1") == first.run_id
     assert Tracker.find(sqlite_uri, "exp", "another") is None
-    assert Tracker.find(sqlite_uri, "none", "tiny-1-001") is None
+    assert Tracker.find(sqlite_uri, "none", "k1") is None
     second = make_run(sqlite_uri, "exp", 4, resume_run_id=first.run_id)
     client = connect(locate(sqlite_uri))
     assert curve(client, second.run_id, "loss") == [(step, float(step)) for step in range(1, 5)]
     assert [run.info.run_id for run in client.search_runs([client.get_run(second.run_id).info.experiment_id])] == [second.run_id]
+
+
+def test_a_checkpoint_below_a_folder_with_an_apostrophe_is_logged_once(sqlite_uri: str) -> None:
+    tracker = Tracker.start(sqlite_uri, "exp", "tiny")
+    for _ in range(2):
+        tracker.log_checkpoint(1, "file:/data/anna's/step-1")
+        assert tracker.flush(60)
+    client = connect(locate(sqlite_uri))
+    [model] = client.search_logged_models([client.get_run(tracker.run_id).info.experiment_id])
+    assert model.params["checkpoint_uri"] == "file:/data/anna's/step-1"
+    tracker.finish()
 
 
 def test_an_interrupted_copy_is_cleared_away(sqlite_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +189,7 @@ def test_an_interrupted_copy_is_cleared_away(sqlite_uri: str, monkeypatch: pytes
     client = connect(locate(sqlite_uri))
     experiment = client.get_run(first.run_id).info.experiment_id
     assert len(client.search_runs([experiment])) == 2
-    assert Tracker.find(sqlite_uri, "exp", "tiny-1-001") == first.run_id
+    assert Tracker.find(sqlite_uri, "exp", "k1") == first.run_id
     second = make_run(sqlite_uri, "exp", 12, resume_run_id=first.run_id, resume_step=10)
     assert [run.info.run_id for run in client.search_runs([experiment])] == [second.run_id]
     assert curve(client, second.run_id, "loss") == [(step, float(step)) for step in range(1, 13)]
