@@ -107,7 +107,7 @@ class GeneratorEngine:
         sockets: str | None = None,
     ) -> None:
         self.version = version
-        self._arguments = engine_args(model_path, generation, max_model_len=max_model_len, seed=seed, nccl=nccl)
+        self._arguments, self._nccl = engine_args(model_path, generation, max_model_len=max_model_len, seed=seed, nccl=nccl), nccl
         self._decoder = _decoder(model_path, prompt)
         self._sampling = Sampling(temperature=generation.temperature)
         self._engine: AsyncLLM | None = None
@@ -136,7 +136,8 @@ class GeneratorEngine:
             self._engine = AsyncLLM.from_engine_args(self._arguments)
         except (RuntimeError, ValueError) as error:
             raise InfrastructureError(f"vLLM did not start with {self._arguments.model}: {error}") from error
-        _raise_unreached(await self._engine.collective_rpc("never_updated"), str(self._arguments.model))
+        if not self._nccl:  # vLLM's own way of taking weights makes anew what it keeps in another form
+            _raise_unreached(await self._engine.collective_rpc("never_updated"), str(self._arguments.model))
         await self._engine.update_weight_version(str(self.version))
         self._started = time.perf_counter()
         self._accepting.set()
@@ -366,6 +367,7 @@ class LocalEngine:
         from vllm.v1.executor.abstract import Executor
 
         self.version = version
+        self._model_path = str(model_path)
         self._decoder = _decoder(model_path, prompt)
         self._sampling = Sampling(temperature=generation.temperature)
         self._capacity = generation.max_num_seqs
@@ -425,12 +427,15 @@ class LocalEngine:
         """Decode a token of every running sequence, or a few (`multistep`); the completions that finished with them."""
         return [completion for _, completion in self._step()]
 
+    def check_updatable(self) -> None:
+        """Raises InputError where new weights could not be loaded into this model."""
+        _raise_unreached(self._engine.collective_rpc("never_updated"), self._model_path)
+
     def update_weights(self, path: str | Path, version: int, checksum: str) -> WeightUpdate:
         """Swap in new weights between two calls; see `GeneratorEngine.update_weights`."""
         if self._requests:
             raise RuntimeError("an in-process engine takes weights between calls: finish the stream first")
         start = time.perf_counter()
-        _raise_unreached(self._engine.collective_rpc("never_updated"), str(path))
         _raise_refused(self._engine.collective_rpc("load_weight_file", args=(str(path), checksum)), version)
         load_seconds = time.perf_counter() - start
         self._engine.set_weight_version(str(version))

@@ -268,23 +268,25 @@ class Coordinator:
             return
         sync, began = self._settings.schedule == "sync", self._clock()
         self._admission.training |= sync  # so that nothing else is admitted
-        await self._begin_validation(self._course.stage)
+        self._begin_validation(self._course.stage)
+        self._pump()
         if sync:
             await self._validation_over.wait()
             self._admission.training = False
             self._last_step += self._clock() - began  # it is not the next step's time
 
-    async def _begin_validation(self, stage: int) -> None:
+    def _begin_validation(self, stage: int) -> None:
         assert self._validation is not None
         self._validation_over.clear()
         self._validation.begin(self._state.step, stage, self._stages[stage].generation.max_tokens)
-        self._pump()
 
     async def _end(self, stage: int) -> None:
         """Nothing more is admitted; what the run has come to in this stage is validated."""
         self._ending = True
         if self._validation is not None and self._state.step > self._state.validated:
-            await self._begin_validation(stage)
+            if not self._validation.running or self._validation.step < self._state.step:  # else it has these weights
+                self._begin_validation(stage)
+            self._pump()
             await self._validation_over.wait()
             self._tell_validation()
 
@@ -318,16 +320,19 @@ class Coordinator:
             self._admission.training = True
             # A run may end within a batch; what is left of it then stays in the queue.
             left = self._recipe.training.max_steps - state.step
-            for _ in range(min(settings.n_batch // settings.n_minibatch, left)):
+            steps = min(settings.n_batch // settings.n_minibatch, left)
+            for number in range(steps):
                 count = settings.n_minibatch // settings.group_size
                 self._admission.dequeued(settings.n_minibatch)
                 self._pump()  # room in the queue: generators that it held back need not wait for the step
                 await self._step(state.queue[:count])
-                if not self._finished:
+                if number + 1 < steps:
                     self._tell_validation()
                 self._pump()
             ended = self._end_batch()
             last = self._finished or (ended and self._one_stage)
+            if not last:
+                self._tell_validation()
             await self._hand_over(wait=last)
             self._admission.training = False
             if last or ended or state.step // self._recipe.checkpoints.every > self._checkpointed // self._recipe.checkpoints.every:

@@ -90,6 +90,7 @@ class LocalRuntime:
         self._engine = LocalEngine(
             model_dir, recipe.generation, max_model_len=recipe.max_model_len, seed=recipe.seed, prompt=recipe.prompt, version=version
         )
+        self._engine.check_updatable()
 
     async def restart(self, generator: int) -> int:
         """See Runtime. Nothing dies here without this process."""

@@ -300,8 +300,11 @@ class RayRuntime:
         for actor in self._trainer_actors:
             ray.kill(actor)
         self._folder.clear()  # of weights that come again under the same numbers, or not for a long time
-        # Those that wait for room would keep all from going on; the number that is wanted has them join again.
-        while self.generators > self._recipe.pipeline.generators and self.generators - 1 not in self._started:
+        # One that joined and waits for room would keep all from going on. Numbers have no gaps, so it takes those behind it along; the
+        # number that is wanted has them join again.
+        joined = range(self._recipe.pipeline.generators, self.generators)
+        keep = next((generator for generator in joined if generator not in self._started), self.generators)
+        while self.generators > keep:
             await self.remove(self.generators - 1)
         for generator in range(self.generators):
             self._way.forget(generator)

@@ -1,6 +1,6 @@
 """Held-out problems, answered by the generators while a run trains: what is asked, and what came of it. Pure.
 
-    due ──begin──ask──> generators ──join──> verifiers ──take──> figures ──> told after the next batch
+    due ──begin──ask──> generators ──join──> verifiers ──take──> figures ──> told after the next step
 
 They are sampled as in training, by the engines of the run, with the weights that come meanwhile. Their groups have negative ids: neither
 the ledger nor admission knows them, no trainer sees them, and the engines cache their prompts apart. One validation is under way at a time.

@@ -30,8 +30,8 @@ def refuse_unsupported(config: Any, name: str) -> None:
     others = sorted(set(getattr(text, "layer_types", None) or ()) - _LAYERS)
     if others:
         raise InputError(
-            f"model.path {name}: it has layers of {others[0]}, which would carry one sequence of a packed row into the next; "
-            "only models whose layers all attend are supported"
+            f"model.path {name}: it has layers of {others[0]}; only models whose layers all attend, fully or within a sliding window, are "
+            "supported: nothing else keeps the sequences of a packed row apart as the generators do"
         )
     odd = [key for key in _SCALES for each in (config, text) if getattr(each, key, None) not in (None, 1, 1.0)]
     if odd:

@@ -293,8 +293,8 @@ class Trainer:
         if not math.isfinite(report.grad_norm):
             raise InfrastructureError(
                 f"the gradient of step {step + 1} is not finite (loss {report.loss:g}, norm {report.grad_norm:g}), so no weight was "
-                "changed; run the same command again to go on from the last checkpoint, with a lower training.learning_rate or "
-                "training.dtype: float32 if it comes again"
+                "changed; if the same command meets it again, begin a run with a lower learning rate, or in float32, from the last "
+                "checkpoint's model (magistral checkpoints pull --format hf)"
             )
         report.seconds = time.perf_counter() - started
 

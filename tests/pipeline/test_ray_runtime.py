@@ -184,6 +184,20 @@ def test_a_generator_that_was_being_started_is_started_anew(killed: list[Any]) -
     assert half.asked == []
 
 
+def test_those_that_wait_for_room_do_not_hold_up_new_trainers(killed: list[Any]) -> None:
+    runtime = Runtime([StandIn()])
+
+    async def join() -> None:
+        await asyncio.gather(*(runtime.restart(generator) for generator in (1, 2, 3)))
+        runtime._started.discard(2)  # its machine was lost, say
+        await runtime.rewind(Path("model"), 6, None)
+
+    asyncio.run(join())
+    assert runtime.generators == len(runtime._generator_actors) == 2
+    assert killed == [runtime.made[2], runtime.made[1]]
+    assert [actor.asked[-2:] for actor in runtime._generator_actors] == [["forget", "update"]] * 2
+
+
 def test_generators_are_added_and_removed_at_the_end(killed: list[Any]) -> None:
     runtime = Runtime([StandIn()])
 

@@ -169,3 +169,36 @@ def test_the_end_of_the_last_stage_is_the_run_s(tmp_path: Path) -> None:
     again = Simulation(settings_, World(), tmp_path / "again", run.state)
     virtual_time.run(again.run())
     assert not again.runtime.trained
+
+
+@pytest.mark.parametrize("schedule", ["async", "sync"])
+@pytest.mark.parametrize("one_stage", [False, True])
+def test_a_validation_is_told_once_a_step_also_where_a_stage_ends(schedule: str, one_stage: bool, tmp_path: Path) -> None:
+    validation = {"problems": {"path": "tiny", "limit": 4}, "every": 1, "samples": 2}
+    data = recipe(max_steps=100, schedule=schedule, validation=validation, n_minibatch=8).model_dump(mode="json")
+    settings_ = Recipe.model_validate({**data, "curriculum": {"stages": [{"steps": 4}, {"steps": 6}]}})
+    run = virtual_time.run(Simulation(settings_, World(score=some_of_all), tmp_path, one_stage=one_stage).run())
+    steps = [step for step, _ in run.watcher.validations]
+    assert len(steps) == len(set(steps)) >= 3
+    assert steps[-1] == run.state.step == run.state.validated == (4 if one_stage else 10)
+    begun = [metrics["validation/step"] for _, metrics in run.watcher.validations]
+    assert begun == sorted(set(begun)), "none is asked twice"
+
+
+def test_a_stage_that_ends_without_a_batch_asks_for_no_validation_that_is_under_way(tmp_path: Path) -> None:
+    """Its last batch began the validation; then everything is right, and the stage ends for want of groups to train on."""
+
+    def nearly_all(group: int, index: int) -> Score:
+        return some_of_all(group, index) if group < 8 else Score(1.0, ScoreStatus.CORRECT, {"correct": 1.0})
+
+    validation = {"problems": {"path": "tiny", "limit": 4}, "every": 1, "samples": 2}
+    data = recipe(max_steps=100, validation=validation, max_filtered_groups=4).model_dump(mode="json")
+    stages = {"stages": [{"levels": [1, 2], "steps": 50}, {"levels": [3, 4]}], "retire_after": 1}
+    world = World(score=nearly_all, length=lambda group, index: 400 if group < 0 else 5)
+    run = Simulation(Recipe.model_validate({**data, "curriculum": stages}), world, tmp_path, one_stage=True)
+    virtual_time.run(run.run())
+    begun = [metrics["validation/step"] for _, metrics in run.watcher.validations]
+    assert begun[-1] == run.state.step > 0
+    assert begun == sorted(set(begun))
+    asked = [key for _, key in run.runtime.submitted if key[0] < 0]
+    assert len(asked) == len(set(asked)), "nothing of it is asked twice"
