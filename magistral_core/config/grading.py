@@ -92,5 +92,6 @@ class GradingRecipe(Section):
         return self
 
     def rechecking(self) -> Self:
-        """The same recipe, sampling as a second look does."""
-        return self.model_copy(update={"sampling": self.sampling.model_copy(update=self.recheck.model_dump(exclude={"lead"}))})
+        """The same recipe, sampling as a second look does: with seeds of its own, or the samples in doubt would judge themselves."""
+        update = {**self.recheck.model_dump(exclude={"lead"}), "seed": self.sampling.seed + 1}
+        return self.model_copy(update={"sampling": self.sampling.model_copy(update=update)})

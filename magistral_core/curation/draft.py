@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -35,6 +36,12 @@ _PICTURES = ("picture", "image", "images", "figure", "diagram", "image_path")
 
 #: JSON can name half a character, which no file can hold.
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def to_json(content: Mapping[str, Any]) -> str:
+    """One line; half a character, which JSON can name and no file can hold, stays named."""
+    text = json.dumps(content, ensure_ascii=False, default=str)
+    return json.dumps(content, default=str) if LONE_SURROGATE.search(text) else text
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +99,8 @@ def read_draft(row: Row, fields: FieldNames | None = None) -> Draft:
         id=_text(id_, row) or f"{PurePosixPath(row.file).stem}-{row.line}",
         question=_question(question, row),
         answer=answer,
-        raw_answer=raw,
-        choices=choices,
+        raw_answer=_whole(raw),
+        choices=_whole(choices),
         from_solution=from_solution,
         picture=bool(picture),
         language=parse_language(language, strict=bool(fields.language), place=f"{row.place}: language"),
@@ -109,6 +116,15 @@ def _text(value: Any, row: Row, read: Callable[[Any, str], str] = answer_text) -
         return LONE_SURROGATE.sub("\ufffd", read(value, row.place))
     except InputError:
         return ""
+
+
+def _whole(value: Any) -> Any:
+    """A value without halves of characters."""
+    if isinstance(value, str):
+        return LONE_SURROGATE.sub("\ufffd", value)
+    if isinstance(value, Mapping):
+        return {_whole(key): _whole(item) for key, item in value.items()}
+    return [_whole(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _question(value: Any, row: Row) -> str:

@@ -12,13 +12,13 @@ pass 1 costs nothing when it is repeated for pass 2, and neither do other thresh
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magistral_core.config.grading import GradingRecipe
 from magistral_core.config.schema import ProblemSettings
+from magistral_core.curation.draft import to_json
 from magistral_core.curation.entry import Entry
 from magistral_core.curation.grading import Grade, contested, judge
 from magistral_core.curation.grading_report import PassResult, grading_card, make_report, to_markdown
@@ -166,7 +166,7 @@ def _write(
             entry.reject(reason, _detail(reason, passes[-1].grades[i], passes[-1].again[i]))
             tally.reject(entry)
             row |= {"reason": reason.value, "stage": reason.stage.value, "detail": entry.detail}
-        lines[reason is None].append(json.dumps(row, ensure_ascii=False, default=str))
+        lines[reason is None].append(to_json(row))
         progress("writing", i + 1, len(problems))
     tally.check(sources)
     report = make_report(recipe.name, version, code_version(), recipe.model_dump(mode="json"), sources, tally, passes)

@@ -163,9 +163,10 @@ def _ask_model(recipe: CurationRecipe, model: Path | None, work: Work, total: in
             if reply is not None and reply.kind != "unreadable":
                 changes.append(_changed(entry, reply, recipe))
         rewritten = [entry for entry in changes if entry.rewritten == "model"]
-        if recipe.gold.check and rewritten:
+        if rewritten:
             with gold_verifier(recipe.gold) as verifier:
-                check_golds(rewritten, verifier)
+                if recipe.gold.check:
+                    check_golds(rewritten, verifier)
                 _check_right_options(rewritten, verifier)
         write_whole(work.folder / "replies.json", [json.dumps(counts)])
         work.write_changes(sorted(changes, key=lambda entry: entry.index))

@@ -89,11 +89,13 @@ _RESULT = re.compile(
 #: The end of a statement, where cut and open ends show.
 _TAIL = 200
 _DANGLING = re.compile(
-    r"(?:^|\s)(?:a|an|the|and|or|but|if|that|which|such|so|because|with|without|from|into|onto|through|between|does|do|did|whose|"
-    r"where|when|while|than|as|let|suppose|given|their|his|her|its|my|your)\s*$",
+    # `a` may be what is asked for, and `A` is a name.
+    r"(?:^|\s)(?:(?<!\bfind )(?<!solve for )(?<!value of )(?<!= )(?-i:a)|an|the|and|or|but|if|that|which|such|so|because|with|without|from|"
+    r"into|onto|through|between|does|do|did|whose|where|when|while|than|as|let|suppose|given|their|his|her|its|my|your)\s*$",
     re.IGNORECASE,
 )
-_TRAILS_OFF = re.compile(r"[a-z,]\s*(?:\.\.\.|…)\s*$")
+#: The dots behind `7,` are a sequence's.
+_TRAILS_OFF = re.compile(r"(?:[a-z]|(?<!\d),)\s*(?:\.\.\.|…)\s*$")
 _ENDS_INSIDE = re.compile(r"[a-z,]-$|[,(\[{]\s*$")
 _MATH_OPEN = re.compile(r"\\[a-zA-Z]+|[\^_]")
 _ENVIRONMENT = re.compile(r"\\(begin|end)\{([a-zA-Z*]+)\}")

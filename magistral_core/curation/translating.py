@@ -14,7 +14,6 @@ and every id.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
@@ -25,7 +24,7 @@ from typing import Any
 from magistral_core.config.curation import CurationRecipe, TranslateSettings
 from magistral_core.config.schema import FieldNames
 from magistral_core.curation.asking import Asker, Question
-from magistral_core.curation.draft import LONE_SURROGATE
+from magistral_core.curation.draft import to_json
 from magistral_core.curation.golds import gold_faults, gold_verifier
 from magistral_core.curation.masking import Masked, mask
 from magistral_core.curation.progress import Progress
@@ -248,12 +247,6 @@ def skipped(settings: TranslateSettings) -> dict[str, Any]:
         "translated": 0,
         "added": 0,
     }
-
-
-def to_json(content: Mapping[str, Any]) -> str:
-    """One line; half a character, which JSON can name and no file can hold, stays named."""
-    text = json.dumps(content, ensure_ascii=False, default=str)
-    return json.dumps(content, default=str) if LONE_SURROGATE.search(text) else text
 
 
 def _read(item: Drawn, answer: str | None) -> None:

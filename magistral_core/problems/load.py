@@ -57,12 +57,12 @@ def _read(settings: ProblemSettings) -> Iterator[Problem]:
     local = Path(settings.path).expanduser()
     packages = find_packages(local) if local.is_dir() else []
     if packages:
-        rows = (row for file in _beside(local, packages) for row in read_rows(file))
+        rows = (row for file in files_beside(local, packages) for row in read_rows(file))
         return itertools.chain(map(read_package, packages), (parse_problem(row, settings.fields) for row in rows))
     return (parse_problem(row, settings.fields) for row in source_rows(settings.path, settings.split))
 
 
-def _beside(folder: Path, packages: Sequence[Path]) -> list[Path]:
+def files_beside(folder: Path, packages: Sequence[Path]) -> list[Path]:
     """The problem files of a folder that lie in none of its packages."""
     try:
         files = problem_files(folder)

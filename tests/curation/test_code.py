@@ -183,6 +183,12 @@ def test_the_usual_forms_of_rows(data: dict[str, Any], tests: list[Test], soluti
     assert (draft.question, draft.fault, list(draft.tests), list(draft.solutions)) == ("S", "", tests, solutions)
 
 
+def test_a_text_result_beside_arguments_that_are_values_is_a_text() -> None:
+    data = {"fn_name": "f", "inputs": [[5], ["n"]], "outputs": ["101", "n"]}
+    draft = read_code_draft(Row("f", 1, {"description": "S", "input_output": data}))
+    assert list(draft.tests) == [Test("[5]", '"101"', ""), Test('["n"]', '"n"', "")]
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -261,6 +267,16 @@ def test_a_package_with_a_validator(tmp_path: Path) -> None:
     judge = CodeJudge(CodeSettings())
     assert judge.judge_answer(problem, "```python\nn = int(input())\nprint(n - 3, 3)\n```", "s").correct
     assert not judge.judge_answer(problem, "```python\nprint(0, 0)\n```", "s").correct
+
+
+def test_problem_files_beside_packages_are_read_too(tmp_path: Path) -> None:
+    package = make_package(tmp_path / "mixed" / "split")
+    row = {"id": "beside", "statement": "Add.", "solutions": [{"code": ADD[0]}], "tests": TESTS}
+    source = write(tmp_path / "mixed" / "contests.jsonl", [row])
+    report = curate_code([str(tmp_path / "mixed")], tmp_path / "out", recipe())
+    files = {row["source"]["file"] for name in ("kept", "rejected") for row in lines(tmp_path / "out" / f"{name}.jsonl")}
+    assert files == {str(package), source}
+    assert {item["file"] for item in report["sources"]} == files
 
 
 def test_a_broken_validator_rejects_its_problem_only(tmp_path: Path) -> None:

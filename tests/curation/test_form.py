@@ -24,6 +24,11 @@ def judge(question: Any, answer: Any = "7", *, rules: FormatSettings | None = No
     return result if isinstance(result, Passed) else result.reason
 
 
+def test_half_a_character_in_an_option_can_be_written() -> None:
+    draft = read_draft(Row("f.jsonl", 1, {"question": "Which?", "answer": 1, "choices": {"text": ["2\ud835", "3"], "label": ["A", "B"]}}))
+    assert draft.choices == {"text": ["2\ufffd", "3"], "label": ["A", "B"]}
+
+
 @pytest.mark.parametrize(
     ("question", "reason"),
     [
@@ -38,6 +43,8 @@ def judge(question: Any, answer: Any = "7", *, rules: FormatSettings | None = No
         ("What is x in Figure 3?", Reason.MISSING_FIGURE),
         ("If Tom has 3 apples and gives away the", Reason.CUT_OFF),
         ("Find the value of x such that", Reason.CUT_OFF),
+        ("How many apples are there if Tom has a", Reason.CUT_OFF),
+        ("How many of the cards, the chips, ...", Reason.CUT_OFF),
         (r"Solve \begin{align} x + y &= 2", Reason.CUT_OFF),
         ("How many ways are there to choose three of the seven cards if they mu...", Reason.CUT_OFF),
         ("Tom has 3 apples. Ann has 5 apples.", Reason.NO_QUESTION),
@@ -60,6 +67,9 @@ def test_statements_that_are_rejected(question: Any, reason: Reason) -> None:
     "question",
     [
         "How many action figures does Tom have?",
+        "If 3a + 5 = 20, find a",
+        "Find the measure of angle A",
+        "Find the 100th term of the sequence 1, 3, 5, 7, ...",
         "Brad figured that each guest drinks 2 glasses. How many does he need?",
         "A ball is drawn at random. What is the probability that it is red?",
         r"In the diagram, what is the area? [asy] draw((0,0)--(1,0)); [/asy]",

@@ -39,7 +39,7 @@ ORIGIN = {"file": "raw.jsonl", "line": 3}
 ROWS: list[dict[str, Any]] = [
     *({"id": f"right-{number}", "question": f"{number}-{number - 1}=?", "answer": "1", "level": 2} for number in range(1, 11)),
     *({"id": f"wrong-{number}", "question": f"{number}-{number - 2}=?", "answer": "2", "source": ORIGIN} for number in range(2, 8)),
-    {"id": "again", "question": "1-0=?", "answer": "1"},
+    {"id": "again", "question": "1-0=?", "answer": "1", "note": "half a letter: \ud835"},
     {"id": "long", "question": "1+" * 60 + "1=?", "answer": "1"},
 ]
 
@@ -73,6 +73,7 @@ def test_every_problem_is_kept_or_rejected_with_its_reason(done: tuple[str, Path
     assert sorted(path.name for path in (folder / "out").iterdir()) == sorted(output_names(2))
     assert (report["read"], report["kept"], report["rejected"]) == (len(ROWS), len(kept), len(rejected))
     assert {row["id"] for row in kept} | {row["id"] for row in rejected} == {row["id"] for row in ROWS}
+    assert [row["note"] for row in kept + rejected if "note" in row] == ["half a letter: \ud835"]
     reasons = {row["id"]: row["reason"] for row in rejected}
     assert reasons["long"] == "prompt_too_long"
     assert {reasons[row["id"]] for row in ROWS if row["answer"] == "2"} <= {"gold_outvoted", "too_hard"}
@@ -149,6 +150,10 @@ def test_what_most_samples_contradict_is_sampled_again(done: tuple[str, Path, di
     assert first["version"] != report["version"]
     repeated = grade_difficulty([source], tmp_path / "out", again, graders, store)
     assert repeated["passes"][1]["sampled"] == 0, "those samples are kept as well"
+    alike = again.sampling
+    same = recipe(f"recheck.samples={alike.samples}", f"recheck.temperature={alike.temperature}")
+    other = grade_difficulty([source], tmp_path / "out", same, graders, store)
+    assert other["passes"][1]["sampled"] == len(looked_at), "the samples in doubt do not judge themselves"
 
 
 @pytest.mark.slow

@@ -182,7 +182,10 @@ def _all_tests(row: Row) -> Iterator[Test]:
             raise InputError(f"{place}: a list of objects with `input` and, where it is known, `output`")
         function = bool(_entry_point(row))
         for content, output, own in pairs:
-            test = Test(_text(content, function), None if output is None else _text(output, function), own)
+            # Where a function's arguments are values, so is its result: a text then is the text that it returns.
+            value = function and not isinstance(content, str)
+            result = None if output is None else json.dumps(output) if value else _text(output, function)
+            test = Test(_text(content, function), result, own)
             check_encodable((test.input, test.output or ""), place)
             yield test
 

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from magistral_core.problems import Row, find_packages, read_package, source_rows
+from magistral_core.problems import Row, find_packages, read_package, read_rows, source_rows
+from magistral_core.problems.load import files_beside
 from magistral_core.problems.packages import unanswered
 from magistral_core.records import Checker
 
 
 def code_rows(path: str, split: str) -> Iterator[Row]:
-    """Rows of a file, a folder, `s3://...`, `hf:NAME`, or of every problem package below a folder. Raises InputError."""
+    """Rows of a file, a folder, `s3://...`, `hf:NAME`, or of every problem package below a folder and the files beside them.
+
+    Raises InputError.
+    """
     local = Path(path).expanduser()
     packages = find_packages(local) if local.is_dir() else []
     if packages:
-        return (Row(str(folder), 1, package_row(folder)) for folder in packages)
+        rows = (row for file in files_beside(local, packages) for row in read_rows(file))
+        return itertools.chain((Row(str(folder), 1, package_row(folder)) for folder in packages), rows)
     return source_rows(path, split)
 
 
