@@ -11,7 +11,6 @@ import contextlib
 import functools
 import logging
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +27,7 @@ from magistral_core.config import (
     override,
 )
 from magistral_core.errors import InputError, MagistralError
-from magistral_core.paths import cache_folder
+from magistral_core.paths import cache_folder, scratch_folder
 from magistral_core.records import Problem
 
 if TYPE_CHECKING:
@@ -289,10 +288,9 @@ def _checkpoint(uri: str) -> Iterator[tuple[Mapping[str, Any], Path]]:
     from magistral_core.storage import CheckpointStore
 
     store, step = CheckpointStore.from_uri(uri)
-    cache_folder().mkdir(parents=True, exist_ok=True)  # not /tmp, which may be memory
-    with tempfile.TemporaryDirectory(prefix="magistral-model-", dir=cache_folder()) as work:
-        manifest = store.download(step, Path(work), f"{MODEL_FOLDER}/")
-        yield manifest.metadata["recipe"], Path(work) / MODEL_FOLDER
+    with scratch_folder("models") as work:  # not /tmp, which may be memory
+        manifest = store.download(step, work, f"{MODEL_FOLDER}/")
+        yield manifest.metadata["recipe"], work / MODEL_FOLDER
 
 
 def _language_model(settings: LlmSettings) -> Path | None:

@@ -90,17 +90,16 @@ def _pull(options: argparse.Namespace) -> int:
         raise InputError(f"--out {out}: exists and is not an empty folder; give another one")
     hf = options.format == "hf"
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        inside = folder.is_dir()  # and empty: perhaps the one that the user is in, or a volume of its own
+        place = folder if inside else folder.parent
+        place.mkdir(parents=True, exist_ok=True)
         # Beside its place, then renamed: a pull that is cut short leaves no half model under the wanted name.
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as work:
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=place) as work:
             whole = Path(work) / "checkpoint"
             checkpoints.download(manifest.step, whole, f"{MODEL_FOLDER}/" if hf else "")
             ready = whole / MODEL_FOLDER if hf else whole
-            if folder.is_dir():  # which may be the one that the user is in
-                for path in ready.iterdir():
-                    path.rename(folder / path.name)
-            else:
-                ready.rename(folder)
+            for path, target in [(path, folder / path.name) for path in ready.iterdir()] if inside else [(ready, folder)]:
+                path.rename(target)
     except OSError as error:
         raise InputError(f"--out {out}: cannot be written ({error.strerror}); give another folder") from error
     if options.json:

@@ -68,7 +68,7 @@ def run_deployed(name: str, parameters: dict[str, Any]) -> Finished:
                 raise InputError(f"Prefect refused the parameters of {name} ({said})") from error
             raise InfrastructureError(f"Prefect at {ui} did not start {name} ({said})") from error
         except httpx.HTTPError as error:
-            raise InfrastructureError(f"Prefect at {ui} does not answer ({error or type(error).__name__})") from error
+            raise InfrastructureError(f"Prefect at {ui} does not answer ({str(error) or type(error).__name__})") from error
         url = f"{ui}/runs/flow-run/{run.id}"
         note(f"Prefect run: {url}")
         logs = _Logs(client, run.id)

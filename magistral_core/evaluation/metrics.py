@@ -21,7 +21,7 @@ _RIGHT = "\n"
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One graded sample: its answer (empty if none), alike for all that mean the same, the verdict, and its form."""
+    """One graded sample: its canonical answer (empty if none), the verdict, and its form."""
 
     answer: str
     correct: bool
@@ -40,7 +40,7 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
 def majority_correct(outcomes: Sequence[Outcome]) -> float:
     """Share of the first place that right answers hold in the vote of these samples; 0 if nobody votes.
 
-    Wrong answers that mean the same are written the same here.
+    Where the vote is `contested`, wrong answers that mean the same must be written the same.
     """
     votes = Counter(_RIGHT if outcome.correct else outcome.answer for outcome in outcomes if outcome.answer)
     most = max(votes.values(), default=0)

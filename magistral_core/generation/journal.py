@@ -7,7 +7,6 @@ beside and renamed, so that it exists whole or not at all.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -20,6 +19,7 @@ import numpy as np
 import xxhash
 
 from magistral_core.errors import InputError
+from magistral_core.paths import locked
 from magistral_core.records import Completion, FinishReason, Request
 from magistral_core.storage.objects import explain_full_disk
 
@@ -49,7 +49,7 @@ def journal_until_done(root: Path, identity: Any) -> Iterator[Path | None]:
         try:
             root.mkdir(parents=True, exist_ok=True)
             _remove_stale(root)
-            folder = _locked(root / name, stack)
+            folder = locked(root / name, stack)
         except OSError as error:
             raise InputError(f"{root}: cannot be written ({error.strerror}); set MAGISTRAL_CACHE to a folder of yours") from error
         yield folder
@@ -62,18 +62,6 @@ def _remove_stale(root: Path) -> None:
         with contextlib.suppress(FileNotFoundError):  # another process removed it first
             if time.time() - path.stat().st_mtime > _STALE_S:
                 shutil.rmtree(path, ignore_errors=True)
-
-
-def _locked(folder: Path, stack: contextlib.ExitStack) -> Path | None:
-    """The folder, made if missing and locked until the stack ends; None if another process has it."""
-    try:
-        folder.mkdir(exist_ok=True)
-        handle = os.open(folder, os.O_RDONLY)
-        stack.callback(os.close, handle)
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return folder if folder.stat().st_ino == os.fstat(handle).st_ino else None
-    except (BlockingIOError, FileNotFoundError):
-        return None
 
 
 class Journal:
