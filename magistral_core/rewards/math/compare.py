@@ -94,12 +94,12 @@ class Comparison:
     def _statements(self, gold: Node, pred: Node) -> bool:
         one, two = self._read(gold), self._read(pred)
         if _is_equation(gold) and _is_equation(pred):
-            if one.name is not None and one.name == two.name:
+            if one.name is not None and _same_name(one.name, two.name):
                 return one.value is not None and two.value is not None and self.equal(one.value, two.value)
             return self._same_equation(gold, pred)
         if one.value is None or two.value is None:
             return gold == pred
-        if one.name is not None and two.name is not None and one.name != two.name:
+        if one.name is not None and two.name is not None and not _same_name(one.name, two.name):
             return False
         if one.approximate and isinstance(one.value, Num) and one.value.places:
             return self._rounds_to(two.value, one.value)
@@ -116,7 +116,7 @@ class Comparison:
         name: Node | None = None
         if exact == [Text("")]:
             exact = []
-        elif _is_name(exact[0]):
+        elif _is_name(exact[0]) or (len(exact) > 1 and exact[0] in (Const("e"), Const("i"))):  # an eccentricity, an index
             name = exact.pop(0)
             while len(exact) > 1 and _is_name(exact[0]) and not isinstance(exact[0], Sym):  # `y = f(x) = ...`: named twice, by either
                 exact.pop(0)
@@ -151,6 +151,9 @@ class Comparison:
         return bool(abs(number) <= evaluator.value(Num(half)).numerator / half.denominator)
 
     def _same_equation(self, gold: Node, pred: Node) -> bool:
+        golds, preds = _written_out(gold), _written_out(pred)
+        if len(golds) > 1 or len(preds) > 1:
+            return self._matched(golds, preds)
         one, two = _difference(gold), _difference(pred)
         if one is None or two is None:
             return False
@@ -165,7 +168,7 @@ class Comparison:
     # Sets and conditions
 
     def _sets(self, gold: Node, pred: Node) -> bool:
-        gold, pred = _unnamed_set(gold), _unnamed_set(pred)
+        gold, pred = (self._listed(_unnamed_set(node)) for node in (gold, pred))
         try:
             return same_set(_expanded(gold), _expanded(pred), self._exact_only)
         except NotASetError:
@@ -179,6 +182,14 @@ class Comparison:
         if isinstance(gold, Group) and isinstance(pred, Group):
             return self._groups(gold, pred)
         return gold == pred
+
+    def _listed(self, node: Node) -> Node:
+        r"""The values of `1, 2` and `x = 1, x = 2` as a set, beside one that is written as a set; anything else as it is."""
+        if not (isinstance(node, Group) and node.kind == "list"):
+            return node
+        name, items = self._collection(node)
+        values = Group("set", tuple(items))
+        return values if name is None else Relation((name, values), ("in",))
 
     def _same_chain(self, gold: Relation, pred: Relation) -> bool:
         """Inequalities term by term, or with one factor between their differences."""
@@ -228,15 +239,15 @@ class Comparison:
     def _groups(self, gold: Group, pred: Group) -> bool:
         if gold.kind == pred.kind == "ratio":
             return self._ratios(gold, pred)
-        if gold.kind in _BRACKETS or pred.kind in _BRACKETS or "ratio" in (gold.kind, pred.kind):
-            same = gold.kind == pred.kind and len(gold.items) == len(pred.items)
-            return same and all(self.equal(a, b) for a, b in zip(gold.items, pred.items, strict=True))
         if any(
             len(_names(one)) > 1 and not all(isinstance(item, Relation) for item in two.items) for one, two in ((gold, pred), (pred, gold))
         ):
             # Values without names, in place of several: only their order says whose they are.
-            same = gold.kind == pred.kind == "list" and len(gold.items) == len(pred.items)
+            same = {gold.kind, pred.kind} <= {"list", "()"} and len(gold.items) == len(pred.items)
             return same and all(self._same_term(a, b) for a, b in zip(gold.items, pred.items, strict=True))
+        if gold.kind in _BRACKETS or pred.kind in _BRACKETS or "ratio" in (gold.kind, pred.kind):
+            same = gold.kind == pred.kind and len(gold.items) == len(pred.items)
+            return same and all(self.equal(a, b) for a, b in zip(gold.items, pred.items, strict=True))
         (gold_name, gold_items), (pred_name, pred_items) = self._collection(gold), self._collection(pred)
         if gold_name is not None and pred_name is not None and gold_name != pred_name:
             return False
@@ -359,6 +370,12 @@ def _is_name(node: Node) -> bool:
             return False
 
 
+def _same_name(a: Node, b: Node | None) -> bool:
+    """`y(x)` and `y` are one name."""
+    short = [node.name.removeprefix("call:") if isinstance(node, Op | Sym) else node for node in (a, b)]
+    return a == b or (short[0] == short[1] and isinstance(a, Op) is not isinstance(b, Op))
+
+
 def _mentions(value: Node, name: Node) -> bool:
     """Whether a value speaks of what it is said to be the value of, as in `x = x + 1`."""
     if isinstance(name, Op):
@@ -468,6 +485,16 @@ def _expanded(node: Node) -> Node:
     linked = any(sign.name == "mp" for sign in signs)
     choices = [(s,) * len(signs) for s in (1, -1)] if linked else list(itertools.product((1, -1), repeat=len(signs)))
     return Group("list", tuple(_with_signs(node, iter(choice)) for choice in choices))
+
+
+def _written_out(node: Node) -> list[Node]:
+    r"""`x \pm 2y = 0` as two equations; without plus-minus itself."""
+    assert isinstance(node, Relation)
+    sides = _expanded(Group("()", node.terms))
+    if not _is_list(sides):
+        return [node]
+    assert isinstance(sides, Group)
+    return [Relation(children(each), node.ops) for each in sides.items]
 
 
 def _flattened(node: Node) -> tuple[Node, ...]:

@@ -105,7 +105,12 @@ class Expressions(TokenStream, ABC):
                 return False
             return not (len(token.text) > 1 and is_closed(left) and self._unit_follows())
         if token.kind == "text":
-            return is_formula_text(token.text) and not token.text.strip()[0].isdigit() and not self._unit_follows()
+            return (
+                is_formula_text(token.text)
+                and not words.joint(token.text)
+                and not token.text.strip()[0].isdigit()
+                and not self._unit_follows()
+            )
         if token.kind == "begin":
             return True
         if token.kind == "num" or token.kind in ("stop", "end"):
@@ -227,13 +232,13 @@ class Expressions(TokenStream, ABC):
             return Op("sqrt", (self._argument(whole_number=True),))
         if word == "cbrt":
             return Op("root", (self._argument(whole_number=True), Num(Fraction(3))))
-        if word in words.FUNCTIONS and len(word) > 1:
+        if word in words.FUNCTIONS and len(word) > 1 and word not in words.NOT_BARE:
             return self._function(word)
         if word in words.LIST_FUNCTIONS:
             return self._list_function(word)
         if word in words.LETTERS:
             return self._symbol(word)
-        if word[:-1] in words.FUNCTIONS and len(word) > 2 and word[:-1] not in ("cis", "det", "abs"):
+        if word[:-1] in words.FUNCTIONS and len(word) > 2 and word[:-1] not in {"cis", "det", "abs", *words.NOT_BARE}:
             self._at -= 1
             self._split_word([word[:-1], word[-1]])
             return self._function(self._take().text)
@@ -263,8 +268,12 @@ class Expressions(TokenStream, ABC):
                 name += "'"
             else:
                 break
+        inverse = name in ("f", "g", "h") and [self._peek(ahead).text for ahead in range(6)] == ["^", "{", "-", "1", "}", "("]
+        if inverse:
+            self._at += 5
+            name += "^-1"
         token = self._peek()
-        if token.text == "(" and not token.space and (name.rstrip("'") in words.FUNCTION_LETTERS and self._is_call(name)):
+        if token.text == "(" and not token.space and (inverse or self._is_call(name)):
             self._at += 1
             bracket = self._bracket("(")
             arguments = bracket.items if isinstance(bracket, Group) and bracket.kind == "()" else (bracket,)
@@ -272,7 +281,7 @@ class Expressions(TokenStream, ABC):
         return Sym(name)
 
     def _is_call(self, name: str) -> bool:
-        """`f(2)` is a value of f; `P(1+r)` is a product unless the whole side of an equation is `P(x)`."""
+        """`f(2)` is a value of f; `P(1+r)` is a product, and so is `v(t)`, unless it is the whole side of an equation."""
         if name in self._factors:
             return False
         if name.rstrip("'") in ("f", "g", "h"):
@@ -315,7 +324,7 @@ class Expressions(TokenStream, ABC):
         if name == "mathbb":
             letter = self._raw_argument()
             if letter in words.BLACKBOARD:
-                return Const(words.BLACKBOARD[letter])
+                return self._part_of(letter)
         if name in ("boxed", "fbox", "mathcal"):
             return self._argument()
         if name in words.FIGURES:
@@ -331,6 +340,17 @@ class Expressions(TokenStream, ABC):
             raise UnsupportedError(f"{command} over a formula")
         self._at -= 1
         raise self._unexpected()
+
+    def _part_of(self, letter: str) -> Node:
+        r"""A set of numbers, or its part: `\mathbb{Z}^+`, `\mathbb{N}_+`, `\mathbb{N}^*`."""
+        for opening, closing in (("{", "}"), ("", "")):
+            marks = [self._peek(ahead).text for ahead in range(4)]
+            part = marks[2 if opening else 1]
+            if marks[0] in ("^", "_") and part in ("+", "-", "*") and (not opening or (marks[1], marks[3]) == (opening, closing)):
+                self._at += 4 if opening else 2
+                positive = letter in "NZ" and (part == "+" or (letter, part) == ("N", "*"))
+                return Const("positive integers" if positive else f"{words.BLACKBOARD[letter]} {part}")
+        return Const(words.BLACKBOARD[letter])
 
     def _function(self, name: str) -> Node:
         power: Node | None = None
@@ -381,7 +401,7 @@ def is_formula_text(content: str) -> bool:
     r"""Whether `\text{...}` holds a formula: digits, or one letter that is no unit by itself."""
     content = content.strip()
     if len(content) == 1:
-        return content.isalnum()
+        return content.isalnum() and content.isascii()
     return content in words.FUNCTIONS or (
         any(c.isdigit() for c in content) and not any(w.isalpha() and len(w) > 1 for w in content.split())
     )

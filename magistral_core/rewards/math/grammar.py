@@ -18,6 +18,7 @@ from fractions import Fraction
 from magistral_core.rewards.math import words
 from magistral_core.rewards.math.expressions import CURRENCIES, Expressions, is_formula_text
 from magistral_core.rewards.math.nodes import (
+    Const,
     Group,
     Matrix,
     Node,
@@ -62,21 +63,22 @@ class _Parser(Expressions):
     # Statements
 
     def _statements(self) -> Node:
-        items, joints = [self._statement()], set()
+        items: list[Node] = [self._statement()]
+        joints: list[str] = []
         while joint := self._joint():
-            if self._peek().kind == "stop" and joint == ",":
+            if self._peek().kind == "stop" and joint in (",", ";"):
                 break
             items.append(self._statement())
-            joints.add(joint)
+            joints.append(joint)
         return _combine(items, joints)
 
     def _joint(self) -> str:
-        joint = "," if self._accept(",", ";") else ""
+        joint = "," if self._accept(",") else ";" if self._accept(";") else ""
         token = self._peek()
-        word = token.text.strip(" ,;").lower() if token.kind in ("text", "word") else ""
-        if word in ("and", "or"):
+        word = token.text.strip(" ,;") if token.kind in ("text", "word") else ""
+        if joins := words.joint(token.text) if token.kind == "text" else word.lower() if word.lower() in ("and", "or") else "":
             self._at += 1
-            return word
+            return joins
         if self._accept("\\lor", "\\vee"):
             return "or"
         if self._accept("\\land", "\\wedge", "\\&"):
@@ -145,6 +147,7 @@ class _Parser(Expressions):
         start = self._at
         pieces: list[str] = []
         bare = self._peek().kind != "text"
+        touching = bare and not self._peek().space
         while True:
             token = self._peek()
             if token.kind in ("text", "word"):
@@ -161,12 +164,12 @@ class _Parser(Expressions):
         found = " ".join(pieces).split()
         while found and found[0].lower().rstrip(".") in MULTIPLIERS:
             value = Op("mul", (value, Num(Fraction(MULTIPLIERS[found.pop(0).lower().rstrip(".")]))))
-        if found and found[0].lower() in ("percent", "percentage", "pct"):
+        if found and found[0].lower() in ("percent", "percentage", "pct", "prozent"):
             found.pop(0)
             value = Op("percent", (value,))
         if not found:
             return value, ""
-        unit = canonical_unit(" ".join(found), bare)
+        unit = canonical_unit(" ".join(found), bare, touching)
         if not unit:
             self._at = start
             return (value, "") if len(found) == len(" ".join(pieces).split()) else self._refuse()
@@ -252,6 +255,8 @@ class _Parser(Expressions):
         r"""`\{1,2\}`, or `\{x : x > 2\}`, which is its condition."""
         if self._accept("\\}"):
             return Group("set", ())
+        if self._peek().kind == "begin":
+            return self._system()
         kept = self._inside_bars, self._no_ratio
         self._inside_bars = self._no_ratio = True
         items = [self._statement()]
@@ -263,12 +268,21 @@ class _Parser(Expressions):
                 condition
             ):
                 raise UnsupportedError("a set by a condition beyond inequalities")
-            return condition
+            real = isinstance(items[0], Sym) or items[0].terms[-1] == Const("reals")
+            return condition if real else SetOp("intersection", (items[0], condition))
         while self._accept(",", ";"):
             items.append(self._statement())
         self._expect("\\}")
         self._inside_bars, self._no_ratio = kept
         return Group("set", tuple(items))
+
+    def _system(self) -> Node:
+        r"""Equations below each other behind a brace, which need not be closed."""
+        rows = self._matrix(self._take().text)
+        if not (isinstance(rows, Matrix) and all(len(row) == 1 and isinstance(row[0], Relation) for row in rows.rows)):
+            raise UnsupportedError("a brace before something else than equations")
+        self._accept("\\}")
+        return Group("list", tuple(row[0] for row in rows.rows))
 
     def _bars(self, closings: tuple[str, ...]) -> Node:
         kept, self._inside_bars = self._inside_bars, True
@@ -311,11 +325,29 @@ def _is_condition(node: Node) -> bool:
     return isinstance(node, Relation | SetOp)
 
 
-def _combine(items: list[Node], joints: set[str]) -> Node:
-    """One statement, a list, or conditions joined by `and` and `or`."""
+def _combine(items: list[Node], joints: list[str]) -> Node:
+    """One statement, a list, conditions joined by `and` and `or`, or several solutions of several variables."""
     if len(items) == 1:
         return items[0]
     inequalities = [isinstance(item, Relation) and any(op not in ("=", "~") for op in item.ops) for item in items]
-    if any(inequalities) and all(map(_is_condition, items)) and joints in ({"or"}, {"and"}):
-        return SetOp("union" if joints == {"or"} else "intersection", tuple(items))
-    return Group("list", tuple(items))
+    if any(inequalities) and all(map(_is_condition, items)):
+        if set(joints) in ({"or"}, {"and"}):
+            return SetOp("union" if joints[0] == "or" else "intersection", tuple(items))
+        excluding = any(isinstance(item, Relation) and item.ops == ("!=",) for item in items)
+        if set(joints) == {","} and all(inequalities) and excluding:  # what is left out of the rest
+            return SetOp("intersection", tuple(items))
+    return _solutions(items, joints) or Group("list", tuple(items))
+
+
+def _solutions(items: list[Node], joints: list[str]) -> Node | None:
+    r"""`x=1, y=2 \text{ or } x=2, y=1` as two solutions; None for what is one list."""
+    outer = "or" if "or" in joints else ";"
+    if not {outer} < set(joints) or not all(isinstance(item, Relation) and item.ops == ("=",) for item in items):
+        return None
+    solutions: list[list[Node]] = [[items[0]]]
+    for joint, item in zip(joints, items[1:], strict=True):
+        if joint == outer:
+            solutions.append([])
+        solutions[-1].append(item)
+    alike = len({tuple(item.terms[0] for item in each if isinstance(item, Relation)) for each in solutions}) == 1
+    return Group("list", tuple(Group("()", tuple(each)) for each in solutions)) if alike and len(solutions[0]) > 1 else None

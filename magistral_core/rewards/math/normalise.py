@@ -52,7 +52,7 @@ _EDITS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\\lbrace(?![a-zA-Z])"), r"\\{"),
     (re.compile(r"\\rbrace(?![a-zA-Z])"), r"\\}"),
     (re.compile(r"\\varnothing(?![a-zA-Z])"), r"\\emptyset "),
-    (re.compile(r"(?<=\d)\s*(?:\\[,!;: ]|\{,\}\s*|,\s*\\!\s*|~)+\s*(?=\d{3}(?!\d))"), ""),  # 1\,000
+    (re.compile(r"(?<=\d)(?<!(?<!\d)0)\s*(?:\\[,!;: ]|\{,\}\s*|,\s*\\!\s*|~)+\s*(?=\d{3}(?!\d))"), ""),  # 1\,000
     (re.compile(r"(?<=\d)\{,\}(?=\d)"), "."),  # 0{,}5, the decimal comma as LaTeX writes it
     (re.compile(r"(?<!\\)\\!"), ""),
     (re.compile(r"\\q?quad(?![a-zA-Z])"), "  "),
@@ -62,7 +62,7 @@ _EDITS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\^\s*\{\s*\\(?:circ|degree)\s*\}|\^\s*\\circ(?![a-zA-Z])|\\degree(?![a-zA-Z])"), r"^\\circ "),
 )
 _LETTER_TIMES = re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)")  # 3 x 10^5
-_SPACED_THOUSANDS = re.compile(r"(?<![\d.,\w}])(\d{1,3}(?:[ ]\d{3})+)(?![\d,])(?!\s*/)(?! \d)")
+_SPACED_THOUSANDS = re.compile(r"(?<![\d.,\w}])([1-9]\d{0,2}(?:[ ]\d{3})+)(?![\d,])(?!\s*/)(?! \d)")
 _BLANKS = re.compile(r"\s+")
 
 

@@ -23,7 +23,7 @@ class Token:
     value: Fraction | None = None
 
 
-_DIGITS_THOUSANDS = r"\d{1,3}(?:,\d{3})+(?![\d,])(?:\.\d+)?"
+_DIGITS_THOUSANDS = r"[1-9]\d{0,2}(?:,\d{3})+(?![\d,])(?:\.\d+)?"
 _NUMBER = re.compile(
     r"(?P<whole>\d*)\.(?P<fixed>\d*)(?:\\(?:overline|bar)\s*\{(?P<bar>\d+)\}|\\(?:overline|bar)\s*(?P<digit>\d)|\((?P<bracket>\d+)\))"
     r"|(?P<whole2>\d*)\.(?P<fixed2>\d*)\\dot\s*\{?(?P<first>\d)\}?(?:(?P<middle>\d*)\\dot\s*\{?(?P<last>\d)\}?)?"

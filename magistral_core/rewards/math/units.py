@@ -29,25 +29,31 @@ _NOT_A_THING_WORDS = (
     "thousandth thousandths millionth millionths "
     "squared cubed factorial power percent per if than about approximately between through till until but "
     "is are was of out from no none never neither nor only maybe possibly either wrong incorrect false true yes where for "
-    "all any each with without"
+    "all any each with without "
+    "ou oder et und mehr weniger mindestens höchstens moins environ fast más menos más y o e più meno oppure almeno"
 )
 _NOT_A_THING = frozenset(_NOT_A_THING_WORDS.split())
 #: Number words behind a number: they multiply it.
 MULTIPLIERS = {
     "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12, "dozens": 12,
     "hundreds": 10**2, "thousands": 10**3, "millions": 10**6, "billions": 10**9, "trillions": 10**12,
+    "mille": 10**3, "mil": 10**3, "tausend": 10**3, "millionen": 10**6, "millones": 10**6, "milioni": 10**6, "milione": 10**6,
+    "millón": 10**6, "milliard": 10**9, "milliards": 10**9, "milliarde": 10**9, "milliarden": 10**9, "miliardi": 10**9, "miliardo": 10**9,
 }  # fmt: skip
-_WORD = re.compile(r"[A-Za-z$€£¥₹¢°Ω-]+")
+_WORD = re.compile(r"[A-Za-zÀ-ÖØ-öø-ÿ$€£¥₹¢°Ω-]+")
+#: `sinx` is no thing to count.
+_FUNCTION_OF = re.compile(r"(?:arc)?(?:sin|cos|tan|cot|sec|csc|ln|log|exp|sqrt)[xyt]")
 _POWERS = {"square": "^2", "sq": "^2", "cubic": "^3", "cu": "^3"}
 _MAX_WORDS = 4
 
 
-def canonical_unit(text: str, bare: bool = False) -> str:
+def canonical_unit(text: str, bare: bool = False, touching: bool = False) -> str:
     r"""The canonical name of the unit or counted thing that a text names; empty if it names none.
 
     Args:
         text: `cm^2`, `square feet`, `m/s`, `miles per hour`, `red apples`.
         bare: it stands without `\\text`, where a short word may be a product of variables; only units of two or more letters count then.
+        touching: and without a space behind its number, where only units are none: `2sinx`.
     """
     text = re.sub(r"[{}\\.]|\\text", " ", text.replace("**", "^")).strip()
     text = re.sub(r"\s*\^\s*", "^", text)
@@ -55,14 +61,16 @@ def canonical_unit(text: str, bare: bool = False) -> str:
     above, _, below = text.partition(" / ")
     if " / " in below:
         return ""
-    named = [_simple_unit(part, bare) for part in ((above, below) if below else (above,))]
+    parts = (above, below) if below else (above,)
+    known = [len(part) > 1 and part in _CANONICAL for part in parts]
+    named = [_simple_unit(part, bare and not any(known), touching) for part in parts]  # `60 km/h`, but `10 m/s` may be letters
     if not all(named):
         return ""
     unit = "/".join(named)
     return {"mi/h": "mph", "cm^3": "cm^3"}.get(unit, unit)
 
 
-def _simple_unit(text: str, bare: bool) -> str:
+def _simple_unit(text: str, bare: bool, touching: bool) -> str:
     words = text.split()
     if not words or len(words) > _MAX_WORDS:
         return ""
@@ -82,7 +90,7 @@ def _simple_unit(text: str, bare: bool) -> str:
         words = [name]
     if any(not _WORD.fullmatch(word) or word.lower() in _NOT_A_THING or word.lower() in MULTIPLIERS for word in words):
         return ""
-    if bare and any(len(word) < 4 for word in words):
+    if touching or (bare and any(len(word) < 4 or _FUNCTION_OF.fullmatch(word) for word in words)):
         return ""
     if len(words) == 1 and len(words[0]) < 3:
         return ""

@@ -22,11 +22,20 @@ FUNCTIONS = {
         "arcsin", "arccos", "arctan", "arccot", "arcsec", "arccsc", "arcsinh", "arccosh", "arctanh", "ln", "exp", "log",
     )
 } | {"lg": "log", "asin": "arcsin", "acos": "arccos", "atan": "arctan", "abs": "abs", "arsinh": "arcsinh", "arcosh": "arccosh",
-     "artanh": "arctanh", "cis": "cis", "Re": "re", "Im": "im", "det": "det"}  # fmt: skip
+     "artanh": "arctanh", "cis": "cis", "Re": "re", "Im": "im", "det": "det",
+     "tg": "tan", "ctg": "cot", "cotg": "cot", "cosec": "csc", "arctg": "arctan", "arcctg": "arccot", "arcsen": "arcsin",
+     "sen": "sin"}  # fmt: skip
 #: Functions of a list of arguments.
 LIST_FUNCTIONS = {"max", "min", "gcd", "lcm"}
+#: Functions only as a command or within `\\text`: bare they are products of letters.
+NOT_BARE = {"tg", "sen"}
 INVERSES = {"sin": "arcsin", "cos": "arccos", "tan": "arctan", "cot": "arccot", "sec": "arcsec", "csc": "arccsc",
             "sinh": "arcsinh", "cosh": "arccosh", "tanh": "arctanh"}  # fmt: skip
+#: What joins statements, within `\\text`.
+_JOINTS = {
+    "and": "and", "or": "or", "ou": "or", "oder": "or", "o": "or", "или": "or", "或": "or", "或者": "or",
+    "et": "and", "und": "and", "y": "and", "e": "and", "и": "and", "和": "and", "且": "and",
+}  # fmt: skip
 RELATIONS = {
     "=": "=", "<": "<", ">": ">", "<=": "<=", ">=": ">=", "!=": "!=", "\\lt": "<", "\\gt": ">", "\\le": "<=", "\\leq": "<=",
     "\\leqslant": "<=", "\\leqq": "<=", "\\ge": ">=", "\\geq": ">=", "\\geqslant": ">=", "\\geqq": ">=", "\\ne": "!=", "\\neq": "!=",
@@ -59,6 +68,15 @@ BASE_WORDS = {
     "eleven": 11, "twelve": 12, "sixteen": 16,
 }  # fmt: skip
 _LETTER = re.compile(r"[A-Z]{2,}|[A-Za-z]")
+
+
+def joint(content: str) -> str:
+    r"""`and` or `or` for a `\text` that joins statements, in the languages that problems are translated to; else empty.
+
+    `\text{ y }` joins, `\text{y}` is a variable.
+    """
+    word = content.strip(" ,;").lower()
+    return _JOINTS.get(word, "") if len(word) > 1 or not word.isascii() or (content[:1] == content[-1:] == " ") else ""
 
 
 def is_formula_word(word: str) -> bool:
