@@ -276,11 +276,10 @@ class Tracker:
 
         name = f"step-{step}"
         # Repeatable: an earlier try may have got further than its answer.
-        quote = '"' if "'" in uri else "'"
-        found = self._client.search_logged_models(
-            [self._experiment_id], f"name = '{name}' AND params.{CHECKPOINT_URI} = {quote}{uri}{quote}"
-        )
-        model = next((item for item in found if item.source_run_id == self._run_id), None) or self._client.create_logged_model(
+        narrow = f" AND params.{CHECKPOINT_URI} = '{uri}'" if "'" not in uri else ""  # MLflow's filters cannot quote one
+        found = self._client.search_logged_models([self._experiment_id], f"name = '{name}'{narrow}")
+        own = (item for item in found if item.source_run_id == self._run_id and item.params.get(CHECKPOINT_URI) == uri)
+        model = next(own, None) or self._client.create_logged_model(
             self._experiment_id,
             name=name,
             source_run_id=self._run_id,
