@@ -29,8 +29,8 @@ def scratch_folder(kind: str) -> Iterator[Path]:
                 with contextlib.ExitStack() as lock:
                     if locked(left, lock):
                         shutil.rmtree(left, ignore_errors=True)
-            folder = parent / secrets.token_hex(8)
-            locked(folder, stack)
+            while (folder := locked(parent / secrets.token_hex(8), stack)) is None:
+                pass  # another command took it for one that was left, before it was locked
         except OSError as error:
             raise InputError(f"{parent}: cannot be written ({error.strerror}); set MAGISTRAL_CACHE to a folder of yours") from error
         try:

@@ -192,10 +192,10 @@ def test_a_stage_that_ends_without_a_batch_asks_for_no_validation_that_is_under_
         right = group >= 8 or index % 2 == 0
         return Score(float(right), ScoreStatus.CORRECT if right else ScoreStatus.WRONG, {"correct": float(right)})
 
-    validation = {"problems": {"path": "tiny", "limit": 4}, "every": 1, "samples": 2}
+    validation = {"problems": {"path": "tiny", "limit": 4}, "every": 2, "samples": 2}
     data = recipe(max_steps=100, validation=validation, max_filtered_groups=4).model_dump(mode="json")
     stages = {"stages": [{"levels": [1, 2], "steps": 50}, {"levels": [3, 4]}], "retire_after": 1}
-    world = World(score=nearly_all, length=lambda group, index: 400 if group < 0 else 5)
+    world = World(score=nearly_all, length=lambda group, index: 400 if group < -8 else 5)  # the first is quick
     run = Simulation(Recipe.model_validate({**data, "curriculum": stages}), world, tmp_path, one_stage=True)
     virtual_time.run(run.run())
     begun = [metrics["validation/step"] for _, metrics in run.watcher.validations]
