@@ -109,13 +109,10 @@ def plan(recipe: Recipe) -> Plan:
     """Validate and say what the run will do and need. Makes the tiny base model where that is missing, and has a verifier read answers."""
     import torch
 
-    from magistral_core.pipeline.placement import check_fits, place
     from magistral_core.pipeline.prepare import make_plan
 
-    gpus = torch.cuda.device_count()
-    if gpus and recipe.pipeline.runtime == "ray" and recipe.pipeline.ray_address is None:
-        check_fits(place(recipe), [gpus])
-    return make_plan(prepare(recipe), _device(), on_gpu=gpus > 0)
+    _check_gpus(recipe)
+    return make_plan(prepare(recipe), _device(), on_gpu=torch.cuda.is_available())
 
 
 def stages(recipe: Recipe, *, fresh: bool = False) -> list[dict[str, Any]]:
@@ -133,6 +130,7 @@ def run(recipe: Recipe, *, fresh: bool = False, until: Until = "end", on_event: 
     from magistral_core.tracking import Tracker
 
     # Before minutes go into a base model that could not be used.
+    _check_gpus(recipe)
     open_store(storage_uri(recipe)).check()
     Tracker.check(tracking_uri(recipe))
     return run_prepared(prepare(recipe, on_event), fresh=fresh, until=until, on_event=on_event)
@@ -351,6 +349,18 @@ def _from_hub(name: str, setting: str) -> Path:
             f"{setting} {name}: neither a folder here nor a model that the hub gives out{offline}; check the spelling, or download it "
             "and give the folder"
         ) from error
+
+
+def _check_gpus(recipe: Recipe) -> None:
+    """Raise InputError where this machine has GPUs, but not as many as the roles of a run on it need."""
+    if recipe.pipeline.runtime != "ray" or recipe.pipeline.ray_address is not None or not Path("/dev/nvidiactl").exists():
+        return
+    import torch
+
+    from magistral_core.pipeline.placement import check_fits, place
+
+    if gpus := torch.cuda.device_count():
+        check_fits(place(recipe), [gpus])
 
 
 def _device() -> str:
