@@ -200,7 +200,7 @@ class _Run:
                 deaths, last_step = (deaths, last_step) if state.step == last_step else (0, state.step)
                 try:
                     with self._observed(manifest, again=started):
-                        self._resend_metrics(folder)
+                        self._resend(manifest, folder)
                         self._emit("start", **self._identity(), **self._extent(state))
                         if state.curriculum is not None:
                             self.on_stage(state.step, state.curriculum.table())
@@ -337,8 +337,11 @@ class _Run:
             resume_step=manifest.step if manifest else None,
         )
 
-    def _resend_metrics(self, folder: Path | None) -> None:
-        """Log what MLflow had not taken when the checkpoint was made."""
+    def _resend(self, manifest: Manifest | None, folder: Path | None) -> None:
+        """Log what MLflow had not taken when the checkpoint was made, and the checkpoints so far, of which it may not have heard."""
+        for each in self._checkpoints.manifests():
+            if manifest is not None and each.step <= manifest.step:
+                self._tracker.log_checkpoint(each.step, each.uri)
         if folder is not None and (path := folder / _UNSENT_FILE).exists():
             self._tracker.resend(json.loads(path.read_text(encoding="utf-8")))
 

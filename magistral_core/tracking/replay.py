@@ -126,7 +126,7 @@ def _move_models(client: MlflowClient, run: Run, new: str, step: int) -> None:
     from mlflow.entities import LoggedModelOutput
 
     for model in _models(client, run):
-        if model.source_run_id != run.info.run_id and model.model_id not in _outputs(run):
+        if model.source_run_id != run.info.run_id and model.model_id not in outputs_of(run):
             continue
         at = int(model.tags[STEP_OF_MODEL])
         if at > step:
@@ -145,5 +145,6 @@ def _models(client: MlflowClient, run: Run) -> Iterator[LoggedModel]:
             return
 
 
-def _outputs(run: Run) -> set[str]:
+def outputs_of(run: Run) -> set[str]:
+    """Ids of the models that are shown at a run."""
     return {output.model_id for output in run.outputs.model_outputs} if run.outputs else set()

@@ -278,7 +278,12 @@ class Tracker:
         # Repeatable: an earlier try may have got further than its answer.
         narrow = f" AND params.{CHECKPOINT_URI} = '{uri}'" if "'" not in uri else ""  # MLflow's filters cannot quote one
         found = self._client.search_logged_models([self._experiment_id], f"name = '{name}'{narrow}")
-        own = (item for item in found if item.source_run_id == self._run_id and item.params.get(CHECKPOINT_URI) == uri)
+        known = replay.outputs_of(self._client.get_run(self._run_id))  # those that a run whose place this one took had logged, too
+        own = (
+            item
+            for item in found
+            if item.params.get(CHECKPOINT_URI) == uri and (item.source_run_id == self._run_id or item.model_id in known)
+        )
         model = next(own, None) or self._client.create_logged_model(
             self._experiment_id,
             name=name,
@@ -292,8 +297,7 @@ class Tracker:
             self._client.log_outputs(self._run_id, [LoggedModelOutput(model.model_id, step)])
         except mlflow_error():
             # A second time is refused; the first may have been heard and its answer lost, even by the client, which repeats too.
-            outputs = self._client.get_run(self._run_id).outputs
-            if model.model_id not in {item.model_id for item in (outputs.model_outputs if outputs else [])}:
+            if model.model_id not in replay.outputs_of(self._client.get_run(self._run_id)):
                 raise
         points = [Metric(key, value, time_ms, step, model_id=model.model_id) for key, value in metrics.items()]
         if points:

@@ -143,6 +143,12 @@ def test_replayed_steps_appear_once(uri: str, tmp_path: Path) -> None:
     assert [item.path for item in client.list_artifacts(third.run_id, "samples")] == names
     assert [item["path"] for item in json.loads(run.data.tags["mlflow.loggedArtifacts"])] == names
     assert table(client, third.run_id, names[0], tmp_path)["data"] == [[5]]
+    for step in (10, 20, 30):  # once more, as a resume does: of the moved one and of its own
+        third.log_checkpoint(step, f"s3://b/step-{step}")
+    third.log_checkpoint(25, "s3://b/step-25")  # one of which MLflow had not heard
+    assert third.flush(60)
+    assert sorted(output.step for output in client.get_run(third.run_id).outputs.model_outputs) == [10, 20, 25, 30]
+    assert len(client.search_logged_models([experiment])) == 4
     assert Tracker.find(uri, "replay", "k1") == third.run_id
     third.finish()
 
