@@ -191,6 +191,14 @@ SAME = [
     ("1000", "1{,}000"),
     ("12000000", "12\\,000\\,000"),
     ("1000", "1 000"),
+    # a letter that stands for any integer
+    ("k\\pi+\\frac{\\pi}{6}\\ (k\\in\\mathbb{Z})", "k\\pi+\\frac{\\pi}{6}, k\\in\\mathbb{Z}"),
+    ("x=k\\pi, k\\in\\mathbb{Z}", "x=n\\pi, n\\in\\mathbb{Z}"),
+    ("\\frac{\\pi}{6}+k\\pi\\ (k\\in\\mathbb{Z})", "\\frac{\\pi}{6}+k\\pi\\ (k\\in\\mathbb{Z})"),
+    ("x = \\frac{\\pi}{6}+2k\\pi (k\\in Z)", "x=2k\\pi+\\frac{\\pi}{6} (k\\in Z)"),
+    ("x=2k\\pi \\text{ or } x=\\pi+2k\\pi, k\\in\\mathbb{Z}", "x=2n\\pi \\text{ or } x=\\pi+2n\\pi, n\\in\\mathbb{Z}"),
+    ("x\\in\\mathbb{Z}", "x\\in\\mathbb{Z}"),
+    ("(k+1)(k\\in\\mathbb{N})", "k+1, k\\in\\mathbb{N}"),
 ]
 DIFFERENT = [
     ("5", "6"),
@@ -318,6 +326,12 @@ DIFFERENT = [
     ("f^{-1}(x)=x", "\\frac1x"),
     ("60 km/h", "60 m/h"),
     ("x^2", "p(y)=x^3"),
+    # the same, and letters that do not
+    ("x=k\\pi, k\\in\\mathbb{Z}", "x=2n\\pi, n\\in\\mathbb{Z}"),
+    ("x=k\\pi, k\\in\\mathbb{Z}", "x=n\\pi, n\\in\\mathbb{N}"),
+    ("y\\in\\mathbb{Z}, x=2", "x\\in\\mathbb{Z}, y=2"),
+    ("x\\in\\mathbb{Z}", "y\\in\\mathbb{Z}"),
+    ("a n, n\\in\\mathbb{Z}", "n a, a\\in\\mathbb{Z}"),
 ]
 #: Rejected by a rule of docs/math-verifier.md though one may argue; when one of these changes, so should that page.
 STRICT = [

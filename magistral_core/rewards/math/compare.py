@@ -77,6 +77,7 @@ class Comparison:
             return False
 
     def _equal(self, gold: Node, pred: Node) -> bool:
+        pred = _with_its_letter(gold, pred)
         if isinstance(gold, Choice) or isinstance(pred, Choice):
             return self._choices(gold, pred)
         if isinstance(gold, Text) or isinstance(pred, Text):
@@ -495,6 +496,46 @@ def _written_out(node: Node) -> list[Node]:
         return [node]
     assert isinstance(sides, Group)
     return [Relation(children(each), node.ops) for each in sides.items]
+
+
+def _with_its_letter(gold: Node, pred: Node) -> Node:
+    r"""`n\pi, n \in \mathbb{Z}` with the letter that the reference has there: it stands for any integer."""
+    one, two = _any_number(gold), _any_number(pred)
+    if one is None or two is None or one == two or one in symbols(pred):
+        return pred
+    return _renamed(pred, two, one)
+
+
+def _any_number(node: Node) -> str | None:
+    """The one letter of a list that stands for any number of a set, beside what depends on it."""
+    if not _is_list(node):
+        return None
+    assert isinstance(node, Group)
+    found = [item.terms[0].name for item in node.items if _is_membership(item)]  # type: ignore[union-attr]
+    return found[0] if len(found) == 1 < len(node.items) else None
+
+
+def _is_membership(item: Node) -> bool:
+    return isinstance(item, Relation) and item.ops == ("in",) and isinstance(item.terms[0], Sym) and _is_symbolic_constant(item.terms[1])
+
+
+def _renamed(node: Node, old: str, new: str) -> Node:
+    """A formula with one variable called otherwise."""
+
+    def each(parts: Sequence[Node]) -> tuple[Node, ...]:
+        return tuple(_renamed(part, old, new) for part in parts)
+
+    match node:
+        case Sym(name):
+            return Sym(new) if name == old else node
+        case Op(name, args):
+            return Op(name, each(args))
+        case Group(kind, items):
+            return Group(kind, each(items))
+        case Relation(terms, ops):
+            return Relation(each(terms), ops)
+        case _:
+            return node
 
 
 def _flattened(node: Node) -> tuple[Node, ...]:

@@ -116,7 +116,7 @@ class Expressions(TokenStream, ABC):
         if token.kind == "num" or token.kind in ("stop", "end"):
             return False
         if token.text == "(":
-            return self._peek(1).text not in ("\\mod", "mod", "\\bmod")
+            return self._peek(1).text not in ("\\mod", "mod", "\\bmod") and not self._condition_follows()
         if token.text == "[":
             return not self._inside_square
         if token.text in _BARS:
@@ -129,6 +129,10 @@ class Expressions(TokenStream, ABC):
                 or name in ("frac", "sqrt", "binom", "lfloor", "lceil", "mathbb", "langle", "boxed", "fbox", "mathcal")
             )  # fmt: skip
         return token.text == "{"
+
+    def _condition_follows(self) -> bool:
+        r"""Whether `(k \in ...)` comes next, which says what a letter stands for."""
+        return self._peek().text == "(" and self._peek(1).kind == "word" and self._peek(2).text == "\\in"
 
     def _factor(self) -> Node:
         node = self._atom()

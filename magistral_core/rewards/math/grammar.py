@@ -83,6 +83,8 @@ class _Parser(Expressions):
             return "or"
         if self._accept("\\land", "\\wedge", "\\&"):
             return "and"
+        if self._condition_follows():
+            return ","
         if token.kind == "text" and not word and token.text.strip():
             self._at += 1
             return ","
