@@ -270,7 +270,8 @@ def read_checker(row: Row) -> Checker:
         raise InputError(f"{row.place}: field output_validator: `main` is none of its files")
     check_encodable(files.values(), f"{row.place}: field output_validator")
     content = {name: text.encode("utf-8", "surrogateescape") for name, text in files.items()}
-    return Checker(Checker().flags if flags is None else tuple(flags.split()), content, main)
+    usual = () if content else Checker().flags  # a validator gets no flags but those that are given
+    return Checker(usual if flags is None else tuple(flags.split()), content, main)
 
 
 def _tests(value: Any, place: str, function: bool) -> tuple[TestCase, ...]:

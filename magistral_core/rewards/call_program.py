@@ -9,6 +9,7 @@ with what was never sent here.
 """
 
 import ast
+import importlib
 import inspect
 import json
 import marshal
@@ -19,18 +20,51 @@ from typing import Any
 
 from magistral_core.rewards.plain import decode, encode
 
+#: What the sites where such functions come from have imported already, and solutions rely on.
+_PRELUDE = {
+    **{name: ("typing", name) for name in ("Any", "Callable", "Deque", "Dict", "Iterable", "List", "Optional", "Set", "Tuple", "Union")},
+    **{
+        name: (name, "")
+        for name in ("bisect", "collections", "functools", "heapq", "itertools", "math", "operator", "random", "re", "string")
+    },
+    **{name: ("collections", name) for name in ("Counter", "OrderedDict", "defaultdict", "deque")},
+    **{name: ("functools", name) for name in ("cache", "cmp_to_key", "lru_cache", "reduce")},
+    **{name: ("itertools", name) for name in ("accumulate", "chain", "combinations", "permutations", "product")},
+    **{name: ("heapq", name) for name in ("heapify", "heappop", "heappush")},
+    **{name: ("bisect", name) for name in ("bisect_left", "bisect_right", "insort")},
+    **{name: ("math", name) for name in ("ceil", "floor", "gcd", "inf", "sqrt")},
+}
+
+
+def prelude(code: types.CodeType) -> dict[str, Any]:
+    """Those of them that a solution names; what it defines or imports itself takes their place."""
+    named: set[str] = set()
+    codes = [code]
+    while codes:
+        code = codes.pop()
+        named.update(code.co_names)
+        codes += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
+    found = {}
+    for name in named & _PRELUDE.keys():
+        module, attribute = _PRELUDE[name]
+        found[name] = getattr(importlib.import_module(module), attribute) if attribute else importlib.import_module(module)
+    return found
+
 
 def load_solution() -> dict[str, Any]:
     """The names that the solution defines."""
     module = types.ModuleType("solution")
     sys.modules["solution"] = module
     with open(os.path.join(os.path.dirname(sys.argv[0]), "solution.code"), "rb") as file:
-        exec(marshal.load(file), module.__dict__)
+        code = marshal.load(file)
+    module.__dict__.update(prelude(code))
+    exec(code, module.__dict__)
     return module.__dict__
 
 
 def find(names: dict[str, Any], entry: str) -> Any:
-    """The function, or the method of a class `Solution`."""
+    """The function, or the method of a class `Solution`, which may be named `Solution().method`."""
+    entry = entry.removeprefix("Solution().")
     if entry not in names and isinstance(names.get("Solution"), type):
         return getattr(names["Solution"](), entry)
     return names[entry]

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from magistral_core.records import Problem, TestCase
-from magistral_core.rewards.outputs import expected_value, same_result
+from magistral_core.rewards.outputs import Comparison, expected_value, same_result
 from magistral_core.rewards.plain import decode
 from magistral_core.sandbox import Box, Limits, Program, RunResult, RunStatus, Sandbox, SandboxError
 from magistral_core.sandbox.launch import system_code
@@ -99,13 +99,17 @@ def call(box: Box, program: Program, problem: Problem, test: TestCase, limits: L
     came = returned(box, program, problem.entry_point, test.input, tuple(each.input for each in problem.tests), limits)
     if not came.result.ok or came.fault:
         return Called(came.result, came.fault)
-    return Called(came.result, result_difference(test.output, came.value))
+    return Called(came.result, result_difference(test.output, came.value, problem.checker.flags))
 
 
-def result_difference(expected: str, value: Any) -> str:
-    """What is wrong with a function's result; empty if nothing."""
+def result_difference(expected: str, value: Any, flags: Sequence[str] = ()) -> str:
+    """What is wrong with a function's result; empty if nothing. `flags` are the problem's `validator_flags`."""
     wanted = expected_value(expected)
-    return "" if same_result(wanted, value) else f"expected {_short(wanted)}, returned {_short(value)}"
+    return (
+        ""
+        if same_result(wanted, value, Comparison.from_flags(flags, "validator_flags"))
+        else f"expected {_short(wanted)}, returned {_short(value)}"
+    )
 
 
 def check(
@@ -142,6 +146,7 @@ def check(
                 outcome.append(error)
                 ready.abort()
 
+        patient = replace(shared, cpu_s=2 * shared.cpu_s + 10)
         thread = threading.Thread(target=solve, name="solution")
         with sandbox.open([reply_read, ask_write]) as judge:
             judge.put("check.code", _code("check_program"))
@@ -150,7 +155,6 @@ def check(
                 ready.wait()
                 _close(open_ends)  # so that each side sees the other's end
                 request = {"entry": entry, "checks": [test.check for test in tests], "stop": stop}
-                patient = replace(shared, cpu_s=2 * shared.cpu_s + 10)
                 judged = judge.run(
                     patient, program="check.code", source="check.py", stdin=json.dumps(request).encode(), handles=[reply_read, ask_write]
                 )
@@ -162,7 +166,7 @@ def check(
     [solved] = outcome
     if isinstance(solved, Exception):
         raise SandboxError(f"the solution's sandbox broke: {solved}") from solved
-    return _checked(solved, judged, len(tests))
+    return _checked(solved, judged, len(tests), patient.cpu_s)
 
 
 def _close(ends: list[int]) -> None:
@@ -170,11 +174,13 @@ def _close(ends: list[int]) -> None:
         os.close(ends.pop())
 
 
-def _checked(solved: RunResult, judged: RunResult | None, count: int) -> list[Called]:
+def _checked(solved: RunResult, judged: RunResult | None, count: int, cpu_s: float) -> list[Called]:
     if judged is None:
         raise SandboxError("the checks did not run")
     if judged.status is RunStatus.RUNTIME_ERROR:
         raise SandboxError(f"a check of the problem is broken: {judged.stderr.decode(errors='replace').strip()[-300:]}")
+    if judged.status is RunStatus.TIMEOUT and judged.cpu_seconds < cpu_s:  # a solution that hangs is ended long before
+        raise SandboxError("the machine is overloaded: the checks waited for a solution that had no core")
     faults: list[Any] = json.loads(judged.stdout) if judged.ok else [f"its results took the check beyond a limit: {judged.detail}"]
     calm = replace(solved, status=RunStatus.OK, detail="")
     called = [Called(calm, fault or "") for fault in faults]

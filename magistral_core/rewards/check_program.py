@@ -9,6 +9,7 @@ Standard input: `{"entry": name, "checks": [code], "stop": bool}`; standard outp
 
 import ast
 import builtins
+import importlib
 import json
 import os
 import sys
@@ -103,15 +104,16 @@ def raised(kind: str) -> type[SolutionError]:
 
 
 def solutions_names(code: str, link: Link, given: set[str]) -> dict[str, Any]:
-    """The names of the solution's that a check uses: all that are neither its own, nor `given`, nor Python's.
+    """The names that a check uses and does not make: modules of Python's, and the solution's, but for what is `given` or built in.
 
     A function may bear a name of Python's (MBPP has a `sum`). That is believed only of a check that names nothing else of the solution's:
-    else a solution could bring a `set` or an `abs` of its own into the comparison.
+    else a solution could bring a `set`, an `abs` or a `math` of its own into the comparison.
     """
     unknown = free_names(code) - given
-    names = unknown - set(dir(builtins))
+    modules = unknown & sys.stdlib_module_names
+    names = unknown - set(dir(builtins)) - modules
     if names or given:
-        return {name: link.ask(do="name", name=name) for name in names}
+        return {name: importlib.import_module(name) for name in modules} | {name: link.ask(do="name", name=name) for name in names}
     found: dict[str, Any] = {}
     for name in unknown:
         try:
@@ -158,8 +160,8 @@ def main() -> None:
             fault = f"assertion failed {error}".strip()[:300]
         except SolutionError as error:
             fault = f"the solution failed: {error}"
-        except SyntaxError:
-            raise  # the check itself is broken, which is no verdict
+        except (SyntaxError, ImportError, NameError):
+            raise  # the check itself is broken, which is no verdict; of the solution's these are a SolutionError
         except Exception as error:  # a result of a kind that the check did not expect
             fault = f"{type(error).__name__}: {error}"[:300]
         results.append(fault)

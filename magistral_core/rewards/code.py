@@ -116,6 +116,8 @@ def check_problem(problem: Problem) -> None:
         raise InputError(f"{place}: a code problem without tests")
     if not problem.checker.validator:
         Comparison.from_flags(problem.checker.flags, f"{place}: validator_flags")
+    elif problem.entry_point:
+        raise InputError(f"{place}: output_validator: it judges what a program prints, and this problem asks for a function")
     checks = sum(bool(test.check) for test in problem.tests)
     if checks not in {0, len(problem.tests)}:
         raise InputError(f"{place}: some tests are checks and some are not; use one kind")
@@ -208,7 +210,7 @@ class CodeJudge:
         It is called in the thread that opened it, and raises SandboxError where a validator breaks.
         """
         if problem.entry_point:
-            yield lambda test, text: calls.result_difference(test.output, expected_value(text))
+            yield lambda test, text: calls.result_difference(test.output, expected_value(text), problem.checker.flags)
             return
         with ExitStack() as stack:
             difference = _difference(self.prepare(), problem, stack)

@@ -14,7 +14,7 @@ from magistral_core.boxed import extract_boxed
 from magistral_core.config.schema import PromptSettings
 from magistral_core.records import FinishReason, ProblemKind
 
-_FENCE = re.compile(r" {0,3}```[ \t]*([A-Za-z][\w+#.-]*)?")
+_FENCE = re.compile(r"( {0,3})```[ \t]*([A-Za-z][\w+#.-]*)?")
 _CLOSING_FENCE = re.compile(r" {0,3}```[ \t]*")
 
 
@@ -72,22 +72,22 @@ def answer_part(text: str, closing: str = "</think>") -> str:
 def first_code_block(text: str) -> tuple[str, str] | None:
     """Language name and content of the first fenced block that names its language and is closed; None if there is none.
 
-    Reads line by line, so the time is linear however many fences stay open.
+    What a fence is indented by, its lines may be too. Reads line by line, so the time is linear however many fences stay open.
     """
     language: str | None = None
     body: list[str] = []
-    inside = False
+    inside, indent = False, 0
     for line in text.splitlines(keepends=True):
         if not inside:
             opened = _FENCE.match(line)
             if opened is not None:
-                inside, language, body = True, opened.group(1), []
+                inside, indent, language, body = True, len(opened.group(1)), opened.group(2), []
         elif _CLOSING_FENCE.fullmatch(line.rstrip("\r\n")):
             if language:
                 return language, "".join(body)
             inside = False
         else:
-            body.append(line)
+            body.append(line[min(indent, len(line) - len(line.lstrip(" "))) :])
     return None
 
 

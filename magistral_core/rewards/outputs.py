@@ -18,6 +18,7 @@ from magistral_core.errors import InputError
 
 #: Results of functions in binary floating point may differ in the last digits from one correct order of additions to another.
 RESULT_RELATIVE, RESULT_ABSOLUTE = 1e-9, 1e-12
+_WHOLE_ABSOLUTE = 1e-6
 #: Results nested deeper than this are not compared: no expected result is.
 MAX_DEPTH = 100
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
@@ -81,8 +82,24 @@ class Comparison:
             return False
         a, b = float(want), float(have)
         gap = abs(a - b)
+        if not math.isfinite(gap):  # beyond all floats
+            return False
         close = self.absolute is not None and gap <= self.absolute
         return close or (self.relative is not None and gap <= self.relative * abs(a))
+
+
+_EXACT = Comparison()
+
+
+def _close(expected: float, got: float, comparison: Comparison) -> bool:
+    if comparison.relative is not None or comparison.absolute is not None:
+        gap = abs(expected - got)
+        return (comparison.absolute is not None and gap <= comparison.absolute) or (
+            comparison.relative is not None and gap <= comparison.relative * abs(expected)
+        )
+    whole = isinstance(expected, int) or isinstance(got, int)  # a large one has many neighbours within the last digits
+    close = math.isclose(expected, got, rel_tol=RESULT_RELATIVE, abs_tol=RESULT_ABSOLUTE)
+    return close and not (whole and abs(expected - got) >= _WHOLE_ABSOLUTE)
 
 
 def expected_value(text: str) -> Any:
@@ -108,8 +125,11 @@ def result_text(value: Any) -> str:
         return repr(value)
 
 
-def same_result(expected: Any, got: Any, depth: int = 0) -> bool:
-    """Whether a function's result is the expected value: numbers exactly, floats to their last digits, lists and tuples alike."""
+def same_result(expected: Any, got: Any, comparison: Comparison = _EXACT, depth: int = 0) -> bool:
+    """Whether a function's result is the expected value: numbers exactly, floats to their last digits, lists and tuples alike.
+
+    A `comparison` with tolerances has these for floats, in place of the last digits.
+    """
     if depth > MAX_DEPTH:
         return False
     if isinstance(expected, bool) or isinstance(got, bool) or expected is None or got is None:
@@ -118,17 +138,17 @@ def same_result(expected: Any, got: Any, depth: int = 0) -> bool:
         if not (isinstance(expected, int | float) and isinstance(got, int | float)):
             return False
         try:
-            return (expected != expected and got != got) or math.isclose(expected, got, rel_tol=RESULT_RELATIVE, abs_tol=RESULT_ABSOLUTE)
+            return (expected != expected and got != got) or _close(expected, got, comparison)
         except OverflowError:  # an integer beyond all floats
             return False
     if isinstance(expected, list | tuple) and isinstance(got, list | tuple):
-        return len(expected) == len(got) and all(same_result(a, b, depth + 1) for a, b in zip(expected, got, strict=True))
+        return len(expected) == len(got) and all(same_result(a, b, comparison, depth + 1) for a, b in zip(expected, got, strict=True))
     if isinstance(expected, dict) and isinstance(got, dict):
         try:  # JSON knows no keys but texts
             mine, theirs = ({str(key): value for key, value in item.items()} for item in (expected, got))
         except ValueError:  # an integer of more digits than Python turns into text
             return False
-        return mine.keys() == theirs.keys() and all(same_result(value, theirs[key], depth + 1) for key, value in mine.items())
+        return mine.keys() == theirs.keys() and all(same_result(value, theirs[key], comparison, depth + 1) for key, value in mine.items())
     if isinstance(expected, set | frozenset) and isinstance(got, set | frozenset):
         return expected == got
     return type(expected) is type(got) and expected == got

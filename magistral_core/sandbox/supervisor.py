@@ -400,10 +400,12 @@ def _run_python(code_path: str, arguments: list[str]) -> int:
     if "threading" in sys.modules:
         sys.modules["threading"]._shutdown()  # waits for threads that are no daemons
     atexit._run_exitfuncs()
-    try:
-        sys.stdout.flush()
-    except (OSError, ValueError):
-        code = code or 120  # what the interpreter ends with then
+    for stream in (sys.stdout, sys.__stdout__):  # a program may have put another in its place
+        try:
+            if stream is not None and not getattr(stream, "closed", False):
+                stream.flush()
+        except Exception:
+            code = code or 120  # what the interpreter ends with then
     return code
 
 

@@ -47,12 +47,14 @@ class Watch:
     def waited_s(self, programs: list[int]) -> float:
         """Seconds of this run in which one of them, or one that has ended since the last look, was ready to run and had no core.
 
-        A compiler's driver sleeps while its parts work one after the other, so theirs count as well.
+        A compiler's driver sleeps while its parts work one after the other, so theirs count as well. Of a process's threads the one counts
+        that waited longest: the first may sleep while another works.
         """
         for pid in programs:
-            words = _read(f"/proc/{pid}/schedstat").split()
-            if len(words) > 1:
-                self._waited[pid] = int(words[1]) / 1e9
+            for thread in _threads(pid):
+                words = _read(f"/proc/{pid}/task/{thread}/schedstat").split()
+                if len(words) > 1:
+                    self._waited[pid] = max(self._waited.get(pid, 0.0), int(words[1]) / 1e9)
         return sum(self._waited.values())
 
     def kill(self, programs: list[int]) -> None:
@@ -73,6 +75,13 @@ class Watch:
 
 def _children(pid: int) -> list[int]:
     return [int(word) for word in _read(f"/proc/{pid}/task/{pid}/children").split()]
+
+
+def _threads(pid: int) -> list[str]:
+    try:
+        return os.listdir(f"/proc/{pid}/task")
+    except OSError:  # it ended
+        return []
 
 
 def _read(path: str) -> str:

@@ -206,6 +206,9 @@ def test_a_validator_in_a_row() -> None:
     found = parse_problem(Row("f", 1, {**row, "output_validator": {"files": files, "main": "v.py"}}))
     assert found.checker == Checker(("x",), {"v.py": b"1", "w.py": b"\xff"}, "v.py")
     assert found.extra == {}
+    del row["validator_flags"]
+    found = parse_problem(Row("f", 1, {**row, "output_validator": {"files": files, "main": "v.py"}}))
+    assert found.checker.flags == (), "no argument that nobody gave"
     for wrong in (7, {"files": []}, {"files": {"v.py": 1}}, {"files": files, "main": "u.py"}):
         with pytest.raises(InputError, match="f:1: field output_validator"):
             parse_problem(Row("f", 1, {**row, "output_validator": wrong}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,16 @@ LISTED = Problem("listed", "Add.", kind=ProblemKind.CODE, tests=tuple(TestCase(c
 NAMED = Problem("named", "q", kind=ProblemKind.CODE, tests=(TestCase(check="assert sum(2, 3) == 6"),))
 SHADOWED = Problem("shadowed", "q", kind=ProblemKind.CODE, tests=(TestCase(check="assert set(f()) == set([2])"),))
 WITHIN = Problem("within", "q", kind=ProblemKind.CODE, tests=(TestCase(check="assert set(within((3, 4, 5), (5, 4))) == {4, 5}"),))
+MODULE = Problem("module", "q", kind=ProblemKind.CODE, tests=(TestCase(check="assert size((1, 2)) == sys.getsizeof((1, 2))"),))
+METHOD = Problem("method", "q", kind=ProblemKind.CODE, entry_point="Solution().two", tests=(TestCase("[[2, 1, 2]]", "2"),))
+CLOSE = Problem(
+    "close",
+    "q",
+    kind=ProblemKind.CODE,
+    entry_point="f",
+    tests=(TestCase("[8, 3]", "2.66667"),),
+    checker=Checker(("float_tolerance", "1e-5")),
+)
 REFUSES = Problem(
     "refuses",
     "q",
@@ -110,6 +121,9 @@ def verdict(judge: CodeJudge, problem: Problem, source: str, language: str = "py
         (REFUSES, "class Below(ValueError): pass\ndef root(x):\n    raise Below('below 0')", "python"),
         (function(("[3, 1]", "4"), ("[5, 2]", "7")), "def f(a, b): return a + b", "python"),
         (function(("[3, 1]", "4"), ("[5, 2]", "7")), "def f(x): return sum(x)", "python"),
+        (MODULE, "from sys import getsizeof\ndef size(x): return getsizeof(x)", "python"),
+        (METHOD, "class Solution:\n    def two(self, nums: List[int]) -> Optional[int]:\n        return Counter(nums)[2]", "python"),
+        (CLOSE, "def f(a, b): return a / b", "python"),
     ],
 )
 def test_right_ones_are_correct(judge: CodeJudge, problem: Problem, source: str, language: str) -> None:
@@ -152,6 +166,8 @@ def test_right_ones_are_correct(judge: CodeJudge, problem: Problem, source: str,
         (LISTED, "def add(a, b): return a * 2", "wrong"),
         (NAMED, "def other(a, b): return 6", "wrong"),
         (SHADOWED, "def f(): return [1]\ndef set(x): return 0\n", "wrong"),
+        (MODULE, "class sys: getsizeof = staticmethod(lambda x: 0)\ndef size(x): return 0", "wrong"),
+        (CLOSE, "def f(a, b): return a // b", "wrong"),
     ],
 )
 def test_wrong_ones_are_not(judge: CodeJudge, problem: Problem, source: str, status: str) -> None:
@@ -263,8 +279,9 @@ def test_a_validator_that_does_not_compile_is_no_verdict(judge: CodeJudge) -> No
         verdict(judge, problem, "print(1)")
 
 
-def test_a_broken_check_is_no_verdict(judge: CodeJudge) -> None:
-    problem = Problem("b", "q", kind=ProblemKind.CODE, tests=(TestCase(check="assert add(1, 2 =="),))
+@pytest.mark.parametrize("check", ["assert add(1, 2 ==", "import no_such_module\nassert add(1, 2) == 3"])
+def test_a_broken_check_is_no_verdict(judge: CodeJudge, check: str) -> None:
+    problem = Problem("b", "q", kind=ProblemKind.CODE, tests=(TestCase(check=check),))
     with pytest.raises(SandboxError, match="check of the problem is broken"):
         verdict(judge, problem, RIGHT_ADD)
 
@@ -394,10 +411,13 @@ def test_unusable_problems_are_refused() -> None:
         "x", "q", kind=ProblemKind.CODE, tests=(TestCase("1", "1"),), checker=Checker(("float_tolerance",)), source="code.jsonl:4"
     )
     empty = Problem("x", "q", kind=ProblemKind.CODE, source="code.jsonl:5")
+    validator = Checker((), {"v.py": b"1"}, "v.py")
+    validated = replace(ONE_LIST, checker=validator, source="code.jsonl:6")
     for problem, words in (
         (mixed, "code.jsonl:3: some tests are checks"),
         (flags, "code.jsonl:4: validator_flags"),
         (empty, "code.jsonl:5"),
+        (validated, "code.jsonl:6: output_validator: .* asks for a function"),
     ):
         with pytest.raises(InputError, match=words):
             check_supported([problem])

@@ -74,6 +74,7 @@ def test_own_tags_and_tags_inside_tags() -> None:
         ("```cpp\nint main(){}\n```\n```python\nx\n```", ("cpp", "int main(){}\n")),
         ("```\nplain\n```\n```python\nx\n```", ("python", "x\n")),
         ("``` c++ title\nx\n```", ("c++", "x\n")),
+        ("1. Code:\n   ```python\n   if x:\n       y\n z\n\n   ```", ("python", "if x:\n    y\nz\n\n")),
         ("```python\nx\n", None),
         ("```\nx\n```", None),
         ("python: x", None),

@@ -73,6 +73,7 @@ def test_wrong_flags_are_refused(flags: str) -> None:
         ([1, 2], (1, 2), True), ([1, [2]], ([1, (2,)]), True), ([1, 2], [2, 1], False), ({"1": 2}, {1: 2}, True),
         ({"a": 1}, {"a": 2}, False), ({"1": 1}, {10**5000: 1}, False),
         ({1, 2}, {2, 1}, True), ([1, 2], {1, 2}, False), (None, None, True), (None, 0, False), ("a", "a", True), ("1", 1, False),
+        (1_500_000_000, 1_500_000_000.5, False), (10**12 + 1, 1e12, False), (10**6, 10**6 + 1e-10, True), (10**6, 10**6 + 0.0, True),
         (math.inf, math.inf, True), (math.nan, math.nan, True), (10**400, 1.0, False), (10**400, 10**400, True), (b"x", b"x", True),
     ],
 )  # fmt: skip
@@ -85,6 +86,17 @@ def test_results(expected: Any, got: Any, equal: bool) -> None:
 )
 def test_expected_values(text: str, value: Any) -> None:
     assert expected_value(text) == value
+
+
+def test_tolerances_of_results() -> None:
+    near = Comparison(relative=1e-5, absolute=1e-5)
+    assert same_result([2.66667], [8 / 3], near) and not same_result([2.66667], [8 / 3])
+    assert not same_result(2.66667, 2.7, near)
+    assert not same_result(0.5, 0.6, Comparison(absolute=0.01)) and same_result(0.5, 0.505, Comparison(absolute=0.01))
+
+
+def test_what_is_beyond_all_floats_is_near_nothing() -> None:
+    assert not same("1" + "0" * 309, "5", "float_tolerance 1e-6")
 
 
 def test_a_result_of_endless_depth_equals_nothing() -> None:

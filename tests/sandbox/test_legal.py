@@ -32,6 +32,12 @@ PYTHON = {
     ),
     "its name and its file": ("import sys\nif __name__ == '__main__': print(len(sys.argv), __file__.endswith('/solution.py'))", "1 True"),
     "a finally and an atexit": ("import atexit\natexit.register(print, 'last')\ntry:\n    raise SystemExit(0)\nfinally:\n    print('first')", "first\nlast"),
+    "standard output closed": ("import sys\nprint(3)\nsys.stdout.close()", "3"),
+    "standard output in a buffer": (
+        "import atexit, io, sys\nbuf = io.StringIO()\nsys.stdout = buf\natexit.register(lambda: sys.__stdout__.write(buf.getvalue()))\nprint(7)",
+        "7",
+    ),
+    "no standard output at the end": ("import sys\nprint(3, flush=True)\nsys.stdout = None", "3"),
     "random numbers": ("import random, uuid, secrets\nprint(0 <= random.random() < 1, len(secrets.token_hex(4)))", "True 8"),
     "a class and pickling": ("import pickle\nclass A:\n    x = 1\nprint(pickle.loads(pickle.dumps(A())).x)", "1"),
 }  # fmt: skip

@@ -47,6 +47,27 @@ def test_it_finds_measures_and_ends_programs(tree: subprocess.Popen[str]) -> Non
     assert watch.resident_bytes(watch.programs()) == 0
 
 
+def test_a_thread_that_waits_for_a_core_counts_though_the_first_one_sleeps() -> None:
+    core = min(os.sched_getaffinity(0))
+    busy = (
+        f"import os, threading, time\nos.sched_setaffinity(0, {{{core}}})\n"
+        "def work():\n    while True: pass\n"
+        "threading.Thread(target=work, daemon=True).start()\nprint(1, flush=True)\ntime.sleep(100)"
+    )
+    command = [sys.executable, "-c", busy]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as one, subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+        try:
+            watch = Watch(os.getpid(), 1)
+            watch.start()
+            deadline = time.monotonic() + 30
+            while (waited := watch.waited_s([one.pid])) < 0.5 and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert waited >= 0.5
+        finally:
+            one.kill()
+            other.kill()
+
+
 def test_it_ends_nobody_elses_process(tree: subprocess.Popen[str]) -> None:
     watch = Watch(os.getpid(), 2)  # two levels down: the tree's child, not the tree
     assert tree.pid not in watch.programs()
