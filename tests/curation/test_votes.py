@@ -139,6 +139,18 @@ def test_outputs_that_a_validator_refuses_as_their_own_answer_do_not_agree() -> 
     }
 
 
+@pytest.mark.parametrize("given", ["2", None])
+def test_an_output_at_which_a_validator_breaks_stands_alone(given: str | None) -> None:
+    def numbers_only(test: TestCase, text: str) -> str:
+        if not text.isdigit():
+            raise SandboxError("broke")
+        return even(test, text)
+
+    found = answers_of(Test("", given), ["4", "6", "abc"], numbers_only, every=False)
+    assert found[0].voters == frozenset({0, 1} | ({GIVEN} if given else set()))
+    assert [answer.voters for answer in found if answer.text == "abc"] == [frozenset({2})]
+
+
 def test_a_validator_that_breaks_with_the_given_answer_refuses_it() -> None:
     found = answers_of(Test("", "?"), ["4", "6"], even, every=False)
     assert found[0] == Answer("?", frozenset({GIVEN}))

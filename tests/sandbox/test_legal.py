@@ -101,6 +101,11 @@ def test_legal_cpp(sandbox: Sandbox, name: str) -> None:
     assert (result.status, result.stdout.decode().strip()) == (RunStatus.OK, expected), result
 
 
+def test_bytes_that_are_no_text_go_through(sandbox: Sandbox) -> None:
+    result = run(sandbox, Language.PYTHON, "print(input())", b"\xffabc\n")
+    assert (result.status, result.stdout) == (RunStatus.OK, b"\xffabc\n"), result
+
+
 def test_what_was_used_is_measured(sandbox: Sandbox) -> None:
     result = run(sandbox, Language.PYTHON, "import time\na = bytearray(100 << 20)\nwhile time.process_time() < 0.3: pass\ntime.sleep(0.2)")
     assert 0.3 <= result.cpu_seconds < 1.5

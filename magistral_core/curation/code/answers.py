@@ -27,8 +27,10 @@ def answers_of(test: Test, outputs: Sequence[str | None], difference: Difference
         every: take every output for a possible answer. False saves the runs of a validator where it has nothing to decide: if most
             outputs pass with the given answer, each of the others stands alone.
 
+    An output with which the comparison breaks (a validator that reads it as a number, say) stands behind no answer but its own.
+
     Raises:
-        SandboxError: the comparison breaks with every answer.
+        SandboxError: the comparison breaks with every output.
     """
     by_text: dict[str, set[int]] = {}
     for voter, text in enumerate(outputs):
@@ -39,24 +41,31 @@ def answers_of(test: Test, outputs: Sequence[str | None], difference: Difference
         by_text = {test.output: by_text.pop(test.output, set()) | {GIVEN}, **by_text}
     found: list[Answer] = []
     faults: list[SandboxError] = []
+    answered = False
+
+    def passes(test_with: TestCase, text: str) -> bool:
+        nonlocal answered
+        try:
+            same = not difference(test_with, text)
+        except SandboxError as error:
+            faults.append(error)
+            return False
+        answered = True
+        return same
+
     for candidate, own in by_text.items():
         test_with = TestCase(test.input, candidate)
         given = GIVEN in own
         behind: set[int] = set()
-        if every or given or _undecided(found, outputs):
-            try:
-                # The file's answer may hold less than an output must; any other has to pass as its own.
-                if given or not difference(test_with, candidate):
-                    others = (voters for text, voters in by_text.items() if text != candidate and not difference(test_with, text))
-                    behind = own.union(*others)
-            except SandboxError as error:
-                faults.append(error)
-                behind = own if given else set()
+        # The file's answer may hold less than an output must; any other has to pass as its own.
+        if given or ((every or _undecided(found, outputs)) and passes(test_with, candidate)):
+            others = (voters for text, voters in by_text.items() if text != candidate and passes(test_with, text))
+            behind = own.union(*others)
         if behind:
             found.append(Answer(candidate, frozenset(behind)))
         else:
             found += [Answer(candidate, frozenset({voter})) for voter in sorted(own)]
-    if faults and len(faults) == len(by_text):
+    if faults and not answered:
         raise faults[0]
     return found
 
