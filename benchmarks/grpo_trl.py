@@ -1,4 +1,4 @@
-"""TRL's GRPOTrainer as a side of a comparison: the same model, problems, verifier and lengths, with the settings that suit it best of those tried.
+"""TRL's GRPOTrainer as a side of a comparison: the same model, problems, verifier and lengths, with what suits it best of what was tried.
 
 Without gradient checkpointing, reference model (beta 0) or recomputed log-probabilities, with no checkpoint and no report, on
 as many threads as are faster. Completions are sampled by `generate`, as TRL does without a GPU: its own vLLM mode asks for one.
