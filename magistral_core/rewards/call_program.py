@@ -20,6 +20,7 @@ from typing import Any
 
 from magistral_core.rewards.plain import decode, encode
 
+_METHOD = "Solution()."
 #: What the sites where such functions come from have imported already, and solutions rely on.
 _PRELUDE = {
     **{name: ("typing", name) for name in ("Any", "Callable", "Deque", "Dict", "Iterable", "List", "Optional", "Set", "Tuple", "Union")},
@@ -36,8 +37,8 @@ _PRELUDE = {
 }
 
 
-def prelude(code: types.CodeType) -> dict[str, Any]:
-    """Those of them that a solution names; what it defines or imports itself takes their place."""
+def prelude(code: types.CodeType, entry: str) -> dict[str, Any]:
+    """Those of them that a solution names, but what it is asked for; what it defines or imports itself takes their place."""
     named: set[str] = set()
     codes = [code]
     while codes:
@@ -45,26 +46,27 @@ def prelude(code: types.CodeType) -> dict[str, Any]:
         named.update(code.co_names)
         codes += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
     found = {}
-    for name in named & _PRELUDE.keys():
+    for name in (named & _PRELUDE.keys()) - {entry.removeprefix(_METHOD)}:
         module, attribute = _PRELUDE[name]
         found[name] = getattr(importlib.import_module(module), attribute) if attribute else importlib.import_module(module)
     return found
 
 
-def load_solution() -> dict[str, Any]:
-    """The names that the solution defines."""
+def load_solution(entry: str = "") -> dict[str, Any]:
+    """The names that the solution defines; with an `entry` as the sites run it that ask for functions."""
     module = types.ModuleType("solution")
     sys.modules["solution"] = module
     with open(os.path.join(os.path.dirname(sys.argv[0]), "solution.code"), "rb") as file:
         code = marshal.load(file)
-    module.__dict__.update(prelude(code))
+    if entry:
+        module.__dict__.update(prelude(code, entry))
     exec(code, module.__dict__)
     return module.__dict__
 
 
 def find(names: dict[str, Any], entry: str) -> Any:
     """The function, or the method of a class `Solution`, which may be named `Solution().method`."""
-    entry = entry.removeprefix("Solution().")
+    entry = entry.removeprefix(_METHOD)
     if entry not in names and isinstance(names.get("Solution"), type):
         return getattr(names["Solution"](), entry)
     return names[entry]
@@ -120,7 +122,7 @@ def call_once() -> None:
     request = json.load(sys.stdin)
     result = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    function = find(load_solution(), request["entry"])
+    function = find(load_solution(request["entry"]), request["entry"])
     positional, named = arguments(request["input"], function, request["forms"])
     json.dump(encode(function(*positional, **named)), result)
     result.close()

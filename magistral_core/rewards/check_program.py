@@ -110,10 +110,11 @@ def solutions_names(code: str, link: Link, given: set[str]) -> dict[str, Any]:
     else a solution could bring a `set`, an `abs` or a `math` of its own into the comparison.
     """
     unknown = free_names(code) - given
-    modules = unknown & sys.stdlib_module_names
-    names = unknown - set(dir(builtins)) - modules
+    modules = {name: importlib.import_module(name) for name in unknown & sys.stdlib_module_names if is_module(name, code)}
+    unknown -= modules.keys()
+    names = unknown - set(dir(builtins))
     if names or given:
-        return {name: importlib.import_module(name) for name in modules} | {name: link.ask(do="name", name=name) for name in names}
+        return modules | {name: link.ask(do="name", name=name) for name in names}
     found: dict[str, Any] = {}
     for name in unknown:
         try:
@@ -122,7 +123,25 @@ def solutions_names(code: str, link: Link, given: set[str]) -> dict[str, Any]:
             continue
     if not found:
         raise SolutionError(f"it defines none of {', '.join(sorted(unknown))}")
-    return found
+    return modules | found
+
+
+def is_module(name: str, code: str) -> bool:
+    """Whether a check uses a name as a module's, `math.pi`, and never by itself: a solution's function may bear a module's name."""
+    nodes = list(ast.walk(ast.parse(code)))
+    bases = [node.value for node in nodes if isinstance(node, ast.Attribute)]
+    return all(node in bases for node in nodes if isinstance(node, ast.Name) and node.id == name)
+
+
+def is_broken(error: Exception, code: str) -> bool:
+    """Whether a check fails by its own fault: it lacks a module that it imports, or a name. What it evaluates may lack any."""
+    if isinstance(error, NameError):
+        return error.name in free_names(code)
+    if not isinstance(error, ImportError):
+        return False
+    imports = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Import | ast.ImportFrom)]
+    named = {alias.name for node in imports for alias in node.names} | {getattr(node, "module", None) for node in imports}
+    return str(error.name).partition(".")[0] in {str(name).partition(".")[0] for name in named}
 
 
 def free_names(code: str) -> set[str]:
@@ -149,20 +168,21 @@ def main() -> None:
     os.dup2(2, 1)  # what a check prints is no part of the result
     results: list[str | None] = []
     for code in request["checks"]:
+        compiled = compile(code, "<check>", "exec")  # a syntax error is the check's own, and no verdict
         fault = None
         try:
             names: dict[str, Any] = {"__name__": "check"}
             if request["entry"]:
                 names["candidate"] = link.ask(do="name", name=request["entry"])
             names |= solutions_names(code, link, names.keys() & {"candidate"})
-            exec(compile(code, "<check>", "exec"), names)
+            exec(compiled, names)
         except AssertionError as error:
             fault = f"assertion failed {error}".strip()[:300]
         except SolutionError as error:
             fault = f"the solution failed: {error}"
-        except (SyntaxError, ImportError, NameError):
-            raise  # the check itself is broken, which is no verdict; of the solution's these are a SolutionError
         except Exception as error:  # a result of a kind that the check did not expect
+            if is_broken(error, code):
+                raise
             fault = f"{type(error).__name__}: {error}"[:300]
         results.append(fault)
         if fault is not None and request["stop"]:

@@ -72,7 +72,8 @@ def answer_part(text: str, closing: str = "</think>") -> str:
 def first_code_block(text: str) -> tuple[str, str] | None:
     """Language name and content of the first fenced block that names its language and is closed; None if there is none.
 
-    What a fence is indented by, its lines may be too. Reads line by line, so the time is linear however many fences stay open.
+    A block in a list is indented as a whole, its fence too: that is taken away. Reads line by line, so the time is linear however many
+    fences stay open.
     """
     language: str | None = None
     body: list[str] = []
@@ -84,10 +85,11 @@ def first_code_block(text: str) -> tuple[str, str] | None:
                 inside, indent, language, body = True, len(opened.group(1)), opened.group(2), []
         elif _CLOSING_FENCE.fullmatch(line.rstrip("\r\n")):
             if language:
-                return language, "".join(body)
+                whole = all(line.startswith(" " * indent) for line in body if line.strip())
+                return language, "".join(line[indent:] if whole and line.strip() else line for line in body)
             inside = False
         else:
-            body.append(line[min(indent, len(line) - len(line.lstrip(" "))) :])
+            body.append(line)
     return None
 
 

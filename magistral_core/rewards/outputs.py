@@ -94,6 +94,8 @@ _EXACT = Comparison()
 def _close(expected: float, got: float, comparison: Comparison) -> bool:
     if comparison.relative is not None or comparison.absolute is not None:
         gap = abs(expected - got)
+        if expected == got or not math.isfinite(gap):
+            return expected == got
         return (comparison.absolute is not None and gap <= comparison.absolute) or (
             comparison.relative is not None and gap <= comparison.relative * abs(expected)
         )

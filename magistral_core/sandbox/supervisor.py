@@ -24,6 +24,7 @@ import atexit
 import bisect  # noqa: F401  (these are here for the children, which are forked with them loaded)
 import builtins
 import collections  # noqa: F401
+import contextlib
 import ctypes
 import functools  # noqa: F401
 import gc
@@ -400,12 +401,13 @@ def _run_python(code_path: str, arguments: list[str]) -> int:
     if "threading" in sys.modules:
         sys.modules["threading"]._shutdown()  # waits for threads that are no daemons
     atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.__stdout__):  # a program may have put another in its place
-        try:
-            if stream is not None and not getattr(stream, "closed", False):
-                stream.flush()
-        except Exception:
-            code = code or 120  # what the interpreter ends with then
+    try:
+        if sys.stdout is not None and not getattr(sys.stdout, "closed", False):
+            sys.stdout.flush()
+    except Exception:
+        code = code or 120  # what the interpreter ends with then
+    with contextlib.suppress(Exception):  # a program may have put another in its place, or detached it
+        sys.__stdout__.flush()  # type: ignore[union-attr]
     return code
 
 

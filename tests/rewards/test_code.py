@@ -30,6 +30,10 @@ NAMED = Problem("named", "q", kind=ProblemKind.CODE, tests=(TestCase(check="asse
 SHADOWED = Problem("shadowed", "q", kind=ProblemKind.CODE, tests=(TestCase(check="assert set(f()) == set([2])"),))
 WITHIN = Problem("within", "q", kind=ProblemKind.CODE, tests=(TestCase(check="assert set(within((3, 4, 5), (5, 4))) == {4, 5}"),))
 MODULE = Problem("module", "q", kind=ProblemKind.CODE, tests=(TestCase(check="assert size((1, 2)) == sys.getsizeof((1, 2))"),))
+OWN_GCD = Problem("gcd", "q", kind=ProblemKind.CODE, entry_point="gcd", tests=(TestCase("[12, 18]", "6"),))
+MIXED = Problem("mixed", "q", kind=ProblemKind.CODE, tests=(TestCase(check="assert sum(10, 20) == math.floor(6.0)"),))
+EVALUATED = Problem("evaluated", "q", kind=ProblemKind.CODE, tests=(TestCase(check="assert eval(f()) == 3"),))
+NAMED_AS_MODULE = Problem("heapq", "q", kind=ProblemKind.CODE, tests=(TestCase(check="assert heapq([2, 1]) == [1, 2]"),))
 METHOD = Problem("method", "q", kind=ProblemKind.CODE, entry_point="Solution().two", tests=(TestCase("[[2, 1, 2]]", "2"),))
 CLOSE = Problem(
     "close",
@@ -124,6 +128,10 @@ def verdict(judge: CodeJudge, problem: Problem, source: str, language: str = "py
         (MODULE, "from sys import getsizeof\ndef size(x): return getsizeof(x)", "python"),
         (METHOD, "class Solution:\n    def two(self, nums: List[int]) -> Optional[int]:\n        return Counter(nums)[2]", "python"),
         (CLOSE, "def f(a, b): return a / b", "python"),
+        (OWN_GCD, "class Solution:\n    def gcd(self, a, b): return a if b == 0 else self.gcd(b, a % b)", "python"),
+        (OWN_GCD, "from math import gcd", "python"),
+        (MIXED, "def sum(a, b): return 6", "python"),
+        (NAMED_AS_MODULE, "def heapq(x): return sorted(x)", "python"),
     ],
 )
 def test_right_ones_are_correct(judge: CodeJudge, problem: Problem, source: str, language: str) -> None:
@@ -168,6 +176,12 @@ def test_right_ones_are_correct(judge: CodeJudge, problem: Problem, source: str,
         (SHADOWED, "def f(): return [1]\ndef set(x): return 0\n", "wrong"),
         (MODULE, "class sys: getsizeof = staticmethod(lambda x: 0)\ndef size(x): return 0", "wrong"),
         (CLOSE, "def f(a, b): return a // b", "wrong"),
+        (OWN_GCD, "class Solution:\n    def gcd(self, a, b): return 1", "wrong"),
+        (OWN_GCD, "def other(a, b): return gcd(a, b)", "runtime_error"),
+        (MIXED, "class math: floor = staticmethod(lambda x: 0)\ndef sum(*a): return 0", "wrong"),
+        (EVALUATED, "def f(): return 'x'", "wrong"),
+        (EVALUATED, "def f(): return '__import__(\"nope\")'", "wrong"),
+        (EVALUATED, "def f(): return '1 +'", "wrong"),
     ],
 )
 def test_wrong_ones_are_not(judge: CodeJudge, problem: Problem, source: str, status: str) -> None:

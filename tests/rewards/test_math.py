@@ -199,6 +199,19 @@ SAME = [
     ("x=2k\\pi \\text{ or } x=\\pi+2k\\pi, k\\in\\mathbb{Z}", "x=2n\\pi \\text{ or } x=\\pi+2n\\pi, n\\in\\mathbb{Z}"),
     ("x\\in\\mathbb{Z}", "x\\in\\mathbb{Z}"),
     ("(k+1)(k\\in\\mathbb{N})", "k+1, k\\in\\mathbb{N}"),
+    # what stands beside a letter decides what it is
+    ("a=2, e=\\frac12", "2, \\frac12"),
+    ("a=2, e=\\frac12", "e=\\frac12, a=2"),
+    ("x\\cos\\alpha+y\\sin\\alpha=p", "x(\\cos\\alpha)+y(\\sin\\alpha)=p"),
+    ("ax+by=c", "a(x)+b(y)=c"),
+    ("2xy=6", "2x(y)=6"),
+    (
+        "\\left\\{\\begin{pmatrix}1\\\\0\\end{pmatrix},\\begin{pmatrix}0\\\\1\\end{pmatrix}\\right\\}",
+        "\\left\\{\\begin{pmatrix}0\\\\1\\end{pmatrix},\\begin{pmatrix}1\\\\0\\end{pmatrix}\\right\\}",
+    ),
+    ("f^{-1}(x)=2x", "f^{-1}(x)=2x"),
+    ("\\frac{a+b}{h}", "h^{-1}(a+b)"),
+    ("(1,3),(2,5)", "x=1,y=3; x=2,y=5"),
 ]
 DIFFERENT = [
     ("5", "6"),
@@ -332,6 +345,18 @@ DIFFERENT = [
     ("y\\in\\mathbb{Z}, x=2", "x\\in\\mathbb{Z}, y=2"),
     ("x\\in\\mathbb{Z}", "y\\in\\mathbb{Z}"),
     ("a n, n\\in\\mathbb{Z}", "n a, a\\in\\mathbb{Z}"),
+    # points by the order of their names, letters that are no units, no functions, no parameters
+    ("(2,3)", "y=2, x=3"),
+    ("(1,3),(2,5)", "y=1,x=3; y=2,x=5"),
+    ("3mg/L", "3"),
+    ("5", "5 km/xyz"),
+    ("5", "5 ft/sinx"),
+    ("a=2, e=\\frac12", "\\frac12, 2"),
+    ("a=0, b\\in\\mathbb{R}", "a=0, c\\in\\mathbb{R}"),
+    ("x=2, y\\in\\mathbb{R}", "x=2, z\\in\\mathbb{R}"),
+    ("4", "x(x)=4"),
+    ("5", "x(\\cos\\theta)=5"),
+    ("(y=1, x=3)", "(1,3)"),
 ]
 #: Rejected by a rule of docs/math-verifier.md though one may argue; when one of these changes, so should that page.
 STRICT = [

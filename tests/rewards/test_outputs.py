@@ -96,6 +96,8 @@ def test_tolerances_of_results() -> None:
 
 
 def test_what_is_beyond_all_floats_is_near_nothing() -> None:
+    near = Comparison(relative=1e-6)
+    assert same_result(math.inf, math.inf, near) and not same_result(math.inf, 3.0, near) and not same_result(3.0, -math.inf, near)
     assert not same("1" + "0" * 309, "5", "float_tolerance 1e-6")
 
 

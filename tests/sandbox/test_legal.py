@@ -37,6 +37,7 @@ PYTHON = {
         "import atexit, io, sys\nbuf = io.StringIO()\nsys.stdout = buf\natexit.register(lambda: sys.__stdout__.write(buf.getvalue()))\nprint(7)",
         "7",
     ),
+    "standard output detached": ("import io, sys\nsys.stdout = io.TextIOWrapper(sys.stdout.detach(), encoding='utf-8')\nprint(7)", "7"),
     "no standard output at the end": ("import sys\nprint(3, flush=True)\nsys.stdout = None", "3"),
     "random numbers": ("import random, uuid, secrets\nprint(0 <= random.random() < 1, len(secrets.token_hex(4)))", "True 8"),
     "a class and pickling": ("import pickle\nclass A:\n    x = 1\nprint(pickle.loads(pickle.dumps(A())).x)", "1"),

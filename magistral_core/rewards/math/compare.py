@@ -117,7 +117,7 @@ class Comparison:
         name: Node | None = None
         if exact == [Text("")]:
             exact = []
-        elif _is_name(exact[0]) or (len(exact) > 1 and exact[0] in (Const("e"), Const("i"))):  # an eccentricity, an index
+        elif _is_name(exact[0]) or (len(exact) > 1 and _is_letter_name(exact[0])):
             name = exact.pop(0)
             while len(exact) > 1 and _is_name(exact[0]) and not isinstance(exact[0], Sym):  # `y = f(x) = ...`: named twice, by either
                 exact.pop(0)
@@ -245,6 +245,7 @@ class Comparison:
         ):
             # Values without names, in place of several: only their order says whose they are.
             same = {gold.kind, pred.kind} <= {"list", "()"} and len(gold.items) == len(pred.items)
+            same = same and (gold.kind == pred.kind == "list" or (_in_order(gold) and _in_order(pred)))
             return same and all(self._same_term(a, b) for a, b in zip(gold.items, pred.items, strict=True))
         if gold.kind in _BRACKETS or pred.kind in _BRACKETS or "ratio" in (gold.kind, pred.kind):
             same = gold.kind == pred.kind and len(gold.items) == len(pred.items)
@@ -354,7 +355,23 @@ def _same_word(a: Node, b: Node) -> bool:
 def _names(group: Group) -> set[Node]:
     """The different names that the items of a list are the values of."""
     equations = [item.terms for item in group.items if isinstance(item, Relation) and item.ops[0] == "="]
-    return {name for terms in equations if _is_name(name := terms[0] if _is_name(terms[0]) else terms[-1])}
+    return {name for terms in equations if (name := _name_in(terms)) is not None}
+
+
+def _name_in(terms: Sequence[Node]) -> Node | None:
+    return next((term for term in (terms[0], terms[-1]) if _is_name(term)), terms[0] if _is_letter_name(terms[0]) else None)
+
+
+def _is_letter_name(node: Node) -> bool:
+    """Letters that are numbers, and names in front of an equals sign: an eccentricity, an index."""
+    return node in (Const("e"), Const("i"))
+
+
+def _in_order(group: Group) -> bool:
+    """Whether the names of a list's items, if they have any, are in the order of the alphabet: that of a point's coordinates."""
+    names = [item.terms[0] for item in group.items if isinstance(item, Relation)]
+    letters = [name.name for name in names if isinstance(name, Sym)]
+    return len(letters) == len(names) and letters == sorted(letters)
 
 
 def _is_name(node: Node) -> bool:
@@ -433,7 +450,7 @@ def _named(item: Node) -> dict[Node, Node]:
     if not isinstance(item, Relation) or set(item.ops) != {"="}:
         return {}
     *names, value = item.terms
-    return dict.fromkeys(names, value) if all(map(_is_name, names)) else {}
+    return dict.fromkeys(names, value) if all(_is_name(name) or _is_letter_name(name) for name in names) else {}
 
 
 def _unnamed_set(node: Node) -> Node:
@@ -511,8 +528,9 @@ def _any_number(node: Node) -> str | None:
     if not _is_list(node):
         return None
     assert isinstance(node, Group)
-    found = [item.terms[0].name for item in node.items if _is_membership(item)]  # type: ignore[union-attr]
-    return found[0] if len(found) == 1 < len(node.items) else None
+    others = [item for item in node.items if not _is_membership(item)]
+    [*found] = (item.terms[0].name for item in node.items if _is_membership(item))  # type: ignore[union-attr]
+    return found[0] if len(found) == 1 and found[0] in symbols(*others) else None
 
 
 def _is_membership(item: Node) -> bool:

@@ -264,6 +264,7 @@ class Expressions(TokenStream, ABC):
 
     def _symbol(self, name: str) -> Node:
         """A variable with index and primes, or a function that is applied."""
+        start = self._at - 1
         while True:
             if self._peek().text == "_" and self._peek().kind == "sym":
                 self._at += 1
@@ -272,19 +273,25 @@ class Expressions(TokenStream, ABC):
                 name += "'"
             else:
                 break
-        inverse = name in ("f", "g", "h") and [self._peek(ahead).text for ahead in range(6)] == ["^", "{", "-", "1", "}", "("]
+        inverse = name in ("f", "g", "h") and self._inverse_follows(name)
         if inverse:
             self._at += 5
             name += "^-1"
         token = self._peek()
-        if token.text == "(" and not token.space and (inverse or self._is_call(name)):
+        if token.text == "(" and not token.space and (inverse or self._is_call(name, start)):
             self._at += 1
             bracket = self._bracket("(")
             arguments = bracket.items if isinstance(bracket, Group) and bracket.kind == "()" else (bracket,)
             return Op("call:" + name, arguments)
         return Sym(name)
 
-    def _is_call(self, name: str) -> bool:
+    def _inverse_follows(self, name: str) -> bool:
+        r"""Whether `^{-1}(` comes next, of a function; `h^{-1}(a+b)` is a quotient."""
+        ahead = [self._peek(number) for number in range(8)]
+        marks = [token.text for token in ahead[:6]]
+        return marks == ["^", "{", "-", "1", "}", "("] and not ahead[5].space and (name == "f" or ahead[7].text == ")")
+
+    def _is_call(self, name: str, start: int) -> bool:
         """`f(2)` is a value of f; `P(1+r)` is a product, and so is `v(t)`, unless it is the whole side of an equation."""
         if name in self._factors:
             return False
@@ -293,7 +300,13 @@ class Expressions(TokenStream, ABC):
         ahead = 1
         while self._peek(ahead).kind in ("word", "cmd") or self._peek(ahead).text == ",":
             ahead += 1
-        return ahead > 1 and self._peek(ahead).text == ")" and self._peek(ahead + 1).text == "="
+        whole = ahead > 1 and self._peek(ahead).text == ")" and self._peek(ahead + 1).text == "="
+        if name.rstrip("'") in words.FUNCTION_LETTERS or not whole:
+            return whole
+        # Of any other letter only what begins a statement and is applied to letters: `x(\cos a)+y(\sin a)=p` is a sum of products.
+        begins = start == 0 or self._tokens[start - 1].text in (",", ";", "=") or words.joint(self._tokens[start - 1].text) != ""
+        arguments = [self._peek(number).text for number in range(1, ahead)]
+        return begins and all(text == "," or (text != name and (len(text) == 1 or text[1:] in words.LETTERS)) for text in arguments)
 
     def _command(self, command: str) -> Node:
         name = command[1:]

@@ -257,8 +257,8 @@ class _Parser(Expressions):
         r"""`\{1,2\}`, or `\{x : x > 2\}`, which is its condition."""
         if self._accept("\\}"):
             return Group("set", ())
-        if self._peek().kind == "begin":
-            return self._system()
+        if self._peek().kind == "begin" and (system := self._system()) is not None:
+            return system
         kept = self._inside_bars, self._no_ratio
         self._inside_bars = self._no_ratio = True
         items = [self._statement()]
@@ -278,11 +278,13 @@ class _Parser(Expressions):
         self._inside_bars, self._no_ratio = kept
         return Group("set", tuple(items))
 
-    def _system(self) -> Node:
-        r"""Equations below each other behind a brace, which need not be closed."""
+    def _system(self) -> Node | None:
+        r"""Equations below each other behind a brace, which need not be closed; None for anything else, such as a set of vectors."""
+        start, kept = self._at, list(self._tokens)
         rows = self._matrix(self._take().text)
         if not (isinstance(rows, Matrix) and all(len(row) == 1 and isinstance(row[0], Relation) for row in rows.rows)):
-            raise UnsupportedError("a brace before something else than equations")
+            self._at, self._tokens = start, kept
+            return None
         self._accept("\\}")
         return Group("list", tuple(row[0] for row in rows.rows))
 

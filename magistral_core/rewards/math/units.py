@@ -43,6 +43,8 @@ MULTIPLIERS = {
 _WORD = re.compile(r"[A-Za-zÀ-ÖØ-öø-ÿ$€£¥₹¢°Ω-]+")
 #: `sinx` is no thing to count.
 _FUNCTION_OF = re.compile(r"(?:arc)?(?:sin|cos|tan|cot|sec|csc|ln|log|exp|sqrt)[xyt]")
+#: Two units that are none but these, though without `\\text`: `60 km/h`; `10 m/s` and `2 mg/L` may be letters.
+_COMPOUND = frozenset(("km/h", "km/s", "km/min", "cm/s", "ft/s", "ft/min", "mi/h"))
 _POWERS = {"square": "^2", "sq": "^2", "cubic": "^3", "cu": "^3"}
 _MAX_WORDS = 4
 
@@ -62,8 +64,8 @@ def canonical_unit(text: str, bare: bool = False, touching: bool = False) -> str
     if " / " in below:
         return ""
     parts = (above, below) if below else (above,)
-    known = [len(part) > 1 and part in _CANONICAL for part in parts]
-    named = [_simple_unit(part, bare and not any(known), touching) for part in parts]  # `60 km/h`, but `10 m/s` may be letters
+    bare = bare and "/".join(parts) not in _COMPOUND
+    named = [_simple_unit(part, bare, touching) for part in parts]
     if not all(named):
         return ""
     unit = "/".join(named)
