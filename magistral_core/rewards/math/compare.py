@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from magistral_core.rewards.math.evaluate import InexactError, UndefinedError
 from magistral_core.rewards.math.nodes import (
@@ -32,13 +32,12 @@ from magistral_core.rewards.math.nodes import (
     symbols,
     walk,
 )
+from magistral_core.rewards.math.rewriting import expanded, folded, is_list, is_symbolic_constant, with_its_letter, written_out
 from magistral_core.rewards.math.scalars import constant, constant_ratio, same_value
 from magistral_core.rewards.math.sets import NotASetError, is_certainly_a_set, same_set
 
 _BRACKETS = ("()", "[]", "(]", "[)")
 _MIRRORED = {">": "<", ">=": "<=", "<": ">", "<=": ">="}
-#: Signs of plus-minus that are written out: two values each.
-_MAX_SIGNS = 4
 _HOURS, _MINUTES = 24, 60
 #: Letters that may well be a product of variables, or the corners of a figure, and the words among them.
 _LONGEST_PRODUCT = 4
@@ -77,7 +76,7 @@ class Comparison:
             return False
 
     def _equal(self, gold: Node, pred: Node) -> bool:
-        pred = _with_its_letter(gold, pred)
+        pred = with_its_letter(gold, pred)
         if isinstance(gold, Choice) or isinstance(pred, Choice):
             return self._choices(gold, pred)
         if isinstance(gold, Text) or isinstance(pred, Text):
@@ -152,7 +151,7 @@ class Comparison:
         return bool(abs(number) <= evaluator.value(Num(half)).numerator / half.denominator)
 
     def _same_equation(self, gold: Node, pred: Node) -> bool:
-        golds, preds = _written_out(gold), _written_out(pred)
+        golds, preds = written_out(gold), written_out(pred)
         if len(golds) > 1 or len(preds) > 1:
             return self._matched(golds, preds)
         one, two = _difference(gold), _difference(pred)
@@ -171,7 +170,7 @@ class Comparison:
     def _sets(self, gold: Node, pred: Node) -> bool:
         gold, pred = (self._listed(_unnamed_set(node)) for node in (gold, pred))
         try:
-            return same_set(_expanded(gold), _expanded(pred), self._exact_only)
+            return same_set(expanded(gold), expanded(pred), self._exact_only)
         except NotASetError:
             pass
         if isinstance(gold, Relation) and isinstance(pred, Relation):
@@ -216,12 +215,12 @@ class Comparison:
     # Values
 
     def _values(self, gold: Node, pred: Node) -> bool:
-        gold, pred = _expanded(gold), _expanded(pred)
+        gold, pred = expanded(gold), expanded(pred)
         if isinstance(gold, Quantity) or isinstance(pred, Quantity):
             return self._quantities(gold, pred)
         if isinstance(gold, Numeral | Residue) or isinstance(pred, Numeral | Residue):
             return self._residues(gold, pred) if isinstance(gold, Residue) and isinstance(pred, Residue) else gold == pred
-        gold, pred = _folded(gold), _folded(pred)
+        gold, pred = folded(gold), folded(pred)
         if isinstance(gold, Matrix) or isinstance(pred, Matrix):
             if not (isinstance(gold, Matrix) and isinstance(pred, Matrix)):
                 return False
@@ -233,7 +232,7 @@ class Comparison:
             return self._ratio_to_number(gold, pred)
         if isinstance(gold, SetOp) or isinstance(pred, SetOp):
             return gold == pred
-        if _is_symbolic_constant(gold) or _is_symbolic_constant(pred):
+        if is_symbolic_constant(gold) or is_symbolic_constant(pred):
             return gold == pred
         return same_value(gold, pred, self._exact_only)
 
@@ -265,8 +264,8 @@ class Comparison:
         named = {reading.name for reading in readings} - {None}
         if len(named) != 1 or readings[0].name is None or any(reading.value is None for reading in readings):
             return None, list(group.items)
-        values = [_expanded(reading.value) for reading in readings if reading.value is not None]
-        return readings[0].name, [item for value in values for item in (value.items if _is_list(value) else (value,))]  # type: ignore[union-attr]
+        values = [expanded(reading.value) for reading in readings if reading.value is not None]
+        return readings[0].name, [item for value in values for item in (value.items if is_list(value) else (value,))]  # type: ignore[union-attr]
 
     def _distinct(self, items: Sequence[Node]) -> list[Node]:
         kept: list[Node] = []
@@ -405,14 +404,6 @@ def _is_equation(node: Node) -> bool:
     return isinstance(node, Relation) and node.ops == ("=",)
 
 
-def _is_symbolic_constant(node: Node) -> bool:
-    return isinstance(node, Const) and node.name not in ("pi", "e", "i")
-
-
-def _is_list(node: Node) -> bool:
-    return isinstance(node, Group) and node.kind == "list"
-
-
 def _is_clock(group: Group) -> bool:
     """Whether a ratio may be a time: 3:30."""
     values = [item.value for item in group.items if isinstance(item, Num)]
@@ -457,7 +448,7 @@ def _unnamed_set(node: Node) -> Node:
     r"""`D = (0,1)` without its name, `x \ne \pm 1` as two conditions, the empty set as a set without items."""
     if isinstance(node, Relation) and node.ops == ("=",) and _is_name(node.terms[0]) and is_certainly_a_set(node.terms[1]):
         node = node.terms[1]
-    if isinstance(node, Relation) and node.ops == ("!=",) and _is_list(values := _expanded(node.terms[1])):
+    if isinstance(node, Relation) and node.ops == ("!=",) and is_list(values := expanded(node.terms[1])):
         assert isinstance(values, Group)
         return SetOp("intersection", tuple(Relation((node.terms[0], value), ("!=",)) for value in values.items))
     return Group("set", ()) if node == Const("empty") else node
@@ -477,132 +468,3 @@ def _ascending(relation: Relation) -> Relation:
     if all(op in (">", ">=") for op in relation.ops):
         return Relation(relation.terms[::-1], tuple(_MIRRORED[op] for op in relation.ops[::-1]))
     return relation
-
-
-def _expanded(node: Node) -> Node:
-    r"""Plus-minus written out: `1 \pm \sqrt 2` is a list of two, and so are its items within a list or a set."""
-    if node == Const("empty"):
-        return Group("set", ())
-    if isinstance(node, Group) and node.kind in ("list", "set"):
-        items = [part for item in node.items for part in _flattened(_expanded(item))]
-        return Group(node.kind, tuple(items))
-    if isinstance(node, Quantity):
-        inner = _expanded(node.value)
-        return (
-            Group("list", tuple(Quantity(item, node.unit) for item in inner.items))
-            if isinstance(inner, Group) and _is_list(inner)
-            else node
-        )
-    if isinstance(node, Relation | SetOp | Choice | Matrix):
-        return node
-    signs = [part for part in walk(node) if isinstance(part, Op) and part.name in ("pm", "mp")]
-    if not signs:
-        return node
-    if len(signs) > _MAX_SIGNS:
-        raise NotASetError("too many signs")
-    linked = any(sign.name == "mp" for sign in signs)
-    choices = [(s,) * len(signs) for s in (1, -1)] if linked else list(itertools.product((1, -1), repeat=len(signs)))
-    return Group("list", tuple(_with_signs(node, iter(choice)) for choice in choices))
-
-
-def _written_out(node: Node) -> list[Node]:
-    r"""`x \pm 2y = 0` as two equations; without plus-minus itself."""
-    assert isinstance(node, Relation)
-    sides = _expanded(Group("()", node.terms))
-    if not _is_list(sides):
-        return [node]
-    assert isinstance(sides, Group)
-    return [Relation(children(each), node.ops) for each in sides.items]
-
-
-def _with_its_letter(gold: Node, pred: Node) -> Node:
-    r"""`n\pi, n \in \mathbb{Z}` with the letter that the reference has there: it stands for any integer."""
-    one, two = _any_number(gold), _any_number(pred)
-    if one is None or two is None or one == two or one in symbols(pred):
-        return pred
-    return _renamed(pred, two, one)
-
-
-def _any_number(node: Node) -> str | None:
-    """The one letter of a list that stands for any number of a set, beside what depends on it."""
-    if not _is_list(node):
-        return None
-    assert isinstance(node, Group)
-    others = [item for item in node.items if not _is_membership(item)]
-    [*found] = (item.terms[0].name for item in node.items if _is_membership(item))  # type: ignore[union-attr]
-    return found[0] if len(found) == 1 and found[0] in symbols(*others) else None
-
-
-def _is_membership(item: Node) -> bool:
-    return isinstance(item, Relation) and item.ops == ("in",) and isinstance(item.terms[0], Sym) and _is_symbolic_constant(item.terms[1])
-
-
-def _renamed(node: Node, old: str, new: str) -> Node:
-    """A formula with one variable called otherwise."""
-
-    def each(parts: Sequence[Node]) -> tuple[Node, ...]:
-        return tuple(_renamed(part, old, new) for part in parts)
-
-    match node:
-        case Sym(name):
-            return Sym(new) if name == old else node
-        case Op(name, args):
-            return Op(name, each(args))
-        case Group(kind, items):
-            return Group(kind, each(items))
-        case Relation(terms, ops):
-            return Relation(each(terms), ops)
-        case _:
-            return node
-
-
-def _flattened(node: Node) -> tuple[Node, ...]:
-    return node.items if isinstance(node, Group) and node.kind == "list" else (node,)
-
-
-def _with_signs(node: Node, signs: Any) -> Node:
-    match node:
-        case Op():
-            sign = next(signs) if node.name in ("pm", "mp") else 0
-            args = tuple(_with_signs(argument, signs) for argument in node.args)
-            if not sign:
-                return Op(node.name, args)
-            last = args[-1] if (sign > 0) is (node.name == "pm") else Op("neg", (args[-1],))
-            return last if len(args) == 1 else Op("add", (args[0], last))
-        case Group():
-            return Group(node.kind, tuple(_with_signs(item, signs) for item in node.items))
-        case _:
-            return node
-
-
-def _folded(node: Node) -> Node:
-    """Sums, multiples and products of matrices carried out; anything else as it is."""
-    if not isinstance(node, Op) or not any(isinstance(part, Matrix) for part in walk(node)):
-        return node
-    args = [_folded(argument) for argument in node.args]
-    match node.name, args:
-        case "neg", [Matrix() as only]:
-            return _cells(only, lambda cell: Op("neg", (cell,)))
-        case "add", [Matrix() as a, Matrix() as b] if len(a.rows) == len(b.rows) and len(a.rows[0]) == len(b.rows[0]):
-            return Matrix(
-                tuple(tuple(Op("add", pair) for pair in zip(one, two, strict=True)) for one, two in zip(a.rows, b.rows, strict=True))
-            )
-        case "mul", [Matrix() as a, Matrix() as b] if len(a.rows[0]) == len(b.rows):
-            columns = list(zip(*b.rows, strict=True))
-            return Matrix(tuple(tuple(_dot(row, column) for column in columns) for row in a.rows))
-        case (("mul" | "div"), [Matrix() as a, b]) if not isinstance(b, Matrix):
-            return _cells(a, lambda cell: Op(node.name, (cell, b)))
-        case "mul", [a, Matrix() as b] if not isinstance(a, Matrix):
-            return _cells(b, lambda cell: Op("mul", (a, cell)))
-    raise UndefinedError("an operation on matrices")
-
-
-def _cells(matrix: Matrix, change: Callable[[Node], Node]) -> Matrix:
-    return Matrix(tuple(tuple(map(change, row)) for row in matrix.rows))
-
-
-def _dot(row: Sequence[Node], column: Sequence[Node]) -> Node:
-    total: Node = Op("mul", (row[0], column[0]))
-    for a, b in zip(row[1:], column[1:], strict=True):
-        total = Op("add", (total, Op("mul", (a, b))))
-    return total
