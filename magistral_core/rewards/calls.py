@@ -105,11 +105,9 @@ def call(box: Box, program: Program, problem: Problem, test: TestCase, limits: L
 def result_difference(expected: str, value: Any, flags: Sequence[str] = ()) -> str:
     """What is wrong with a function's result; empty if nothing. `flags` are the problem's `validator_flags`."""
     wanted = expected_value(expected)
-    return (
-        ""
-        if same_result(wanted, value, Comparison.from_flags(flags, "validator_flags"))
-        else f"expected {_short(wanted)}, returned {_short(value)}"
-    )
+    if same_result(wanted, value, Comparison.from_flags(flags)):
+        return ""
+    return f"expected {_short(wanted)}, returned {_short(value)}"
 
 
 def check(

@@ -210,7 +210,8 @@ class CodeJudge:
         It is called in the thread that opened it, and raises SandboxError where a validator breaks.
         """
         if problem.entry_point:
-            yield lambda test, text: calls.result_difference(test.output, expected_value(text), problem.checker.flags)
+            flags = () if problem.checker.validator else problem.checker.flags  # else they are the validator's arguments
+            yield lambda test, text: calls.result_difference(test.output, expected_value(text), flags)
             return
         with ExitStack() as stack:
             difference = _difference(self.prepare(), problem, stack)

@@ -399,7 +399,7 @@ def test_outputs_without_a_verdict(judge: CodeJudge) -> None:
 
 @pytest.mark.parametrize(
     ("problem", "same", "other"),
-    [(SUM, "2 \n", "3"), (ADD, "3.0", "4")],
+    [(SUM, "2 \n", "3"), (ADD, "3.0", "4"), (replace(ADD, checker=Checker(("any", "words"), {"v.py": b"1"}, "v.py")), "3.0", "4")],
 )
 def test_outputs_are_compared_as_judging_does(judge: CodeJudge, problem: Problem, same: str, other: str) -> None:
     expected = problem.tests[1] if problem is SUM else problem.tests[0]
