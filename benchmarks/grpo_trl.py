@@ -1,7 +1,8 @@
 """TRL's GRPOTrainer as a side of a comparison: the same model, problems, verifier and lengths, with what suits it best of what was tried.
 
 Without gradient checkpointing, reference model (beta 0) or recomputed log-probabilities, with no checkpoint and no report, on
-as many threads as are faster. Completions are sampled by `generate`, as TRL does without a GPU: its own vLLM mode asks for one.
+as many threads as are faster. Completions are sampled by `generate`, TRL's default, or by Transformers' continuous batching, which
+decodes no padding: TRL's own vLLM mode asks for a server.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, LogitsProcessor, TrainerCallback
+from transformers.generation import ContinuousBatchingManager
 from trl import GRPOConfig, GRPOTrainer
 
 from benchmarks.synthetic import Lengths
@@ -24,7 +26,7 @@ from magistral_core.rewards import Verifier
 
 
 class _EndAt(LogitsProcessor):
-    """Each row ends with the end token at its planned length."""
+    """Each row ends with the end token at its planned length; with `generate` by its logits, else by `plan_requests`."""
 
     def __init__(self, lengths: Lengths, end: int) -> None:
         self._lengths, self._end = lengths, end
@@ -44,6 +46,22 @@ class _EndAt(LogitsProcessor):
             scores[last] = -torch.inf
             scores[last, self._end] = 0.0
         return scores
+
+    def plan_requests(self, model: Any) -> None:
+        """Continuous batching: a request ends at its planned length, and the end token takes the place of its last one."""
+        generate_batch = model.generate_batch
+
+        def add_requests(manager: ContinuousBatchingManager, inputs: Sequence[list[int]], **_: Any) -> list[str | None]:
+            return [manager.add_request(ids, max_new_tokens=int(n)) for ids, n in zip(inputs, self._planned, strict=True)]
+
+        def planned(*arguments: Any, **named: Any) -> Any:
+            outputs = generate_batch(*arguments, **named)
+            for output in outputs.values():
+                output.generated_tokens[-1] = self._end
+            return outputs
+
+        ContinuousBatchingManager.add_requests = add_requests
+        model.generate_batch = planned
 
 
 class _Reward:
@@ -127,6 +145,7 @@ def train(
     threads: Sequence[int],
     rows: int,
     precision: str = "float32",
+    continuous: bool = False,
     settings: Mapping[str, Any],
     out: str,
 ) -> None:
@@ -139,6 +158,7 @@ def train(
         threads: numbers of threads to try, each for a step; one: that is taken.
         rows: `per_device_train_batch_size`.
         precision: `bfloat16` is TRL's default: float32 weights under autocast.
+        continuous: sample by continuous batching. In float32 only: beside autocast TRL then casts the trained weights to bfloat16.
         settings: of `GRPOConfig`, beside those taken from the recipe.
         out: a folder, which stays empty.
     """
@@ -183,6 +203,7 @@ def train(
         logging_strategy="no",
         disable_tqdm=True,
         dataloader_num_workers=0,
+        use_transformers_continuous_batching=continuous,
         seed=ours.seed,
         **settings,
     )
@@ -191,8 +212,11 @@ def train(
     trainer = _Trainer(model, reward, config, train_dataset=data, processing_class=tokenizer)
     if lengths is not None:
         plan = _EndAt(Lengths(**lengths), tokenizer.eos_token_id)
-        generate = trainer.model.generate
-        trainer.model.generate = lambda *a, **k: generate(*a, logits_processor=[plan], **k)
+        if continuous:
+            plan.plan_requests(trainer.model)
+        else:
+            generate = trainer.model.generate
+            trainer.model.generate = lambda *a, **k: generate(*a, logits_processor=[plan], **k)
         trainer.plan = plan
     trainer.add_callback(_Reporter(emit, reward, threads))
     emit(ready=True)

@@ -3,8 +3,9 @@
 Both sides train the same model on the same problems in the same order with the same verifier, batch and numbers of generated tokens
 (`synthetic`), with float32 weights in the optimiser, on the same two cores. TRL gets what suits it best (`grpo_trl`), its precision tried
 in each cell; ours is the product's loop on Ray, asynchronous, with as many generators and trainer ranks as are fastest there. Both stay
-warm in their own processes and run in turn, the one that does not run stopped (`sides`). The second part is real learning: the tiny
-recipe, from its base model to a mean reward.
+warm in their own processes and run in turn, the one that does not run stopped (`sides`). TRL with continuous batching, an option of its,
+is a third side where it is faster than TRL's default. The second part is real learning: the tiny recipe, from its base model to a mean
+reward.
 """
 
 from __future__ import annotations
@@ -133,27 +134,41 @@ def _batches() -> dict[str, int]:
 def _cell(size: str, mean: int, skew: float, settings: Settings) -> dict[str, Any]:
     batch = BATCHES.get((size, mean), _BATCH)
     lengths = Lengths(mean, skew, batch, GROUP_SIZE, settle=_WARM_UP)
-    turns: dict[str, list[Steps]] = {"ours": [], "trl": []}
+    turns: dict[str, list[Steps]] = {"ours": [], "trl": [], "continuous": []}
     with tempfile.TemporaryDirectory() as out, contextlib.ExitStack() as stack:
         steps = _STEPS[mean]["ours"]
         layouts = {layout: stack.enter_context(_ours(size, lengths, layout, _PRECISIONS[0])) for layout in _layouts(mean, batch)}
-        layout, first = _fastest(layouts, _WARM_UP + steps, steps)
+        layout, first, in_layouts = _fastest(layouts, _WARM_UP + steps, steps)
         others = {name: stack.enter_context(_ours(size, lengths, layout, name)) for name in _PRECISIONS[1:]}
-        own_precision, ours = _fastest({_PRECISIONS[0]: first, **others}, _WARM_UP + steps, steps)
-        precision, trl = _fastest(
+        own_precision, ours, in_precisions = _fastest({_PRECISIONS[0]: first, **others}, _WARM_UP + steps, steps)
+        precision, trl, theirs = _fastest(
             {name: stack.enter_context(_trl(size, lengths, name, settings, out)) for name in _PRECISIONS}, _WARM_UP, 1
         )
         sides = {"ours": ours, "trl": trl}
+        continuous = stack.enter_context(_trl(size, lengths, "float32", settings, out, continuous=True))
+        theirs["continuous"] = _warm_seconds(continuous, _WARM_UP, 1)
+        if theirs["continuous"] < theirs[precision]:
+            sides["continuous"] = continuous
+        else:
+            continuous.close()
 
         def rate(name: str) -> float:
             turn = sides[name].advance(_STEPS[mean][name])
             turns[name].append(turn)
             return batch * len(turn.lines) / turn.seconds
 
+        def theirs_in_turn() -> float:
+            default = rate("trl")
+            if "continuous" in sides:
+                in_continuous.append(rate("continuous"))
+            return default
+
+        in_continuous: list[float] = []
         # Ours begins a pair of turns full of brief completions: the pair that warms up has its own lengths, and does not count.
-        pairs = in_turn(lambda: rate("ours"), lambda: rate("trl"), settings.repetitions, warm_ups=1)
-    profile = {name: _profile(name, done[1:], batch) for name, done in turns.items()}
+        pairs = in_turn(lambda: rate("ours"), theirs_in_turn, settings.repetitions, warm_ups=1)
+    profile = {name: _profile(name, turns[name][1:], batch) for name in sides}
     precisions = {"ours": own_precision, "trl": precision}
+    tried = {"ours": {**{f"{g} + {t}": seconds for (g, t), seconds in in_layouts.items()}, **in_precisions}, "trl": theirs}
     return {
         "size": size,
         "mean": mean,
@@ -164,21 +179,26 @@ def _cell(size: str, mean: int, skew: float, settings: Settings) -> dict[str, An
         "flags": processor()[1],  # a journal may hold cells of several machines
         "ours": pairs.a,
         "trl": pairs.b,
+        "continuous": in_continuous[1:],  # none: slower than the default in the warm-up
+        "warm_up_seconds": tried,
         "profile": profile,
     }
 
 
-def _fastest(sides: Mapping[K, Side], warm_up: int, steps: int) -> tuple[K, Side]:
-    """The side that takes so many steps fastest, warm, and its key. The others are ended."""
-    seconds = {}
-    for key, side in sides.items():
-        side.advance(warm_up)
-        seconds[key] = side.advance(steps).seconds
+def _warm_seconds(side: Side, warm_up: int, steps: int) -> float:
+    """Seconds of so many steps, after those that warm up."""
+    side.advance(warm_up)
+    return side.advance(steps).seconds
+
+
+def _fastest(sides: Mapping[K, Side], warm_up: int, steps: int) -> tuple[K, Side, dict[K, float]]:
+    """The side that takes so many steps fastest, warm, with its key and the seconds of each. The others are ended."""
+    seconds = {key: _warm_seconds(side, warm_up, steps) for key, side in sides.items()}
     best = min(seconds, key=seconds.__getitem__)
     for key, side in sides.items():
         if key != best:
             side.close()
-    return best, sides[best]
+    return best, sides[best], seconds
 
 
 def _ours(size: str, lengths: Lengths, layout: tuple[int, int], precision: str) -> Side:
@@ -187,13 +207,14 @@ def _ours(size: str, lengths: Lengths, layout: tuple[int, int], precision: str) 
     return Side("benchmarks.ours:train", {"recipe": data, "lengths": asdict(lengths)}, RAY_ENVIRONMENT)
 
 
-def _trl(size: str, lengths: Lengths, precision: str, settings: Settings, out: str) -> Side:
+def _trl(size: str, lengths: Lengths, precision: str, settings: Settings, out: str, *, continuous: bool = False) -> Side:
     arguments = {
         "recipe": recipe(size, lengths),
         "lengths": asdict(lengths),
         "threads": [1, 2],
         "rows": min(settings.rows, lengths.batch),
         "precision": precision,
+        "continuous": continuous,
         "settings": {"cache_implementation": settings.cache} if settings.cache else {},
         "out": out,
     }
@@ -208,7 +229,8 @@ def _profile(name: str, turns: list[Steps], batch: int) -> dict[str, float]:
         f"{role} ms": 1000 * sum(turn.cpu_seconds.get(role, 0.0) for turn in turns) / completions
         for role in sorted({role for turn in turns for role in turn.cpu_seconds})
     }
-    if name == "trl":
+    found["tokens"] = sum(line["tokens"] for line in lines) / completions
+    if name != "ours":
         found["threads"] = lines[-1]["threads"]
     else:
         # The loop's clocks go on while a side is stopped: not the first step of a turn.
@@ -231,6 +253,7 @@ def _row(cell: Mapping[str, Any], ratio: float) -> dict[str, Any]:
         "TRL in": cell["precision"]["trl"],
         "ours (completions/s)": statistics.median(cell["ours"]),
         "TRL (completions/s)": statistics.median(cell["trl"]),
+        "TRL, continuous (completions/s)": statistics.median(cell["continuous"]) if cell.get("continuous") else None,
         "ratio": ratio,
         "pair by pair": f"{min(pairs):.3g} to {max(pairs):.3g}",
         "generator ms": ours.get("engine ms", 0.0) + ours.get("generator ms", 0.0),
@@ -246,13 +269,31 @@ def _remarks(cells: list[dict[str, Any]], ratios: list[float]) -> list[str]:
     remarks = ["The columns in ms are processor time of a completion, of all threads; two cores give 2,000 ms a second."]
     short = [(cell, ratio) for cell, ratio in zip(cells, ratios, strict=True) if ratio < _GOAL]
     if short:
-        names = ", ".join(f"{cell['size']}/{cell['mean']}/{cell['skew']:g}" for cell, _ in short)
+        names = ", ".join(_name(cell) for cell, _ in short)
         shares = [_trainer_share(cell) for cell, _ in short]
         remarks.append(
             f"Below {_GOAL:g}x (parameters/mean/skew): {names}. The trainers take "
             f"{100 * min(shares):.0f} to {100 * max(shares):.0f}% of our processor time there."
         )
-    return remarks
+    return [*remarks, *_continuous_remarks(cells, ratios)]
+
+
+def _continuous_remarks(cells: list[dict[str, Any]], ratios: list[float]) -> list[str]:
+    tried = [cell for cell in cells if "continuous" in cell]
+    if not tried:
+        return []
+    faster = {_name(cell): Pairs(tuple(cell["ours"]), tuple(cell["continuous"])).ratio for cell in tried if cell["continuous"]}
+    best = [min(ratio, faster.get(_name(cell), ratio)) for cell, ratio in zip(cells, ratios, strict=True)]
+    return [
+        "TRL is measured as it comes, sampling with `generate`. Its option `use_transformers_continuous_batching`, in float32, "
+        f"was tried in {len(tried)} of {len(cells)} cells, and faster in the warm-up of {len(faster)}; ours over it there: "
+        f"{', '.join(f'{name} {ratio:.3g}x' for name, ratio in faster.items()) or 'nowhere'}. "
+        f"Against the faster of the two in each cell the geometric mean is {statistics.geometric_mean(best):.2f}x."
+    ]
+
+
+def _name(cell: Mapping[str, Any]) -> str:
+    return f"{cell['size']}/{cell['mean']}/{cell['skew']:g}"
 
 
 def _trainer_share(cell: Mapping[str, Any]) -> float:

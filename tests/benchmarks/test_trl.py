@@ -58,6 +58,19 @@ def test_every_cell_is_in_the_table_and_the_headline_is_their_geometric_mean(tmp
     assert "Seed 2: TRL did not reach a mean reward of 0.7 within 900 s (5 steps, 0.65 at best); it is counted with that time." in text
 
 
+def test_the_mean_over_the_faster_of_trls_two_ways_to_sample_is_told_beside_the_headline(tmp_path: Path) -> None:
+    kept = {
+        "cell/1M/32/1": cell(1.0, [30.0, 20.0, 40.0], [10.0, 10.0, 10.0]) | {"continuous": []},  # slower in the warm-up
+        "cell/1M/32/5": cell(5.0, [120.0, 110.0, 130.0], [10.0, 10.0, 10.0]) | {"continuous": [40.0, 40.0, 40.0]},
+    }
+    result = load("trl")(Options(settings={"sizes": "1M", "repetitions": "3", "journal": journal(tmp_path / "j", kept, 3)}))
+    assert result.headline.value == pytest.approx(6.0)  # as TRL comes
+    assert [row["TRL, continuous (completions/s)"] for row in result.table] == [None, 40.0]
+    text = " ".join(result.remarks)
+    assert "tried in 2 of 2 cells, and faster in the warm-up of 1; ours over it there: 1M/32/5 3x. " in text
+    assert "Against the faster of the two in each cell the geometric mean is 3.00x." in text
+
+
 def test_a_part_of_the_grid_can_be_stated_without_measuring(tmp_path: Path) -> None:
     done = {"cell/1M/32/5": cell(5.0, [120.0, 110.0, 120.0], [10.0, 10.0, 10.0])}
     settings = {"kept_only": "true", "journal": journal(tmp_path / "j", done, 5)}
@@ -72,8 +85,9 @@ def test_of_several_sides_the_fastest_stays_and_the_others_end() -> None:
     seconds = {"slow": 0.3, "fast": 0.02}
     with contextlib.ExitStack() as stack:
         sides = {name: stack.enter_context(Side("tests.benchmarks.toy_side:count", {"seconds": s})) for name, s in seconds.items()}
-        name, side = trl._fastest(sides, 1, 2)
+        name, side, took = trl._fastest(sides, 1, 2)
         assert name == "fast"
+        assert took["slow"] > took["fast"]
         assert len(side.advance(2).lines) == 2
         assert not psutil.pid_exists(sides["slow"].pid)
 
@@ -118,9 +132,11 @@ def test_both_sides_generate_and_train_the_same_tokens(tmp_path: Path, monkeypat
     with Side("benchmarks.ours:train", {**plan, "roles_pinned": True}, RAY_ENVIRONMENT) as side:
         ours = side.advance(2).lines + side.advance(2).lines  # stopped in between, Ray and all
     monkeypatch.setenv("OMP_WAIT_POLICY", "passive")  # as the command sets it for engines; it would slow TRL's threads down
-    with trl._trl("0.1M", lengths, "float32", trl.Settings(rows=8), str(tmp_path)) as side:
-        theirs = side.advance(2).lines
-        assert "OMP_WAIT_POLICY" not in psutil.Process(side.pid).environ()
+    theirs = []
+    for continuous in (False, True):
+        with trl._trl("0.1M", lengths, "float32", trl.Settings(rows=8), str(tmp_path), continuous=continuous) as side:
+            theirs += side.advance(2).lines
+            assert "OMP_WAIT_POLICY" not in psutil.Process(side.pid).environ()
     assert {line["tokens"] for line in theirs} == {lengths.of_batch(0).sum()}
     assert sum(line["tokens"] for line in ours) == pytest.approx(4 * lengths.of_batch(0).sum(), rel=0.5)  # whole groups, in another order
     assert all(0.4 < line["reward"] < 0.8 for line in theirs)  # 0.1 for the format, and the share of even bytes
