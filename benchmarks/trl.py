@@ -153,7 +153,7 @@ def _cell(size: str, mean: int, skew: float, settings: Settings) -> dict[str, An
             continuous.close()
 
         def rate(name: str) -> float:
-            turn = sides[name].advance(_STEPS[mean][name])
+            turn = sides[name].advance(_STEPS[mean]["ours" if name == "ours" else "trl"])
             turns[name].append(turn)
             return batch * len(turn.lines) / turn.seconds
 
