@@ -339,11 +339,20 @@ def _named_model(path: str, setting: str) -> Path:
 
 def _from_hub(name: str, setting: str) -> Path:
     from huggingface_hub import snapshot_download
+    from huggingface_hub.constants import HF_HUB_CACHE
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    from magistral_core.storage.objects import disk_full, is_full
+
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]))
+        # Mistral's repositories hold the weights a second time, in a form of their own.
+        ignored = ["consolidated*"]
+        return Path(
+            snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"], ignore_patterns=ignored)
+        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        if is_full(error):
+            raise disk_full(HF_HUB_CACHE, None, f"the model {name}", "HF_HOME") from error
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
         raise InputError(
             f"{setting} {name}: neither a folder here nor a model that the hub gives out{offline}; check the spelling, or download it "

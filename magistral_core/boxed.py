@@ -18,15 +18,22 @@ def extract_boxed(text: str, bare: bool = False) -> str | None:
     """
     if "\\boxed" not in text:
         return None
-    braced = _braced(text)
+    found_braced = _braced(text)
+    braced = found_braced and found_braced[:2]
     if bare:
         for found in _BARE.finditer(text, 0 if braced is None else braced[1]):
             braced = found.span(1)
     return None if braced is None else text[braced[0] : braced[1]].strip()
 
 
-def _braced(text: str) -> tuple[int, int] | None:
-    """Where the content of the last box with braces starts and ends."""
+def boxed_in(text: str) -> tuple[str, str, str] | None:
+    r"""Content of the last `\boxed{...}`, as above, and what stands before and behind the box; None if there is none."""
+    braced = _braced(text)
+    return None if braced is None else (text[braced[0] : braced[1]].strip(), text[: braced[2]], text[braced[1] + 1 :])
+
+
+def _braced(text: str) -> tuple[int, int, int] | None:
+    """Where the content of the last box with braces starts and ends, and where the box starts."""
     open_braces: list[tuple[int, int] | None] = []  # for a box where its token and its content start, None for a plain brace
     best: tuple[int, int, int] | None = None  # token start, content start, content end
     for match in _TOKEN.finditer(text):
@@ -40,4 +47,4 @@ def _braced(text: str) -> tuple[int, int] | None:
                 best = (*box, match.start())
         elif token.endswith("{") and token != "\\{":
             open_braces.append((match.start(), match.end()))
-    return None if best is None else best[1:]
+    return None if best is None else (best[1], best[2], best[0])

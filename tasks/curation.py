@@ -73,11 +73,13 @@ class _Follower:
     def __init__(self, events: Path, key: str, begins: Mapping[str, int]) -> None:
         self._events = EventFile(events)
         self._begins = begins
-        self._progress = create_progress_artifact(progress=0.0, key=key, description=key.capitalize())
+        self._log = get_run_logger()
+        self._progress: Any = None
+        with showing(self._log):
+            self._progress = create_progress_artifact(progress=0.0, key=key, description=key.capitalize())
         self._stage, self._percent, self._shown = "", 0.0, 0.0
         self._last_update = time.monotonic()
         self._report: dict[str, Any] | None = None
-        self._log = get_run_logger()
 
     def poll(self) -> None:
         """Show what is new."""
@@ -110,8 +112,9 @@ class _Follower:
         return report
 
     def _show(self, percent: float) -> None:
-        with showing(self._log):
-            update_progress_artifact(self._progress, progress=percent)
+        if self._progress is not None:
+            with showing(self._log):
+                update_progress_artifact(self._progress, progress=percent)
         self._shown, self._last_update = percent, time.monotonic()
 
 

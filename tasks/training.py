@@ -87,12 +87,14 @@ class _Follower:
     def __init__(self, events: Path, max_steps: int, begun: Path) -> None:
         self._events, self._begun = EventFile(events), begun
         self._max_steps = max_steps
-        self._progress = create_progress_artifact(progress=0.0, key="training", description=f"Optimiser steps of {max_steps}")
+        self._log = get_run_logger()
+        self._progress: Any = None
+        with showing(self._log):
+            self._progress = create_progress_artifact(progress=0.0, key="training", description=f"Optimiser steps of {max_steps}")
         self._shown = 0.0
         self._step = 0
         self._last_update = time.monotonic()
         self._summary: dict[str, Any] | None = None
-        self._log = get_run_logger()
 
     def poll(self) -> None:
         """Show what is new."""
@@ -131,8 +133,9 @@ class _Follower:
         return 100.0 * self._step / self._max_steps
 
     def _show(self, percent: float) -> None:
-        with showing(self._log):
-            update_progress_artifact(self._progress, progress=percent)
+        if self._progress is not None:
+            with showing(self._log):
+                update_progress_artifact(self._progress, progress=percent)
         self._shown, self._last_update = percent, time.monotonic()
 
     def _on_start(self, event: dict[str, Any]) -> None:

@@ -83,7 +83,7 @@ class RunView:
             self._bar.stop()
 
     def _on_restart(self, event: Mapping[str, Any]) -> None:
-        note(f"{event['role']} started again: {event['cause']}")
+        note(f"{event['role']} died: {event['cause']}")
 
     def _on_start(self, event: Mapping[str, Any]) -> None:
         if self._bar:  # the run went back to a checkpoint

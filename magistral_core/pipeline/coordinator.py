@@ -273,7 +273,11 @@ class Coordinator:
         if sync:
             await self._validation_over.wait()
             self._admission.training = False
-            self._last_step += self._clock() - began  # it is not the next step's time
+            now = self._clock()
+            waited = now - began  # it is not the next step's time
+            self._last_step += waited
+            self._trainer_clock.skip(waited, now)
+            self._dispatch.skip(waited, now)
 
     def _begin_validation(self, stage: int) -> None:
         assert self._validation is not None

@@ -304,12 +304,19 @@ class Curriculum:
     def _enter(self, step: int) -> None:
         """Begin the next stage."""
         self._spans.append(_Span(step))
+        self._forgive(self._deferred)
         self._deferred.clear()
         self._begin(0)
         if sum(problem_id not in self._retired for problem_id in self._ranked) < self._floor():
-            self._retired -= set(self._ranked)
+            back = self._retired & set(self._ranked)
+            self._retired -= back
+            self._forgive(back)
         left = sum(problem_id not in self._retired for problem_id in self._ranked)
         self._let_in(max(math.ceil(self._rules.share * left), self._floor()))
+
+    def _forgive(self, problem_ids: Collection[str]) -> None:
+        """Problems that come back are judged by what they give from now on."""
+        self._rates.update({problem_id: replace(self.rate(problem_id), streak=0) for problem_id in problem_ids})
 
     def _begin(self, entered: int) -> None:
         """Set up the stage that is the last of the spans, with so many problems let in."""

@@ -164,9 +164,12 @@ class Dispatch:
 
     def _bury(self, generator: int, incarnation: int, error: GeneratorError) -> None:
         """Give what a dead generator held to others, and have it started again. Raises `error` if it dies too often."""
+        left_before = self.fleet.state(generator) is GeneratorState.LEAVING
         if not self.fleet.died(generator, incarnation, error):
             return
         leaving = self.fleet.state(generator) is GeneratorState.LEAVING
+        if leaving and not left_before:
+            self._on_restart(f"generator {generator}", f"{error}; it never came to work, so the run goes on without it")
         seat = self._seats[generator]
         self._homeless = [*seat.held.values(), *self._homeless]
         seat.held = {}
@@ -187,7 +190,7 @@ class Dispatch:
         self.fleet.advance(generator, GeneratorState.STALE)
         while self._newest is not None and version < self._newest.version:
             weights = self._newest
-            if await self._update(generator, weights) is None:
+            if await self._update(generator, weights) is None or self.fleet.state(generator) is GeneratorState.LEAVING:
                 return
             version = weights.version
         self.fleet.advance(generator, GeneratorState.REFRESHED)
@@ -205,7 +208,9 @@ class Dispatch:
 
         self._newest = weights
         self._files.append(weights)
-        return any(await asyncio.gather(*(to(generator, self.fleet.incarnation(generator)) for generator in self.fleet.serving)))
+        # Of those that leave, not those that never came to work: there is nobody to take them.
+        serving = [generator for generator in self.fleet.serving if self._seats[generator].works.is_set()]
+        return any(await asyncio.gather(*(to(generator, self.fleet.incarnation(generator)) for generator in serving)))
 
     async def discard_old(self) -> None:
         """Free the files that no generator will read."""
@@ -231,6 +236,11 @@ class Dispatch:
             return await self._ask(generator, within_limit())
         finally:
             self._readers[weights.version] -= 1
+
+    def skip(self, seconds: float, now: float) -> None:
+        """So many seconds, just gone by, are no part of the next lap."""
+        for seat in self._seats:
+            seat.clock.skip(seconds, now)
 
     def silent(self, now: float, limit: float) -> str:
         """Names those that hold completions and gave no sign of life for so many seconds; empty: none."""

@@ -45,6 +45,10 @@ class Clock:
         self.started, self._seconds, self._integral = now, 0.0, 0.0
         return result
 
+    def skip(self, seconds: float, now: float) -> None:
+        """So many seconds, just gone by, in which nothing ran, are no part of the window, which may be younger."""
+        self.started = min(self.started + seconds, now)
+
     def _account(self, now: float) -> None:
         span = now - self._since
         self._seconds += span if self.running else 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -305,16 +306,18 @@ def tracking_uri(recipe: Recipe) -> str:
 
 def count_parameters(model_dir: Path) -> int:
     """Parameters of a model folder, from the headers of its weight files; nothing is loaded."""
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     total = 0
     for file in sorted(model_dir.glob("*.safetensors")):
-        with safe_open(file, framework="numpy") as tensors:
-            for name in tensors.keys():  # noqa: SIM118  (not a dict)
-                size = 1
-                for length in tensors.get_slice(name).get_shape():
-                    size *= length
-                total += size
+        if file.name.startswith("consolidated"):  # Mistral's own form of the same weights
+            continue
+        try:
+            with safe_open(file, framework="numpy") as tensors:
+                for name in tensors.keys():  # noqa: SIM118  (not a dict)
+                    total += math.prod(tensors.get_slice(name).get_shape())
+        except SafetensorError as error:
+            raise InputError(f"model.path {file}: not a whole .safetensors file ({error}); fetch it again") from error
     if not total:
         raise InputError(f"model.path {model_dir}: no .safetensors weights there; save the model with save_pretrained")
     return total

@@ -13,6 +13,7 @@ import secrets
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -28,9 +29,10 @@ from magistral_core.pipeline.state import LOOP_FILE, MODEL_FOLDER, LoopState
 from magistral_core.pipeline.supervision import TrainerError
 from magistral_core.records import Batch
 from magistral_core.storage import (
-    CheckpointStore,
+    PATIENCE_S,
     CheckpointWriter,
     CorruptCheckpointError,
+    Lease,
     Manifest,
     ObjectStore,
     RunHandle,
@@ -45,6 +47,8 @@ _LOOPBACK = "127.0.0.1"
 
 #: How often storage is asked for another number of generators.
 _SCALE_SECONDS = 5.0
+#: And whether servers that are away are back.
+_SERVERS_SECONDS = 2.0
 OnEvent = Callable[[dict[str, Any]], None]
 #: How far a call runs.
 Until = Literal["end", "stage"]
@@ -79,7 +83,7 @@ def run_prepared(prepared: Prepared, *, fresh: bool = False, until: Until = "end
     Tracker.check(tracking_uri(recipe))
     handle = _handle(store, recipe, fresh)
     with handle.lease() as lease, _staging_folder(handle.run_id, store) as work:
-        return _Run(prepared, handle, handle.checkpoints(lease), work, on_event, one_stage=until == "stage").execute()
+        return _Run(prepared, handle, lease, work, on_event, one_stage=until == "stage").execute()
 
 
 def stages(prepared: Prepared, *, fresh: bool = False) -> list[dict[str, Any]]:
@@ -94,12 +98,19 @@ def stages(prepared: Prepared, *, fresh: bool = False) -> list[dict[str, Any]]:
     store = open_store(storage_uri(recipe))
     store.check()
     handle = _handle(store, recipe, fresh)
-    manifest = handle.checkpoints().latest()
-    if manifest is not None:
+    damaged: CorruptCheckpointError | None = None
+    for manifest in reversed(handle.checkpoints().manifests()):
         _check_problems(prepared, handle, manifest)
         with tempfile.TemporaryDirectory(prefix="magistral-stages-") as folder:
-            handle.checkpoints().download(manifest.step, Path(folder), LOOP_FILE)
+            try:
+                handle.checkpoints().download(manifest.step, Path(folder), LOOP_FILE)
+            except CorruptCheckpointError as error:  # the run itself goes on from the one before, as well
+                damaged = damaged or error
+                continue
             curriculum.restore(json.loads(Path(folder, LOOP_FILE).read_text(encoding="utf-8"))["curriculum"])
+            return curriculum.table()
+    if damaged is not None:
+        raise damaged
     return curriculum.table()
 
 
@@ -173,10 +184,10 @@ class _Run:
     """One attempt at a run; the coordinator's observer."""
 
     def __init__(
-        self, prepared: Prepared, handle: RunHandle, checkpoints: CheckpointStore, work: Path, on_event: OnEvent | None, *, one_stage: bool
+        self, prepared: Prepared, handle: RunHandle, lease: Lease, work: Path, on_event: OnEvent | None, *, one_stage: bool
     ) -> None:
         self._prepared, self._recipe, self._handle, self._work, self._on_event = prepared, prepared.recipe, handle, work, on_event
-        self._checkpoints, self._one_stage = checkpoints, one_stage
+        self._lease, self._checkpoints, self._one_stage = lease, handle.checkpoints(lease), one_stage
 
     def execute(self) -> dict[str, Any]:
         """Resume or begin, loop, commit."""
@@ -219,8 +230,25 @@ class _Run:
                     if not started or deaths > self._recipe.pipeline.max_restarts:
                         raise
                     self.on_restart("trainers", str(error))
+                    await self._servers_back()
         finally:
             await runtime.close()
+
+    async def _servers_back(self) -> None:
+        """Wait for storage and tracking: what killed the trainers, a network or a node, may have taken those along for a while."""
+        end = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                await asyncio.to_thread(self._checkpoints.store.check, write=False)
+                await asyncio.to_thread(Tracker.check, tracking_uri(self._recipe))
+            except InputError as error:
+                if time.monotonic() > end:
+                    raise InfrastructureError(str(error)) from error
+                log.warning("going back to the last checkpoint waits: %s", error)
+                await asyncio.sleep(_SERVERS_SECONDS)
+            else:
+                await asyncio.to_thread(self._lease.check)  # another machine may have gone on meanwhile
+                return
 
     async def _within_limit(self, starting: Coroutine[Any, Any, None]) -> None:
         limit = self._recipe.pipeline.start_timeout_s
@@ -348,6 +376,8 @@ class _Run:
     def on_step(self, step: int, metrics: dict[str, float], batch: Batch) -> None:
         """Log a step (coordinator's observer)."""
         self._writer.check()
+        if self._lease.lost:
+            self._lease.check()
         self._tracker.log(step, metrics)
         if self._recipe.tracking.samples and step % self._recipe.tracking.samples_every == 0:
             self._tracker.log_samples(step, _sample_rows(batch, self._recipe.tracking.samples))

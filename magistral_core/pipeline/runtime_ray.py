@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import tempfile
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,7 +38,7 @@ os.environ.setdefault("RAY_enable_metrics_collection", "0")  # of Ray's own metr
 
 import psutil
 import ray
-from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, RayError, RayTaskError
+from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -311,12 +311,12 @@ class RayRuntime:
         self._model = model_dir, version
         if self._trainers_first:
             await self._start_trainers(model_dir, checkpoint)
-        await asyncio.gather(
+        await _together(
             *([] if self._trainers_first else [self._start_trainers(model_dir, checkpoint)]),
             *(self._or_replaced(generator, self._forget(generator)) for generator in range(self.generators)),
         )
         weights = await self.publish(version)
-        await asyncio.gather(*(self._or_replaced(generator, self.update(generator, weights)) for generator in range(self.generators)))
+        await _together(*(self._or_replaced(generator, self.update(generator, weights)) for generator in range(self.generators)))
         await self.discard(weights)
 
     async def _forget(self, generator: int) -> None:
@@ -535,6 +535,17 @@ def reserve(placement: Placement) -> Reserved:
     return reserved
 
 
+async def _together(*calls: Coroutine[Any, Any, None]) -> None:
+    """All of them; where one fails the others end as well, before its error is raised. What went on would disturb the next attempt."""
+    tasks = [asyncio.ensure_future(call) for call in calls]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
 def _log_folder() -> str:
     node = ray._private.worker.global_worker.node
     return f"{node.get_session_dir_path()}/logs" if node else "Ray's session folder"
@@ -551,7 +562,8 @@ async def reply_of(call: Awaitable[T], who: str, death: type[RoleError]) -> T:
         if isinstance(cause, MagistralError):
             raise type(cause)(f"{who}: {cause}") from error
         raise InfrastructureError(f"{who} failed: {type(cause).__name__}: {cause}") from error
-    except (RayActorError, NodeDiedError, ObjectLostError) as error:  # the last: an answer that went with its node
+    # The last two: an answer that went with its node, and a process that Ray ended because its node had no memory left.
+    except (RayActorError, NodeDiedError, ObjectLostError, OutOfMemoryError) as error:
         why = " ".join(str(error).split())[:200]
         raise death(f"{who} died ({why}); its log is under {_log_folder()}; run the same command again to resume") from error
     except RayError as error:

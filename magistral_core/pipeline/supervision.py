@@ -1,11 +1,11 @@
 """Supervision: which generators may be given work, and when a role that dies again and again ends the run. Pure.
 
     HEALTHY ──died──> DEAD ──> RESTARTING ──> STALE ──> REFRESHED ──> HEALTHY
-       │                                        ^
-       │                          JOINING ──────┘
-       │                           │  ^
-       └──leaves──> LEAVING <──────┘  │
-                       └───────────> GONE
+       │                          │             ^
+       │                          │  JOINING ───┘
+       │                          │   │  ^
+       └──leaves──> LEAVING <─────┴───┘  │
+                       └──────────────> GONE
                          holds nothing
 
 There is no shortcut: a generator that was started anew serves nobody before it holds the newest weights. Any state but DEAD may end in
@@ -75,6 +75,9 @@ class Fleet:
         self._incarnations = [0] * generators
         self._in_a_row = [0] * generators
         self._max_restarts = max_restarts
+        self._trying: set[int] = set()
+        self._asked = generators
+        self._possible: int | None = None
         self.restarts = 0
 
     @property
@@ -105,27 +108,39 @@ class Fleet:
         self._in_a_row[generator] = 0
 
     def died(self, generator: int, incarnation: int, error: GeneratorError) -> bool:
-        """Note a death; False if it is known already, or of no matter. Raises `error` where the generator has died too often."""
+        """Note a death; False if it is known already, or of no matter.
+
+        Raises `error` where the generator has died too often. But one that joined and was never healthy since leaves then, with all that
+        joined after it: the run was whole without them. They do not join this fleet again before another number is asked for.
+        """
         if incarnation != self._incarnations[generator] or self._states[generator] is GeneratorState.GONE:
             return False
         if self._states[generator] is not GeneratorState.LEAVING:  # which is not started again
             self._in_a_row[generator] += 1
-            if self._in_a_row[generator] > self._max_restarts:
-                raise error
             self._states[generator] = GeneratorState.DEAD
+            if self._in_a_row[generator] > self._max_restarts:
+                if generator not in self._trying:
+                    raise error
+                self._possible = generator
+                for last in self.present[generator:]:
+                    self._states[last] = GeneratorState.LEAVING
         self._incarnations[generator] += 1
         return True
 
     def scale(self, generators: int) -> list[int]:
         """Towards so many generators; returns the numbers of those that join. To be asked again until it is so.
 
-        While one leaves nothing else changes. One that is being started again must be healthy before it can leave; the last of those that
-        join may leave at once, for it may wait for room that never comes.
+        While one leaves nothing else changes. The last one may leave at once where it joins or is being started again, for it may wait for
+        room that never comes.
         """
+        if generators != self._asked:
+            self._asked, self._possible = generators, None
+        if self._possible is not None:
+            generators = min(generators, self._possible)
         if GeneratorState.LEAVING in self._states:
             return []
         present = len(self.present)
-        if generators < present and self._states[present - 1] is GeneratorState.JOINING:
+        if generators < present and self._states[present - 1] in (GeneratorState.JOINING, GeneratorState.RESTARTING):
             self._states[present - 1] = GeneratorState.LEAVING
             return []
         for generator in range(present - 1, generators - 1, -1):
@@ -140,6 +155,7 @@ class Fleet:
                 self._in_a_row.append(0)
             self._states[generator] = GeneratorState.JOINING
             self._in_a_row[generator] = 0
+            self._trying.add(generator)
         return joining
 
     def advance(self, generator: int, state: GeneratorState) -> None:
@@ -147,5 +163,7 @@ class Fleet:
         if _NEXT.get(self._states[generator]) is not state:
             raise ValueError(f"generator {generator} cannot go from {self._states[generator]} to {state}")
         self._states[generator] = state
+        if state is GeneratorState.HEALTHY:
+            self._trying.discard(generator)
         self.restarts += state is GeneratorState.RESTARTING
         self._incarnations[generator] += state is GeneratorState.GONE

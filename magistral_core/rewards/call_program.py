@@ -14,6 +14,7 @@ import inspect
 import json
 import marshal
 import os
+import re
 import sys
 import types
 from typing import Any
@@ -21,19 +22,33 @@ from typing import Any
 from magistral_core.rewards.plain import decode, encode
 
 _METHOD = "Solution()."
+_ASSIGNED = re.compile(r"\s*[^\W\d]\w*\s*=(?!=)")
 #: What the sites where such functions come from have imported already, and solutions rely on.
+_MODULES = "bisect collections copy datetime functools heapq io itertools json math operator random re statistics string sys"
+_NAMES = {
+    "typing": "Any Callable DefaultDict Deque Dict FrozenSet Generator Generic Iterable Iterator List Mapping NamedTuple Optional Sequence "
+    "Set Tuple TypeVar Union",
+    "collections": "ChainMap Counter OrderedDict defaultdict deque namedtuple",
+    "functools": "cache cached_property cmp_to_key lru_cache partial reduce total_ordering wraps",
+    "itertools": "accumulate chain combinations combinations_with_replacement compress count cycle dropwhile filterfalse groupby islice "
+    "pairwise permutations product repeat starmap takewhile tee zip_longest",
+    "heapq": "heapify heappop heappush heappushpop heapreplace merge nlargest nsmallest",
+    "bisect": "bisect_left bisect_right insort insort_left insort_right",
+    "math": "acos asin atan atan2 ceil comb cos dist exp fabs factorial floor fmod gcd hypot inf isclose isqrt lcm log log10 log2 nan perm "
+    "pi prod sin sqrt tan trunc",
+    "operator": "add and_ attrgetter concat eq floordiv ge gt itemgetter le lt mod mul ne neg or_ sub truediv xor",
+    "string": "ascii_letters ascii_lowercase ascii_uppercase digits punctuation",
+    "random": "choice choices randint randrange sample shuffle uniform",
+    "re": "findall finditer fullmatch",
+    "statistics": "mean median",
+    "datetime": "date timedelta",
+    "copy": "deepcopy",
+    "json": "dumps loads",
+    "sys": "maxsize setrecursionlimit",
+}
 _PRELUDE = {
-    **{name: ("typing", name) for name in ("Any", "Callable", "Deque", "Dict", "Iterable", "List", "Optional", "Set", "Tuple", "Union")},
-    **{
-        name: (name, "")
-        for name in ("bisect", "collections", "functools", "heapq", "itertools", "math", "operator", "random", "re", "string")
-    },
-    **{name: ("collections", name) for name in ("Counter", "OrderedDict", "defaultdict", "deque")},
-    **{name: ("functools", name) for name in ("cache", "cmp_to_key", "lru_cache", "reduce")},
-    **{name: ("itertools", name) for name in ("accumulate", "chain", "combinations", "permutations", "product")},
-    **{name: ("heapq", name) for name in ("heapify", "heappop", "heappush")},
-    **{name: ("bisect", name) for name in ("bisect_left", "bisect_right", "insort")},
-    **{name: ("math", name) for name in ("ceil", "floor", "gcd", "inf", "sqrt")},
+    **{name: (module, name) for module, names in _NAMES.items() for name in names.split()},
+    **{name: (name, "") for name in _MODULES.split()},
 }
 
 
@@ -92,7 +107,10 @@ def one_value(function: Any, forms: dict[str, Any]) -> bool:
 
 
 def arguments(text: str, function: Any, forms: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-    """A test's arguments: a JSON list of all, a JSON value a line, or Python literals. `forms` is what `calls.forms` says of all tests."""
+    """A test's arguments: a JSON list of all, a JSON value a line, Python literals, or `nums = [3, 3], target = 6`.
+
+    `forms` is what `calls.forms` says of all tests.
+    """
     try:
         values = [json.loads(text)]
     except ValueError:
@@ -103,19 +121,51 @@ def arguments(text: str, function: Any, forms: dict[str, Any]) -> tuple[list[Any
             try:
                 return list(ast.literal_eval(f"({text.strip()},)")), {}
             except (ValueError, SyntaxError):
-                return [text], {}
+                shown = assigned(text)
+                in_order: list[tuple[Any, Any]] = [(list(shown.values()), {})] if forms["assigned"] else []
+                return fitting(function, ([], shown), *in_order, ([text], {})) if shown else ([text], {})
     if isinstance(values[0], list) and one_value(function, forms):
         return values, {}
-    for positional, named in ((values[0], {}), ([], values[0]), (values, {})):
+    return fitting(function, (values[0], {}), ([], values[0]), (values, {}))
+
+
+def fitting(function: Any, *ways: tuple[Any, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """The first of several ways to give arguments, by place and by name, that a function takes; the last if none."""
+    for positional, named in ways:
         if isinstance(positional, list) and isinstance(named, dict):
             try:
                 inspect.signature(function).bind(*positional, **named)
             except TypeError:
                 continue
-            except ValueError:
-                pass  # a builtin without a signature
+            except ValueError:  # a builtin without a signature
+                if named:
+                    continue
             return positional, named
-    return values, {}
+    return ways[-1]
+
+
+def assigned(text: str) -> dict[str, Any]:
+    """The arguments of `nums = [3, 3], target = 6`, also a line each, as JSON or Python's literals; empty if the text is none of these."""
+    if not _ASSIGNED.match(text):  # most are JSON, perhaps of megabytes
+        return {}
+    for call in dict.fromkeys((f"f({text})", f"f({','.join(text.splitlines())})")):
+        try:
+            node = ast.parse(call, mode="eval").body
+        except (SyntaxError, ValueError, MemoryError, RecursionError):
+            continue
+        if isinstance(node, ast.Call) and node.keywords and not node.args and all(keyword.arg for keyword in node.keywords):
+            try:
+                return {str(keyword.arg): literal(ast.get_source_segment(call, keyword.value) or "") for keyword in node.keywords}
+            except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
+                continue
+    return {}
+
+
+def literal(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return ast.literal_eval(text)
 
 
 def call_once() -> None:

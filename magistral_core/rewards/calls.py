@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from magistral_core.records import Problem, TestCase
+from magistral_core.rewards.call_program import assigned
 from magistral_core.rewards.outputs import Comparison, expected_value, same_result
 from magistral_core.rewards.plain import decode
 from magistral_core.sandbox import Box, Limits, Program, RunResult, RunStatus, Sandbox, SandboxError
@@ -57,10 +58,12 @@ def forms(inputs: tuple[str, ...]) -> dict[str, Any]:
     """What tells whether `[3, 1]` is two arguments or one list.
 
     Returns:
-        `sizes` of the lists among a problem's inputs, and whether a `single` value that is no list is among them.
+        `sizes` of the lists among a problem's inputs, whether a `single` value that is no list is among them, and whether all name the same
+        arguments, `assigned` to as in `nums = [3, 3], target = 6`.
     """
     sizes: set[int] = set()
     single = False
+    names = {tuple(assigned(text)) for text in inputs}
     for text in inputs:
         try:
             value = json.loads(text)
@@ -70,7 +73,7 @@ def forms(inputs: tuple[str, ...]) -> dict[str, Any]:
             sizes.add(len(value))
         else:
             single = single or not isinstance(value, dict)  # an object may name the arguments
-    return {"sizes": sorted(sizes), "single": single}
+    return {"sizes": sorted(sizes), "single": single, "assigned": len(names) == 1 and () not in names}
 
 
 def returned(box: Box, program: Program, entry: str, arguments: str, inputs: tuple[str, ...], limits: Limits) -> Returned:

@@ -12,9 +12,10 @@ from magistral_core.storage.objects import (
     require_space,
 )
 from magistral_core.storage.runs import RunHandle, RunIndex, recipe_digest
-from magistral_core.storage.writer import CheckpointWriter
+from magistral_core.storage.writer import PATIENCE_S, CheckpointWriter
 
 __all__ = [
+    "PATIENCE_S",
     "CheckpointStore",
     "CheckpointWriter",
     "CorruptCheckpointError",

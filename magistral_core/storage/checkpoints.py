@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from magistral_core.errors import InfrastructureError, InputError
-from magistral_core.storage.objects import ObjectStore, open_store
+from magistral_core.storage.objects import MissingObjectError, ObjectStore, open_store
 
 log = logging.getLogger(__name__)
 
@@ -263,6 +263,8 @@ class CheckpointStore:
             return None
         try:
             manifest = _decode(self.store.get_bytes(prefix + MANIFEST), where.rstrip("/"))
+        except MissingObjectError:  # pruned by somebody since it was listed
+            return None
         except (ValueError, KeyError, TypeError) as error:
             log.warning("%s%s cannot be read (%s): not a checkpoint", where, MANIFEST, error)
             return None

@@ -81,6 +81,9 @@ class Lease:
         store, run_id: which run.
         ttl: seconds without a heartbeat after which another machine may take over.
         on_wait: called with one line for people when another machine's lease has to run out first.
+
+    Attributes:
+        lost: another process was seen to hold it. What is logged from then on would stand beside what that one logs.
     """
 
     def __init__(self, store: ObjectStore, run_id: str, ttl: float = TTL_S, on_wait: Callable[[str], None] = log.warning) -> None:
@@ -91,6 +94,7 @@ class Lease:
         self._on_wait = on_wait
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self.lost = False
 
     def acquire(self) -> None:
         """Take the lease, waiting for another machine's to run out if need be, and keep it alive in the background.
@@ -174,6 +178,7 @@ class Lease:
                 holder = self._read()
                 if holder is None or holder.token != self._me.token:
                     log.error("run %s was taken over; nothing more will be committed here", self._run_id)
+                    self.lost = True
                     return
                 self._write()
             except MagistralError as error:  # the store is away, or full: `check` decides before a commit

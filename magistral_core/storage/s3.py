@@ -56,6 +56,8 @@ _REFUSED = {
 }
 _NO_BUCKET = "NoSuchBucket"
 _SERVER_FAILED = 500
+#: Of one object among those that a request deletes: that the server could not just then.
+_BUSY = {"InternalError", "SlowDown", "ServiceUnavailable"}
 _FULL = {"507", "InsufficientStorage", "QuotaExceeded", "XMinioStorageFull"}
 
 
@@ -89,9 +91,9 @@ class S3Store:
             self._abort_stale(quick)
         except NoCredentialsError as error:
             raise InputError(f"storage.uri {self.uri}: no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error
-        except ClientError as error:
-            raise InputError(f"storage.uri {self.uri}: {self._refusal(error)}") from error
-        except BotoCoreError as error:
+        except (ClientError, BotoCoreError) as error:
+            if isinstance(error, ClientError) and (_code(error) in _FULL or not _is_away(error)):
+                raise InputError(f"storage.uri {self.uri}: {self._refusal(error)}") from error
             where = self._endpoint or "AWS"
             mend = (
                 "start it (magistral stack up), or set AWS_ENDPOINT_URL_S3"
@@ -154,7 +156,8 @@ class S3Store:
                     Bucket=self.bucket, Delete={"Objects": left[start : start + _DELETE_AT_ONCE], "Quiet": True}
                 )
             for failed in answer.get("Errors", []):
-                raise InfrastructureError(f"s3://{self.bucket}/{failed['Key']}: not deleted ({failed.get('Code')})")
+                kind = StoreUnreachableError if failed.get("Code") in _BUSY else InfrastructureError
+                raise kind(f"s3://{self.bucket}/{failed['Key']}: not deleted ({failed.get('Code')})")
 
     def _full(self, key: str) -> str:
         return self._prefix + check_key(key)

@@ -28,6 +28,8 @@ T = TypeVar("T")
 #: A store that is away for longer stops the run. Its client has patience of its own, about a minute for one request.
 PATIENCE_S = 300.0
 _PAUSE_S = 2.0
+#: Outages within one call: a store that fails each time after some bytes does not get better.
+_OUTAGES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,17 +127,23 @@ class CheckpointWriter:
             job.on_committed(manifest)
         if self._keep is not None:
             keep = self._keep
-            self._patiently(lambda: self._checkpoints.prune(keep))
-        shutil.rmtree(job.folder)
+            self._patiently(lambda: self._checkpoints.prune(keep), moves=False)  # it reads back the same each time
+        shutil.rmtree(job.folder, ignore_errors=True)  # the checkpoint is safe; what is left goes with the run's staging folder
 
-    def _patiently(self, call: Callable[[], T]) -> T:
-        """Make a call until the store is there to take it. What an interrupted save has uploaded is no checkpoint, and pruned later."""
-        since = time.monotonic()
+    def _patiently(self, call: Callable[[], T], *, moves: bool = True) -> T:
+        """Make a call until the store is there to take it. What an interrupted save has uploaded is no checkpoint, and pruned later.
+
+        Patience begins with an outage, not with the call, which may upload for an hour: whatever it `moves` in between was no outage.
+        """
+        outages, since, moved = 0, 0.0, -1
         while True:
             try:
                 return call()
             except StoreUnreachableError as error:
-                if time.monotonic() - since > self._patience_s or self._hurry.wait(_PAUSE_S):
+                now = time.monotonic()
+                if not outages or (moves and self.moved > moved):
+                    outages, since, moved = outages + 1, now, self.moved
+                if outages > _OUTAGES or now - since > self._patience_s or self._hurry.wait(_PAUSE_S):
                     raise
                 log.warning("checkpoints wait for the store: %s", error)
 

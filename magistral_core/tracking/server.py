@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _CHECK_TIMEOUT_S = 5
+_SERVER_FAILED = 500
 #: Error codes that trying again does not cure.
 _REFUSALS = {
     "BAD_REQUEST",
@@ -116,7 +117,9 @@ def _check_http(place: Place) -> None:
     import requests
 
     try:
-        requests.get(f"{place.uri}/health", timeout=_CHECK_TIMEOUT_S)
+        answer = requests.get(f"{place.uri}/health", timeout=_CHECK_TIMEOUT_S)
+        if answer.status_code >= _SERVER_FAILED:  # a proxy before a server that is away; of others the client says more
+            raise requests.HTTPError(f"it answers {answer.status_code}")
     except requests.RequestException as error:
         raise InputError(
             f"tracking.uri {place.given}: the MLflow server cannot be reached ({_reason(error)}); "

@@ -331,8 +331,12 @@ def _load_model(path: str, settings: TrainingSettings) -> Any:
     attention.register()
     try:
         lm = AutoModelForCausalLM.from_pretrained(path, dtype=_DTYPES[settings.dtype], attn_implementation=settings.attention)
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        if isinstance(error, KeyError) and error.args == (settings.attention,):  # older classes look it up among their own
+            raise _own_attention(path) from error
         raise InputError(f"model.path {path}: cannot be loaded ({' '.join(str(error).split())[:300]})") from error
+    if not lm._can_set_attn_implementation():
+        raise _own_attention(path)
     head = lm.get_output_embeddings()
     if type(head) is not torch.nn.Linear or head.bias is not None or lm.lm_head is not head:
         raise InputError(f"model.path {path}: its output layer is not a plain linear `lm_head`; such models are not supported")
@@ -350,6 +354,13 @@ def _load_model(path: str, settings: TrainingSettings) -> Any:
     if settings.gradient_checkpointing:
         lm.gradient_checkpointing_enable()
     return lm
+
+
+def _own_attention(path: str) -> InputError:
+    return InputError(
+        f"model.path {path}: transformers computes its attention in the model's own way, which does not keep the sequences of a packed row "
+        "apart; such models are not supported"
+    )
 
 
 def _without_dropout(lm: torch.nn.Module) -> None:

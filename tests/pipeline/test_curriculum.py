@@ -167,6 +167,34 @@ def test_the_retired_come_back_where_too_few_are_left() -> None:
     assert run.row | {"problems": 10, "active": 10, "retired": 0} == run.row
 
 
+def test_the_retired_that_come_back_are_judged_anew() -> None:
+    """What is trained first in their stage are groups of the one before, which say nothing of them."""
+    run = Run(recipe({"steps": 12}, {"levels": [1, 1], "steps": 20}, {}), problems(), right=lambda problem: G if problem.level == 1 else 2)
+    for group_id in range(1000, 1004):
+        run.machine.draw(group_id)
+    straggler, stage = next(drawn for drawn in map(run.machine.drawn, range(1000, 1004)) if drawn[0].level != 1)
+    while not run.batch():
+        pass
+    assert run.machine.stage == 1
+    assert all(run.machine.rate(problem.id).correct for problem in run.items if problem.level == 1), "each was solved"
+    run.machine.observe(judged(1000, straggler, stage, 2))
+    assert not run.machine.end_batch(run.step + 1, ())
+    assert run.row["active"] == 10
+
+
+def test_what_was_deferred_is_not_deferred_again_by_one_group() -> None:
+    run = Run(recipe({"steps": 1}, {}, retire_after=None, defer_after=2), problems(), right=lambda problem: 0)
+    run.machine.draw(1000)
+    hard, stage = run.machine.drawn(1000)
+    for group_id in (1000, 1001):
+        run.machine.observe(judged(group_id, hard, stage, 0))
+    assert run.batch()
+    assert run.machine.stage == 1
+    run.machine.observe(judged(2000, hard, 1, 0))
+    run.machine.end_batch(run.step + 1, ())
+    assert run.row["deferred"] == 0
+
+
 @pytest.mark.parametrize(("measure", "reason"), [("reward", "reward plateau"), ("length", "length plateau")])
 def test_a_stage_ends_when_its_measure_rises_no_more(measure: str, reason: str) -> None:
     run = Run(recipe({f"{measure}_plateau": {"window": 3, "rise": 0.1}}, {}, retire_after=None), problems())

@@ -16,7 +16,7 @@ from test_coordinator import assert_conserved, some_of_all
 from test_supervision import DEATH
 
 from magistral_core.pipeline.coordinator import Coordinator
-from magistral_core.pipeline.supervision import Fleet, GeneratorState
+from magistral_core.pipeline.supervision import Fleet, GeneratorError, GeneratorState
 
 
 def test_the_last_leave_first_and_numbers_have_no_gaps() -> None:
@@ -159,6 +159,24 @@ def test_one_that_finds_no_room_is_given_up_when_fewer_are_asked_for(tmp_path: P
     assert [generator for _, generator in run.runtime.removed] == [2, 1]
     assert run.runtime.restarts == []
     assert run.watcher.restarts == []
+    assert run.runtime.generators == 1
+
+
+@pytest.mark.parametrize("wanted", [2, 4])
+def test_one_that_joins_and_can_never_start_ends_no_run(wanted: int, tmp_path: Path) -> None:
+    broken = World(generators=1, restart_seconds=1.0, raises={"restart": GeneratorError("no room for its cache")})
+    run = scaled([(5.0, wanted)], tmp_path, broken, max_restarts=2)
+    assert_conserved(run)
+    assert run.runtime.generators == 1
+    told = [cause for role, cause in run.watcher.restarts if role == "generator 1"]
+    assert told == ["no room for its cache"] * 2 + ["no room for its cache; it never came to work, so the run goes on without it"]
+    assert len(run.watcher.restarts) <= 3 * (wanted - 1), "and it is not tried again, though asked for until the end"
+
+
+def test_one_that_is_started_again_without_room_can_leave(tmp_path: Path) -> None:
+    run = scaled([(9.0, 1)], tmp_path, World(generators=2, restart_seconds=1e6), [(3.0, 1)])
+    assert_conserved(run)
+    assert [generator for _, generator in run.runtime.removed] == [1]
     assert run.runtime.generators == 1
 
 

@@ -147,6 +147,18 @@ def test_clock_by_hand() -> None:
     assert clock.lap(21.0) == pytest.approx((1.0, 1.0)), "what runs goes on running"
 
 
+def test_what_a_clock_skips_is_no_part_of_its_window() -> None:
+    clock, young = Clock(0.0), Clock(9.0)
+    clock.busy(1, 2.0)
+    clock.busy(0, 3.0)
+    for each in (clock, young):
+        each.skip(6.0, 10.0)  # from 4 to 10
+    assert clock.lap(11.0) == pytest.approx((1 / 5, 1 / 5))
+    assert young.lap(11.0) == (0.0, 0.0)
+    young.busy(1, 11.0)
+    assert young.lap(12.0) == pytest.approx((1.0, 1.0))
+
+
 @given(spans=st.lists(st.tuples(st.floats(0.01, 5), st.integers(0, 9)), min_size=1, max_size=20))
 def test_clock_integrates(spans: list[tuple[float, int]]) -> None:
     clock, now, integral, busy = Clock(0.0), 0.0, 0.0, 0.0

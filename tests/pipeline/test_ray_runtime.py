@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray.exceptions import RayActorError
+from ray.exceptions import OutOfMemoryError, RayActorError
 from simulated_runtime import recipe
 
 from magistral_core.pipeline import runtime_ray
 from magistral_core.pipeline.handover import FileHandover, WeightFile
 from magistral_core.pipeline.runtime_ray import GeneratorActor, RayRuntime
-from magistral_core.pipeline.supervision import GeneratorError
+from magistral_core.pipeline.supervision import GeneratorError, TrainerError
 
 Answer = Callable[[], Coroutine[Any, Any, Any]]
 
@@ -25,6 +25,10 @@ async def yes() -> int:
 
 async def dead() -> int:
     raise RayActorError
+
+
+async def without_memory() -> int:
+    raise OutOfMemoryError("the node was low on memory")
 
 
 async def silent() -> int:
@@ -88,7 +92,9 @@ def killed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return found
 
 
-@pytest.mark.parametrize("answers", [{"forget": dead}, {"forget": silent}, {"update": dead}, {"update": silent}], ids=str)
+@pytest.mark.parametrize(
+    "answers", [{"forget": dead}, {"forget": silent}, {"update": dead}, {"update": silent}, {"update": without_memory}], ids=str
+)
 def test_a_generator_that_went_with_a_trainer_is_replaced_with_it(answers: dict[str, Answer], killed: list[Any]) -> None:
     well, ill = StandIn(), StandIn(**answers)
     runtime = Runtime([well, ill])
@@ -120,6 +126,28 @@ def test_its_replacement_may_die_as_often_as_any(killed: list[Any]) -> None:
     runtime.stillborn = limit
     with pytest.raises(GeneratorError, match="generator 1 died"):
         asyncio.run(runtime.rewind(Path("model"), 6, None))
+
+
+def test_what_went_on_of_a_failed_attempt_disturbs_the_next_one_no_more(killed: list[Any]) -> None:
+    """New trainers die while a generator that went with the old ones is still being started."""
+    starting = StandIn(start=silent)
+
+    class Died(Runtime):
+        def _new_generator(self, generator: int) -> StandIn:
+            self.made.append(starting)
+            return starting
+
+        async def _start_trainers(self, model_dir: Path, checkpoint: Path | None) -> None:
+            await asyncio.sleep(0.3)
+            raise TrainerError("rank 0 died")
+
+    async def attempt() -> set[asyncio.Task[Any]]:
+        with pytest.raises(TrainerError, match="rank 0 died"):
+            await Died([StandIn(), StandIn(forget=dead)]).rewind(Path("model"), 6, None)
+        assert starting.asked == ["start"]
+        return asyncio.all_tasks() - {asyncio.current_task()}
+
+    assert asyncio.run(attempt()) == set()
 
 
 def generator_actor(engine: Any, life_seconds: float = 30.0) -> Any:

@@ -13,7 +13,7 @@ from small_run import SMALL
 from magistral_core import api
 from magistral_core.config import Recipe
 from magistral_core.errors import InputError
-from magistral_core.pipeline.prepare import _trainer_bytes
+from magistral_core.pipeline.prepare import _trainer_bytes, count_parameters
 
 STAGES = [
     {"levels": [1, 1], "steps": 2, "l_max": 32, "l_cache": 8, "share": 0.5},
@@ -80,6 +80,17 @@ def test_a_kind_of_model_that_is_not_known_is_refused(writer_model: Path, tmp_pa
     (model / "config.json").write_text(json.dumps({**content, "model_type": "quite_another"}))
     with pytest.raises(InputError, match=r"model\.path .*: Transformers cannot read its config\.json \(.*quite_another"):
         api.plan(recipe(model, tmp_path))
+
+
+def test_weights_in_two_forms_are_counted_once_and_half_a_file_is_named(writer_model: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(writer_model, model)
+    weights = model / "model.safetensors"
+    shutil.copy(weights, model / "consolidated.safetensors")
+    assert count_parameters(model) == count_parameters(writer_model) > 0
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(InputError, match=f"model.path {weights}: not a whole .safetensors file"):
+        count_parameters(model)
 
 
 def test_a_plan_needs_no_place_to_write_and_counts_what_no_response_can_answer(

@@ -64,6 +64,15 @@ for n in range(1, 64):
     except OSError: pass
 os._exit(0)
 """
+#: A reply whose putting together would take hours: its items have one hash.
+COLLIDING = """import os
+left = ('{"t": "set", "v": [' + ', '.join(str(n * (2**61 - 1)) for n in range(200_000)) + ']}').encode()
+for fd in range(63, 2, -1):
+    try:
+        while left: left = left[os.write(fd, left):]
+    except OSError: pass
+os._exit(0)
+"""
 RIGHT_CPP = "#include <bits/stdc++.h>\nint main() { int a, b; std::cin >> a >> b; std::cout << a + b; }\n"
 
 
@@ -76,6 +85,12 @@ LIST_OF_LISTS = function(("[[1, 2]]", "1"), ("[[1], [2]]", "2"))
 ONE_VALUE = function(("[5]", '"list"'), ("5", '"int"'), ("null", '"NoneType"'))
 OPTIONAL = function(("[3]", "3"), ("[3, 1]", "4"))
 LISTED_ONE = function(("[[3, 1]]", "4"), ("[[5]]", "5"))
+SHOWN = function(
+    ("nums = [3, 3], target = 6", "[0, 1]"), ("nums = [1, 3],\ntarget = 4", "[0, 1]"), ("nums = [null, true]\ntarget = 1", "[]")
+)
+EQUATIONS = function(("x=5", "5"), ("y=3", "3"), ("2x=4", "4"))
+BRACES = function(("mat = {{1,2},{3,4}}", "1"), ("mat = {{1,2}}", "2"))
+GROUPS = function(('[["ab", "ba", "c"]]', '[["ab", "ba"], ["c"]]'))
 LINES = function(("[1]\n[2]", "[1, 2]"), ("[]\n[2, 3]", "[2, 3]"))
 
 
@@ -118,6 +133,17 @@ def verdict(judge: CodeJudge, problem: Problem, source: str, language: str = "py
         (OPTIONAL, "class Solution:\n    def f(self, a, b=0): return a + b", "python"),
         (LISTED_ONE, "def f(x): return sum(x)", "python"),
         (LINES, "def f(a, b): return a + b", "python"),
+        (SHOWN, "def f(nums, target): return [0, 1] if nums[1] == 3 and target > 1 else []", "python"),
+        (SHOWN, "def f(x, y): return [0, 1] if x[1] == 3 and y > 1 else []", "python"),
+        (BRACES, "def f(text): return 1 if '3' in text else 2", "python"),
+        (function(("a = 1, b = 2", "2"), ("a = 3, b = 2", "3")), "f = max", "python"),
+        (EQUATIONS, "def f(equation): return int(equation.split('=')[-1])", "python"),
+        (
+            GROUPS,
+            "def f(words):\n    found = defaultdict(deque)\n    for w in words: found[*sorted(w)].append(w)\n    return found.values()",
+            "python",
+        ),
+        (function(("[2]", "[0, 1, 2]")), "def f(n): return (isqrt(x * x) for x in range(n + 1) if x < sys.maxsize)", "python"),
         (LOOPED, "def f(x): return x + 1", "python"),
         (WITHIN, "def within(a, b): return filter(lambda x: x in b, a)", "python"),
         (WITHIN, "def within(a, b):\n    for x in a:\n        if x in b:\n            yield x", "python"),
@@ -180,6 +206,8 @@ def test_right_ones_are_correct(judge: CodeJudge, problem: Problem, source: str,
         (OWN_GCD, "def other(a, b): return gcd(a, b)", "runtime_error"),
         (MIXED, "class math: floor = staticmethod(lambda x: 0)\ndef sum(*a): return 0", "wrong"),
         (EVALUATED, "def f(): return 'x'", "wrong"),
+        (GROUPS, "def f(words): return map(list, words)", "wrong"),
+        (ADD, COLLIDING, "wrong"),
         (EVALUATED, "def f(): return '__import__(\"nope\")'", "wrong"),
         (EVALUATED, "def f(): return '1 +'", "wrong"),
     ],

@@ -258,6 +258,53 @@ def test_patience_with_a_store_has_an_end(store: ObjectStore, tmp_path: Path, mo
         interrupted()
 
 
+def test_patience_begins_with_an_outage_and_not_with_a_long_upload(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_module, "_PAUSE_S", 0.01)
+    away = AwayStore(store)
+    long, put = [True, True, True], away.put_file
+
+    def put_file(path: Path, key: str, count: Any = lambda size: None) -> None:
+        if long:
+            long.pop()
+            time.sleep(0.3)
+            count(1)
+            raise StoreUnreachableError(f"{key}: the connection broke")
+        put(path, key, count)
+
+    away.gate.set()
+    monkeypatch.setattr(away, "put_file", put_file)
+    checkpoints = CheckpointStore(away, "run-00000000-001")
+    with CheckpointWriter(checkpoints, patience_s=0.2) as writer:
+        writer.submit(1, make_folder(tmp_path, 1))
+    assert checkpoints.steps() == [1]
+    monkeypatch.setattr(writer_module, "_OUTAGES", 2)
+    long.extend([True] * 30)
+    writer = CheckpointWriter(checkpoints, patience_s=0.2)
+    writer.submit(2, make_folder(tmp_path, 2))
+    with pytest.raises(StoreUnreachableError, match="the connection broke"):
+        writer.close()
+    assert long, "one that breaks again and again is given up"
+
+
+def test_a_checkpoint_that_is_pruned_while_they_are_listed_is_none(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = CheckpointStore(store, "run-00000000-001")
+    for step in (1, 2):
+        checkpoints.save(step, make_folder(tmp_path, step))
+    listed = store.list
+
+    def pruned_after(prefix: str) -> Any:
+        found = listed(prefix)
+        store.delete([key for key, _ in found if "step-00000001" in key])
+        return found
+
+    monkeypatch.setattr(store, "list", pruned_after)
+    assert checkpoints.steps() == [2]
+
+
 def test_a_failed_upload_is_raised_by_every_later_call_and_keeps_its_folder(store: ObjectStore, tmp_path: Path) -> None:
     checkpoints = CheckpointStore(store, "run-00000000-001")
     writer = CheckpointWriter(checkpoints, keep=1)

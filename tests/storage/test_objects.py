@@ -8,9 +8,11 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -18,6 +20,7 @@ from unittest.mock import Mock
 import pytest
 from boto3.exceptions import RetriesExceededError
 from botocore.exceptions import ClientError
+from botocore.stub import Stubber
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -33,6 +36,7 @@ from magistral_core.storage.objects import (
     open_store,
     require_space,
 )
+from magistral_core.tracking import Tracker
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -149,6 +153,51 @@ def test_a_silent_server_is_given_up_soon(monkeypatch: pytest.MonkeyPatch) -> No
         with pytest.raises(InputError, match="cannot be reached"):
             open_store("s3://bucket/x").check()
         assert time.monotonic() - start < 15
+
+
+class Unavailable(BaseHTTPRequestHandler):
+    """A proxy before a server that is away."""
+
+    def answer(self) -> None:
+        self.send_response(503)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_GET = do_HEAD = do_PUT = do_POST = answer  # noqa: N815
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_a_proxy_before_a_server_that_is_away_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A retry goes by these words: later, it may be there again."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a:b")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "c")
+    with HTTPServer(("127.0.0.1", 0), Unavailable) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{server.server_port}")
+            for write in (True, False):
+                with pytest.raises(InputError, match="cannot be reached.*503"):
+                    open_store("s3://bucket/x").check(write=write)
+            with pytest.raises(InputError, match="the MLflow server cannot be reached.*503"):
+                Tracker.check(f"http://127.0.0.1:{server.server_port}")
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(("code", "away"), [("SlowDown", True), ("InternalError", True), ("AccessDenied", False)])
+def test_what_a_busy_server_did_not_delete_is_tried_again(
+    s3_environment: S3Server, monkeypatch: pytest.MonkeyPatch, code: str, away: bool
+) -> None:
+    store = open_store("s3://bucket/busy")
+    with Stubber(store._client) as stub:  # type: ignore[attr-defined]
+        stub.add_response("delete_objects", {"Errors": [{"Key": "a", "Code": code}]})
+        with pytest.raises(InfrastructureError, match=f"not deleted \\({code}\\)") as caught:
+            store.delete(["a"])
+    assert isinstance(caught.value, StoreUnreachableError) is away
 
 
 def test_wrong_and_absent_credentials_are_named(s3_environment: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -219,6 +219,7 @@ def test_a_lost_lease_is_noticed_before_a_commit(store: ObjectStore, tmp_path: P
     with pytest.raises(InfrastructureError, match="taken over by process 1 on another-host"):
         checkpoints.save(2, tmp_path / "staging")
     time.sleep(2.5)  # a heartbeat passes
+    assert lease.lost
     lease.release()
     assert store.get_bytes(key) == taken
     assert checkpoints.steps() == [1]

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # training_world.py; importmode=
 import pytest
 import torch
 from training_world import Reference, load_double, make_batch, make_model, make_reference, make_unsupported, write_batch
-from transformers import Gemma2Config, PhiConfig
+from transformers import BloomConfig, FalconConfig, Gemma2Config, PhiConfig
 
 from magistral_core.processes import THREAD_ENVIRONMENT, free_port
 from magistral_core.records import Batch
@@ -43,6 +43,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     make_model(folder / "untied", tied=False)
     make_unsupported(folder / "refused" / "softcapped", Gemma2Config(**_SMALL, num_key_value_heads=1, head_dim=8))
     make_unsupported(folder / "refused" / "biased", PhiConfig(**_SMALL))
+    make_unsupported(folder / "refused" / "own attention", BloomConfig(vocab_size=64, hidden_size=16, n_layer=1, n_head=2))
+    make_unsupported(folder / "refused" / "own table", FalconConfig(**_SMALL, alibi=True))
     batch = make_batch(load_double(folder / "tied"))
     write_batch(folder, batch)
     processes: dict[Any, list[subprocess.Popen[bytes]]] = {count: _start(folder, count) for count in WORLDS}

@@ -101,8 +101,10 @@ class Comparison:
             return gold == pred
         if one.name is not None and two.name is not None and not _same_name(one.name, two.name):
             return False
-        if one.approximate and isinstance(one.value, Num) and one.value.places:
-            return self._rounds_to(two.value, one.value)
+        decimal, unit = _decimal(one.value)
+        if one.approximate and decimal is not None and decimal.places:
+            same_unit = not unit or not isinstance(two.value, Quantity) or two.value.unit == unit
+            return same_unit and self._rounds_to(two.value, decimal)
         return self.equal(one.value, two.value)
 
     def _read(self, node: Node) -> _Reading:
@@ -134,18 +136,22 @@ class Comparison:
                 return _Reading(None)
             raise ContradictionError
         for value in rounded:
-            if isinstance(value, Num) and not self._rounds_to(exact[-1], value):
+            decimal, unit = _decimal(value)
+            given = exact[-1].unit if isinstance(exact[-1], Quantity) else ""
+            # In another unit it is another number: 5 km are about 3.1 mi, and \arctan 2 about 63.4 degrees.
+            alike = unit == given or ("degree" not in (unit, given) and not (unit and given))
+            if decimal is not None and alike and not self._rounds_to(exact[-1], decimal, _places(decimal)):
                 raise ContradictionError
         return _Reading(exact[-1], name)
 
-    def _rounds_to(self, value: Node, rounded: Num) -> bool:
-        """Whether a constant, rounded to the decimals of `rounded`, is that number."""
+    def _rounds_to(self, value: Node, rounded: Num, places: int | None = None) -> bool:
+        """Whether a constant, rounded to so many decimals (None: those of `rounded`), is that number."""
         if isinstance(value, Quantity):
             value = value.value
         if not is_closed(value) or isinstance(value, Group | Matrix | SetOp):
             return False
         evaluator, number = constant(Op("add", (value, Op("neg", (rounded,)))), self._exact_only)
-        half = Fraction(1, 2 * 10**rounded.places)
+        half = Fraction(1, 2) / Fraction(10) ** (rounded.places if places is None else places)
         if isinstance(number, Fraction):
             return abs(number) <= half
         return bool(abs(number) <= evaluator.value(Num(half)).numerator / half.denominator)
@@ -337,6 +343,21 @@ class Comparison:
         return other in (Sym(choice.letter), Const(choice.letter))
 
 
+def _places(number: Num) -> int:
+    """Decimals to which a number may have been rounded: negative where an integer ends in zeros."""
+    text = str(abs(number.value)) if not number.places and number.value else ""
+    return number.places - (len(text) - len(text.rstrip("0")))
+
+
+def _decimal(node: Node) -> tuple[Num | None, str]:
+    """The number that a text writes, with its sign, and its unit if it has one; None: it is no written number."""
+    if isinstance(node, Quantity):
+        return _decimal(node.value)[0], node.unit
+    if isinstance(node, Op) and node.name == "neg" and isinstance(node.args[0], Num):
+        return Num(-node.args[0].value, node.args[0].places), ""
+    return (node if isinstance(node, Num) else None), ""
+
+
 def _name_of(node: Node) -> str | None:
     """The words of a text; a name in capitals and infinity may be written either way."""
     return node.words if isinstance(node, Text) else node.name if isinstance(node, Sym) and node.name.isupper() else None
@@ -381,6 +402,12 @@ def _is_name(node: Node) -> bool:
             return True
         case Group("()", items):
             return all(isinstance(item, Sym) for item in items)
+        case Op("abs", (Sym(name),)):  # |z|, a length |AB|; |x| = 5 says something of x
+            return name in ("z", "w") or (len(name) > 1 and name.isupper())
+        case Group("[]", (Sym(name),)):  # the area [ABC]
+            return len(name) > 1 and name.isupper()
+        case Op("div", (Op("mul", (Sym("d"), Sym())), Op("mul", (Sym("d"), Sym())))):
+            return True
         case Choice(_, None):
             return True
         case _:
@@ -396,7 +423,8 @@ def _same_name(a: Node, b: Node | None) -> bool:
 def _mentions(value: Node, name: Node) -> bool:
     """Whether a value speaks of what it is said to be the value of, as in `x = x + 1`."""
     if isinstance(name, Op):
-        return any(isinstance(part, Op) and part.name == name.name for part in walk(value))
+        called = name.name.startswith("call:")
+        return any(isinstance(part, Op) and (part.name == name.name if called else part == name) for part in walk(value))
     return bool(symbols(name) & symbols(value))
 
 

@@ -49,17 +49,29 @@ class Evaluator:
         variables: value of each variable.
         digits: decimal digits for what is not a fraction; None refuses it with InexactError.
         real: treat even roots and logarithms of negative numbers as undefined, for expressions in real variables.
+
+    Attributes:
+        spread: bits between the sizes of the largest and the smallest summand so far: as many the one needs to be seen beside the other.
     """
 
     def __init__(self, variables: Mapping[str, Fraction] | None = None, digits: int | None = None, real: bool = False) -> None:
         self._variables = variables or {}
         self._real = real
-        self._digits = digits
+        self.digits = digits
+        self._sizes: list[int] = []
         self._bits_left = MAX_TOTAL_BITS
         self._context: Any = None
         if digits is not None:
             self._context = _mpmath()
             self._context.dps = digits
+
+    @property
+    def spread(self) -> int:
+        return self._sizes[1] - self._sizes[0] if self._sizes else 0
+
+    def finer(self, digits: int) -> Evaluator:
+        """One that computes the same with more digits. Its values may be compared with this one's."""
+        return Evaluator(self._variables, digits, self._real)
 
     def value(self, node: Node) -> Any:
         """A Fraction or an mpmath number. Raises UndefinedError, InexactError, TooLargeError."""
@@ -168,7 +180,10 @@ class Evaluator:
     def _plus(self, a: Any, b: Any) -> Any:
         if isinstance(a, Fraction) and isinstance(b, Fraction):
             return self._kept(a + b)
-        return self._checked(self._convert(a) + self._convert(b))
+        a, b = self._convert(a), self._convert(b)
+        sizes = [*self._sizes, *(self._context.mag(x) for x in (a, b) if x and self._context.isfinite(x))]
+        self._sizes = [min(sizes), max(sizes)] if sizes else []
+        return self._checked(a + b)
 
     def _times(self, a: Any, b: Any) -> Any:
         if isinstance(a, Fraction) and isinstance(b, Fraction):

@@ -381,17 +381,20 @@ class Expressions(TokenStream, ABC):
                 break
         if power in (Op("neg", (Num(Fraction(1)),)), Num(Fraction(-1))) and name in words.INVERSES:
             name, power = words.INVERSES[name], None
-        argument = self._atom() if self._peek().text in ("(", "{", "[") else self._open_argument()
+        argument = self._atom() if self._peek().text in ("(", "{", "[") else self._open_argument(words.FUNCTIONS[name])
         if isinstance(argument, Group) and argument.kind == "[]" and len(argument.items) == 1:
             argument = argument.items[0]
         node: Node = Op(words.FUNCTIONS[name], (argument,) if base is None else (argument, base))
         return node if power is None else Op("pow", (node, power))
 
-    def _open_argument(self) -> Node:
-        r"""The argument of a function without brackets: numbers, letters and constants up to an operator (`\sin 2x`, `\cos \pi/3`)."""
+    def _open_argument(self, function: str) -> Node:
+        r"""The argument of a function without brackets: numbers, letters and constants up to an operator (`\sin 2x`, `\cos \pi/3`).
+
+        `\arctan 1/2` has a fraction, but `\ln 2/2` is half a logarithm.
+        """
         if self._accept("-"):
-            return Op("neg", (self._open_argument(),))
-        node = self._factor()
+            return Op("neg", (self._open_argument(function),))
+        node, logarithm = self._factor(), function in ("ln", "log")
         while True:
             token = self._peek()
             name = token.text.removeprefix("\\")
@@ -402,7 +405,7 @@ class Expressions(TokenStream, ABC):
                 goes_on = token.kind == "cmd" and (token.text in words.CONSTANTS or name in words.LETTERS)
             if goes_on:
                 node = Op("mul", (node, self._factor()))
-            elif token.text == "/" and self._peek(1).kind == "num" and is_closed(node):
+            elif token.text == "/" and self._peek(1).kind == "num" and is_closed(node) and (not logarithm or node == Num(Fraction(1))):
                 self._at += 1
                 node = Op("div", (node, self._factor()))
             else:

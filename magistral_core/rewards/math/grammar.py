@@ -296,7 +296,7 @@ class _Parser(Expressions):
         return Op("abs", (inside,))
 
     def _matrix(self, environment: str) -> Node:
-        if environment not in words.MATRIX_ENVIRONMENTS:
+        if environment not in (*words.MATRIX_ENVIRONMENTS, "cases"):
             raise UnsupportedError(f"the environment {environment}")
         if environment == "array":
             self._raw_argument()
@@ -305,6 +305,8 @@ class _Parser(Expressions):
             row = [self._statement()]
             while self._accept("&"):
                 row.append(self._statement())
+            if environment == "cases":
+                self._accept(",", ";")
             rows.append(tuple(row))
             if not self._accept("\\\\"):
                 break
@@ -312,6 +314,10 @@ class _Parser(Expressions):
         if token.kind != "end" or token.text != environment or len({len(row) for row in rows}) != 1:
             raise UnreadableError("a matrix whose rows differ in length, or that is not closed")
         matrix = Matrix(tuple(rows))
+        if environment == "cases":
+            if not all(len(row) == 1 and isinstance(row[0], Relation) for row in rows):
+                raise UnsupportedError("a function by cases")
+            return Group("list", tuple(row[0] for row in rows))
         return Op("det", (matrix,)) if environment == "vmatrix" else matrix
 
 
@@ -340,7 +346,13 @@ def _combine(items: list[Node], joints: list[str]) -> Node:
         excluding = any(isinstance(item, Relation) and item.ops == ("!=",) for item in items)
         if set(joints) == {","} and all(inequalities) and excluding:  # what is left out of the rest
             return SetOp("intersection", tuple(items))
+    if any(isinstance(item, Group) for item in items):  # systems: what belongs together stays together
+        items = [Group("()", item.items) if isinstance(item, Group) and _is_system(item) else item for item in items]
     return _solutions(items, joints) or Group("list", tuple(items))
+
+
+def _is_system(node: Group) -> bool:
+    return node.kind == "list" and all(isinstance(item, Relation) for item in node.items)
 
 
 def _solutions(items: list[Node], joints: list[str]) -> Node | None:

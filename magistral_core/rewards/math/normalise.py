@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from magistral_core.boxed import extract_boxed
+from magistral_core.boxed import boxed_in
+from magistral_core.rewards.math import words
 
 _GREEK = "αβγδεζηθικλμνξρστυφχψωΓΔΘΛΞΠΣΦΨΩ"
 _GREEK_NAMES = (
@@ -63,14 +64,33 @@ _EDITS: tuple[tuple[re.Pattern[str], str], ...] = (
 )
 _LETTER_TIMES = re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)")  # 3 x 10^5
 _SPACED_THOUSANDS = re.compile(r"(?<![\d.,\w}])([1-9]\d{0,2}(?:[ ]\d{3})+)(?![\d,])(?!\s*/)(?! \d)")
+#: What may stand before a box that is all of an answer: delimiters and words, none of which changes what it says.
+_BEFORE_A_BOX = re.compile(
+    r"(?:\\[()\[\]]|\\(?:text|textbf|mathbf)\s*\{(?:[^\W\d_]|[\s.,:!'’])*+\}|\*\*|[^\W\d_]{2,}+|I\b|[\s$.,:;!'’#])*+"
+)
+#: And behind it: delimiters, and sentences after a full stop.
+_BEHIND_A_BOX = re.compile(r"(?:\\[)\]]|\*\*|[\s$])*+(?:[.!](?:[^\W\d_]|[\s$.,:;!'’*])*+)?")
+_OTHERWISE = frozenset("or and not no never minus negative plus half twice double triple percent times".split())  # noqa: SIM905
+_WORDS = re.compile(r"[^\W\d_]+")
 _BLANKS = re.compile(r"\s+")
+
+
+def _says_more(word: str) -> bool:
+    return word.lower() in _OTHERWISE or words.is_formula_word(word)
 
 
 def clean(text: str) -> str:
     r"""Take away what is presentation only: math delimiters, a box, colours, sizes, odd characters, a final full stop."""
     text = text.strip()
-    if "\\boxed" in text:
-        text = extract_boxed(text) or text
+    if "\\boxed" in text and (found := boxed_in(text)):
+        inside, before, behind = found
+        if (
+            inside
+            and _BEFORE_A_BOX.fullmatch(before)
+            and _BEHIND_A_BOX.fullmatch(behind)
+            and not any(map(_says_more, _WORDS.findall(before)))
+        ):
+            text = inside
     if not text.isascii():
         text = _to_ascii(text)
     text = _without_full_stop(text)

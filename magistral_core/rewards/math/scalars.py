@@ -15,11 +15,13 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
-from magistral_core.rewards.math.evaluate import Evaluator, InexactError, UndefinedError
+from magistral_core.rewards.math.evaluate import Evaluator, InexactError, TooLargeError, UndefinedError
 from magistral_core.rewards.math.nodes import Const, Node, Num, Op, is_closed, symbols, walk
 
 #: Digits beyond those that the answers write out.
 _SPARE_DIGITS = 60
+#: Most digits that a comparison takes, where summands differ in size by as many.
+_MOST_DIGITS = 10_000
 #: Points at which both sides must have a value, and agree.
 _AGREEMENTS = 3
 #: Per point the interval from which variables are drawn; the last are integers, for factorials and powers of -1.
@@ -44,11 +46,10 @@ def same_value(a: Node, b: Node, exact_only: bool) -> bool:
     agreements = 0
     for evaluator in _evaluators(a, b, exact_only, real):
         try:
-            left, right = evaluator.value(a), evaluator.value(b)
-        except UndefinedError:
+            if not _agree(evaluator, a, b):
+                return False
+        except (UndefinedError, _SpreadError):
             continue
-        if not _agree(evaluator, left, right):
-            return False
         agreements += 1
         if agreements == enough:
             return True
@@ -105,23 +106,38 @@ def _same_constant(a: Node, b: Node, exact_only: bool) -> bool:
     except InexactError:
         if exact_only:
             raise
-    digits = _digits(a, b)
-    evaluator = Evaluator(digits=digits)
+    return _agree(Evaluator(digits=_digits(a, b)), a, b)
+
+
+class _SpreadError(TooLargeError):
+    """Summands too different in size for any rounding to tell their sum from the larger one."""
+
+
+def _agree(evaluator: Evaluator, a: Node, b: Node) -> bool:
+    """Whether two expressions have one value here. Raises UndefinedError, _SpreadError."""
     left, right = evaluator.value(a), evaluator.value(b)
+    digits = evaluator.digits
+    if digits is None:
+        return bool(left == right)
+    if evaluator.spread > digits:  # bits: of the smaller summand too few digits may be left
+        digits += evaluator.spread * 3 // 10
+        if digits > _MOST_DIGITS:
+            if not evaluator.close(left, right):
+                return False
+            raise _SpreadError("summands too different in size")
+        evaluator = evaluator.finer(digits)
+        left, right = evaluator.value(a), evaluator.value(b)
     if evaluator.close(left, right):
         return True
-    if not (left == 0 or evaluator.tiny(left)) or not (right == 0 or evaluator.tiny(right)):
+    if not all(value == 0 or evaluator.tiny(value) for value in (left, right)):
         return False
     # Both may be zeros hidden by rounding: a real zero shrinks with more digits, e^{-200} does not.
-    finer = Evaluator(digits=3 * digits)
-    values = [finer.value(a), finer.value(b)]
-    return all(value == 0 or finer.tiny(value) for value in values)
-
-
-def _agree(evaluator: Evaluator, left: Any, right: Any) -> bool:
-    if evaluator.close(left, right):
-        return True
-    return (left == 0 or evaluator.tiny(left)) and (right == 0 or evaluator.tiny(right))
+    finer = evaluator.finer(3 * digits)
+    values = finer.value(a), finer.value(b)
+    return finer.close(*values) or all(
+        new == 0 or (finer.tiny(new) and (old == 0 or abs(new) < abs(old) / 10 ** (digits // 2)))
+        for old, new in zip((left, right), values, strict=True)
+    )
 
 
 def _evaluators(a: Node, b: Node, exact_only: bool, real: bool) -> Iterator[Evaluator]:
@@ -154,8 +170,19 @@ def _far_sample(name: str, number: int, beyond: int) -> Fraction:
 
 
 def _piecewise(*nodes: Node) -> bool:
-    """Whether one of them may be one formula here and another there. Roots are not counted: of lengths, `ab` is the root of `a^2b^2`."""
-    return any(isinstance(part, Op) and part.name in _PIECEWISE for node in nodes for part in walk(node))
+    """Whether one of them may be one formula here and another there.
+
+    Of roots only those of a sum's even power are counted: of lengths, `ab` is the root of `a^2b^2`.
+    """
+    return any(isinstance(part, Op) and (part.name in _PIECEWISE or _is_distance(part)) for node in nodes for part in walk(node))
+
+
+def _is_distance(node: Op) -> bool:
+    match node:
+        case Op("sqrt", (Op("pow", (Op("add"), Num(power))),)):
+            return power % 2 == 0
+        case _:
+            return False
 
 
 def _rational(*nodes: Node) -> bool:

@@ -37,7 +37,21 @@ _TOKEN = re.compile(
     r"|(?P<cmd>\\[a-zA-Z]+)|(?P<sym>\\\\|\\.|\*\*|<=|>=|!=|==|:=|\.\.\.|[^\s\w]|_)|(?P<word>[A-Za-z]+)"
 )
 #: What stands before the brace of an argument, beside the end of another one. A plain brace elsewhere opens a set.
-_BEFORE_ARGUMENT = {"\\frac", "\\dfrac", "\\tfrac", "\\cfrac", "\\sqrt", "\\binom", "\\dbinom", "\\tbinom", "^", "_", "]"}
+_BEFORE_ARGUMENT = {
+    "\\frac",
+    "\\dfrac",
+    "\\tfrac",
+    "\\cfrac",
+    "\\sqrt",
+    "\\binom",
+    "\\dbinom",
+    "\\tbinom",
+    "\\boxed",
+    "\\fbox",
+    "^",
+    "_",
+    "]",
+}
 #: Escaped signs that mean the sign itself.
 _PLAIN = {"\\%": "%", "\\$": "$", "**": "^", "==": "=", ":=": "=", "\\&": "&", "\\#": "#", "\\_": "_", "\\-": ""}
 

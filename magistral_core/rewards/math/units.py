@@ -26,16 +26,26 @@ _CANONICAL = {name: line.split()[0] for line in _LINES for name in line.split()}
 _NOT_A_THING_WORDS = (
     "or and not to times plus minus over more less least most if when unless except mod modulo remainder half halves third thirds "
     "quarter quarters fifth fifths sixth sixths seventh sevenths eighth eighths ninth ninths tenth tenths hundredth hundredths "
-    "thousandth thousandths millionth millionths "
+    "thousandth thousandths millionth millionths billionth billionths eleventh elevenths twelfth twelfths thirteenth thirteenths "
+    "fourteenth fourteenths fifteenth fifteenths sixteenth sixteenths seventeenth seventeenths eighteenth eighteenths nineteenth "
+    "nineteenths twentieth twentieths thirtieth thirtieths fortieth fortieths fiftieth fiftieths sixtieth sixtieths "
+    "gross mln bn "
     "squared cubed factorial power percent per if than about approximately between through till until but "
     "is are was of out from no none never neither nor only maybe possibly either wrong incorrect false true yes where for "
     "all any each with without "
     "ou oder et und mehr weniger mindestens höchstens moins environ fast más menos más y o e più meno oppure almeno"
 )
 _NOT_A_THING = frozenset(_NOT_A_THING_WORDS.split())
+#: As the last word: `5 degrees below zero`, `5 root two`. In `10 one dollar bills` they count nothing.
+_LAST_WORDS = (
+    "zero one two three four five six seven eight nine ten eleven twelve "
+    "thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety"
+)
+_NUMBER_WORDS = frozenset(_LAST_WORDS.split())
 #: Number words behind a number: they multiply it.
 MULTIPLIERS = {
     "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12, "dozens": 12,
+    "quadrillion": 10**15, "quintillion": 10**18, "lakh": 10**5, "lakhs": 10**5, "crore": 10**7, "crores": 10**7,
     "hundreds": 10**2, "thousands": 10**3, "millions": 10**6, "billions": 10**9, "trillions": 10**12,
     "mille": 10**3, "mil": 10**3, "tausend": 10**3, "millionen": 10**6, "millones": 10**6, "milioni": 10**6, "milione": 10**6,
     "millón": 10**6, "milliard": 10**9, "milliards": 10**9, "milliarde": 10**9, "milliarden": 10**9, "miliardi": 10**9, "miliardo": 10**9,
@@ -91,6 +101,9 @@ def _simple_unit(text: str, bare: bool, touching: bool) -> str:
             return known + power
         words = [name]
     if any(not _WORD.fullmatch(word) or word.lower() in _NOT_A_THING or word.lower() in MULTIPLIERS for word in words):
+        return ""
+    last = words[-1].lower().rpartition("-")[2]
+    if last in _NUMBER_WORDS or last in _NOT_A_THING:
         return ""
     if touching or (bare and any(len(word) < 4 or _FUNCTION_OF.fullmatch(word) for word in words)):
         return ""
