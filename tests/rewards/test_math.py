@@ -277,6 +277,22 @@ SAME = [
     ("5e6", "\\boxed{5}\\text{ million}"),
     ("3", "3\\text{ two-digit numbers}"),
     ("5\\text{ cm}", "\\boxed{5}\\text{ cm}"),
+    ("5", "\u7b54\u6848\u662f\uff1a\\boxed{5}"),
+    ("5", "\u56e0\u6b64\uff0c\\boxed{5}"),
+    ("5", "\u7b54\u6848\u662f\\boxed{5}\u3002"),
+    ("5", "\u7b54\uff1a\\boxed{5}"),
+    ("$m+n=\\boxed{25}$", "25"),
+    ("\\sin\\theta=\\boxed{\\frac35}", "3/5"),
+    ("6", "The gcd is \\boxed{6}"),
+    ("5", "The max is \\boxed{5}"),
+    ("5", "Adding and simplifying gives \\boxed{5}"),
+    ("(A) Both (A) and (R) are true", "A"),
+    ("D. Both (I) and (II) are correct", "D"),
+    ("(B) Statement (I) only", "B"),
+    ("(B) OR gate", "B"),
+    ("(A) AND gate", "A"),
+    ("\\left\\{\\begin{array}{l}x=1+t\\\\y=2-t\\end{array}\\right., t\\in\\mathbb{R}", "x=1+t, y=2-t, t\\in\\mathbb{R}"),
+    ("25", "$m+n=\\boxed{25}$"),
 ]
 DIFFERENT = [
     ("5", "6"),
@@ -481,6 +497,12 @@ DIFFERENT = [
     ("12", "12\\approx 20"),
     ("1000", "\\{0,1\\}"),
     ("5\\text{ m}", "5\\text{ m}\\approx 8\\text{ m}"),
+    ("7", "half of \\boxed{7}"),
+    ("7", "not the \\boxed{7}"),
+    ("7", "x=3,y=\\boxed{7}"),
+    ("7", "\\boxed{3}=\\boxed{7}"),
+    ("C", "(C) and (D)"),
+    ("C", "(C) or D"),
 ]
 #: Rejected by a rule of docs/math-verifier.md though one may argue; when one of these changes, so should that page.
 STRICT = [

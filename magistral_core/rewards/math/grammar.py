@@ -346,7 +346,7 @@ def _combine(items: list[Node], joints: list[str]) -> Node:
         excluding = any(isinstance(item, Relation) and item.ops == ("!=",) for item in items)
         if set(joints) == {","} and all(inequalities) and excluding:  # what is left out of the rest
             return SetOp("intersection", tuple(items))
-    if any(isinstance(item, Group) for item in items):  # systems: what belongs together stays together
+    if sum(isinstance(item, Group) and _is_system(item) for item in items) > 1:  # what belongs together stays together
         items = [Group("()", item.items) if isinstance(item, Group) and _is_system(item) else item for item in items]
     return _solutions(items, joints) or Group("list", tuple(items))
 

@@ -64,19 +64,28 @@ _EDITS: tuple[tuple[re.Pattern[str], str], ...] = (
 )
 _LETTER_TIMES = re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)")  # 3 x 10^5
 _SPACED_THOUSANDS = re.compile(r"(?<![\d.,\w}])([1-9]\d{0,2}(?:[ ]\d{3})+)(?![\d,])(?!\s*/)(?! \d)")
-#: What may stand before a box that is all of an answer: delimiters and words, none of which changes what it says.
+#: What may stand before a box that is all of an answer: delimiters and words, none of which changes what it says; or what it equals.
 _BEFORE_A_BOX = re.compile(
-    r"(?:\\[()\[\]]|\\(?:text|textbf|mathbf)\s*\{(?:[^\W\d_]|[\s.,:!'’])*+\}|\*\*|[^\W\d_]{2,}+|I\b|[\s$.,:;!'’#])*+"
+    r"(?:\\[()\[\]]|\\(?:text|textbf|mathbf)\s*\{(?:[^\W\d_]|[\s.,:!'’])*+\}|\*\*|[^\W\d_]{2,}+|I\b|[\u3400-\u9fff]|[\s$.,:;!'’#：，。；、！])*+"
 )
+_EQUALS = re.compile(r"[^,;]*[A-Za-z][^,;]*=[\s{$]*")
 #: And behind it: delimiters, and sentences after a full stop.
-_BEHIND_A_BOX = re.compile(r"(?:\\[)\]]|\*\*|[\s$])*+(?:[.!](?:[^\W\d_]|[\s$.,:;!'’*])*+)?")
-_OTHERWISE = frozenset("or and not no never minus negative plus half twice double triple percent times".split())  # noqa: SIM905
+_BEHIND_A_BOX = re.compile(r"(?:\\[)\]]|\*\*|[\s$])*+(?:[.!。！](?:[^\W\d_]|[\s$.,:;!'’*，。！])*+)?")
+#: As the last word; of the others also a little before: `half of`, `not the`.
+_JOINING = frozenset(("or", "and"))
+_OTHERWISE = frozenset(("not", "no", "never", "minus", "negative", "plus", "half", "twice", "double", "triple", "percent", "times"))
 _WORDS = re.compile(r"[^\W\d_]+")
 _BLANKS = re.compile(r"\s+")
 
 
-def _says_more(word: str) -> bool:
-    return word.lower() in _OTHERWISE or words.is_formula_word(word)
+def _leads_to(before: str) -> bool:
+    """Whether a text before a box leaves what is in the box as it is."""
+    said = _WORDS.findall(before)
+    if any(word.lower() in _OTHERWISE for word in said[-3:]) or any(word.lower() in _JOINING for word in said[-1:]):
+        return False
+    if _EQUALS.fullmatch(before) and "\\boxed" not in before:
+        return True
+    return bool(_BEFORE_A_BOX.fullmatch(before)) and not any(words.is_formula_word(word) for word in said[-1:])
 
 
 def clean(text: str) -> str:
@@ -84,12 +93,7 @@ def clean(text: str) -> str:
     text = text.strip()
     if "\\boxed" in text and (found := boxed_in(text)):
         inside, before, behind = found
-        if (
-            inside
-            and _BEFORE_A_BOX.fullmatch(before)
-            and _BEHIND_A_BOX.fullmatch(behind)
-            and not any(map(_says_more, _WORDS.findall(before)))
-        ):
+        if inside and _BEHIND_A_BOX.fullmatch(behind) and _leads_to(before):
             text = inside
     if not text.isascii():
         text = _to_ascii(text)

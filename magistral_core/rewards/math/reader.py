@@ -15,10 +15,10 @@ _LEADING_LETTER = re.compile(r"\\text\s*\{\s*(\(?[A-Za-z]\)?[.:)]?)\s*([^{}]*)\}
 _CHOICE = re.compile(r"\(\s*([A-Za-z])\s*\)|([A-Z])|(?i:option|choice|answer)\s+\(?([A-Z])\)?")
 #: What follows a letter is no text of that choice where it begins with a word that joins it to another.
 _CHOICE_WITH_TEXT = re.compile(
-    r"(?:\(([A-Z])\)|([A-Z])\s*[.:)])\s*(?![,\s]*$)(?!\s*[,;=<>+\-*/^_&])(?!\s*(?:\\&|(?:\\text\w*\s*\{\s*)?(?i:or|and|oder|und|ou|et)\b))(.+)",
+    r"(?:\(([A-Z])\)|([A-Z])\s*[.:)])\s*(?![,\s]*$)(?!\s*[,;=<>+\-*/^_&])(?!\s*(?:\\&|(?:\\text\w*\s*\{\s*)?(?i:or|and|oder|und|ou|et)\b[\s}]*\(?[A-Z]\b))(.+)",
     re.DOTALL,
 )
-_ANOTHER_CHOICE = re.compile(r"(?<!\w)\([A-Z]\)")
+_ANOTHER_CHOICE = re.compile(r"\([A-Z]\)")
 _NUMERAL = re.compile(r"\(?(?:\\text\s*\{)?([0-9A-Fa-f]+)\}?\)?\s*_\s*(?:\{?\s*(?:\\text\s*\{)?\s*([a-z]+|\d{1,2})\s*\}?\s*\}?)")
 _PHRASE = re.compile(r"[^\W\d_]+(?:[ '\-.,]+[^\W\d_]+)*[.!]?")
 _DECIMAL_BASE = 10
@@ -46,7 +46,7 @@ def read(text: str, thousands: bool = True, factors: frozenset[str] = frozenset(
             return numeral
     if found := _CHOICE_WITH_TEXT.fullmatch(text):
         letter, content = found.group(1) or found.group(2), clean(found.group(3))
-        if not _CHOICE.fullmatch(content) and not _ANOTHER_CHOICE.search(content):
+        if not _CHOICE.fullmatch(content) and not _ANOTHER_CHOICE.match(content):
             return Choice(letter, _read_content(content))
     if is_phrase(text):
         said = phrase(text)
