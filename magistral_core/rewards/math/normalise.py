@@ -74,18 +74,30 @@ _BEHIND_A_BOX = re.compile(r"(?:\\[)\]]|\*\*|[\s$])*+(?:[.!。！](?:[^\W\d_]|[\
 #: As the last word; of the others also a little before: `half of`, `not the`.
 _JOINING = frozenset(("or", "and"))
 _OTHERWISE = frozenset(("not", "no", "never", "minus", "negative", "plus", "half", "twice", "double", "triple", "percent", "times"))
-_WORDS = re.compile(r"[^\W\d_]+")
+_WORDS = re.compile(r"(?<![\\A-Za-z])[^\W\d_]+")
+#: A solution, rather than an answer with some words, has so many words of three letters, or several formulas.
+_SOLUTION_WORDS, _SOLUTION_FORMULAS = 4, re.compile(r"\\\[|\\begin\s*\{align|\$[^$]*\$[^$]*\$", re.DOTALL)
+#: In a solution: a box that is a part of a formula. Anything else is what the solution comes to.
+_PART_BEFORE = re.compile(r"(?:[-+*/^_{]|\\(?:pm|mp|times|cdot|div)\s*)[\s$]*$")
+_PART_BEHIND = re.compile(r"[\s$]*[-+*/^_}!]")
 _BLANKS = re.compile(r"\s+")
 
 
-def _leads_to(before: str) -> bool:
-    """Whether a text before a box leaves what is in the box as it is."""
+def _comes_to(before: str, behind: str) -> bool:
+    """Whether what stands before and behind a box leaves what is in it as it is, so that the box is the answer."""
     said = _WORDS.findall(before)
-    if any(word.lower() in _OTHERWISE for word in said[-3:]) or any(word.lower() in _JOINING for word in said[-1:]):
+    around = before + behind
+    plain = sum(len(word) > 2 and not words.is_formula_word(word) for word in _WORDS.findall(around))
+    solution = plain >= _SOLUTION_WORDS or _SOLUTION_FORMULAS.search(around) is not None
+    if any(word.lower() in _OTHERWISE for word in said[-1 if solution else -3 :]) or any(word.lower() in _JOINING for word in said[-1:]):
+        return False
+    if solution:
+        return not _PART_BEFORE.search(before) and not _PART_BEHIND.match(behind)
+    if not _BEHIND_A_BOX.fullmatch(behind):
         return False
     if _EQUALS.fullmatch(before) and "\\boxed" not in before:
         return True
-    return bool(_BEFORE_A_BOX.fullmatch(before)) and not any(words.is_formula_word(word) for word in said[-1:])
+    return _BEFORE_A_BOX.fullmatch(before) is not None and not any(words.is_formula_word(word) for word in said[-1:])
 
 
 def clean(text: str) -> str:
@@ -93,7 +105,7 @@ def clean(text: str) -> str:
     text = text.strip()
     if "\\boxed" in text and (found := boxed_in(text)):
         inside, before, behind = found
-        if inside and _BEHIND_A_BOX.fullmatch(behind) and _leads_to(before):
+        if inside and _comes_to(before, behind):
             text = inside
     if not text.isascii():
         text = _to_ascii(text)
