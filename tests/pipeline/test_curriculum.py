@@ -183,7 +183,7 @@ def test_the_retired_that_come_back_are_judged_anew() -> None:
 
 
 def test_what_was_deferred_is_not_deferred_again_by_one_group() -> None:
-    run = Run(recipe({"steps": 1}, {}, retire_after=None, defer_after=2), problems(), right=lambda problem: 0)
+    run = Run(recipe({"steps": 1}, {"steps": 9}, {}, retire_after=None, defer_after=2), problems(), right=lambda problem: 0)
     run.machine.draw(1000)
     hard, stage = run.machine.drawn(1000)
     for group_id in (1000, 1001):

@@ -8,8 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from magistral_core.boxed import boxed_in
-from magistral_core.rewards.math import words
+from magistral_core.rewards.math.boxes import unboxed
 
 _GREEK = "αβγδεζηθικλμνξρστυφχψωΓΔΘΛΞΠΣΦΨΩ"
 _GREEK_NAMES = (
@@ -64,49 +63,14 @@ _EDITS: tuple[tuple[re.Pattern[str], str], ...] = (
 )
 _LETTER_TIMES = re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)")  # 3 x 10^5
 _SPACED_THOUSANDS = re.compile(r"(?<![\d.,\w}])([1-9]\d{0,2}(?:[ ]\d{3})+)(?![\d,])(?!\s*/)(?! \d)")
-#: What may stand before a box that is all of an answer: delimiters and words, none of which changes what it says; or what it equals.
-_BEFORE_A_BOX = re.compile(
-    r"(?:\\[()\[\]]|\\(?:text|textbf|mathbf)\s*\{(?:[^\W\d_]|[\s.,:!'’])*+\}|\*\*|[^\W\d_]{2,}+|I\b|[\u3400-\u9fff]|[\s$.,:;!'’#：，。；、！])*+"
-)
-_EQUALS = re.compile(r"[^,;]*[A-Za-z][^,;]*=[\s{$]*")
-#: And behind it: delimiters, and sentences after a full stop.
-_BEHIND_A_BOX = re.compile(r"(?:\\[)\]]|\*\*|[\s$])*+(?:[.!。！](?:[^\W\d_]|[\s$.,:;!'’*，。！])*+)?")
-#: As the last word; of the others also a little before: `half of`, `not the`.
-_JOINING = frozenset(("or", "and"))
-_OTHERWISE = frozenset(("not", "no", "never", "minus", "negative", "plus", "half", "twice", "double", "triple", "percent", "times"))
-_WORDS = re.compile(r"(?<![\\A-Za-z])[^\W\d_]+")
-#: A solution, rather than an answer with some words, has so many words of three letters, or several formulas.
-_SOLUTION_WORDS, _SOLUTION_FORMULAS = 4, re.compile(r"\\\[|\\begin\s*\{align|\$[^$]*\$[^$]*\$", re.DOTALL)
-#: In a solution: a box that is a part of a formula. Anything else is what the solution comes to.
-_PART_BEFORE = re.compile(r"(?:[-+*/^_{]|\\(?:pm|mp|times|cdot|div)\s*)[\s$]*$")
-_PART_BEHIND = re.compile(r"[\s$]*[-+*/^_}!]")
 _BLANKS = re.compile(r"\s+")
-
-
-def _comes_to(before: str, behind: str) -> bool:
-    """Whether what stands before and behind a box leaves what is in it as it is, so that the box is the answer."""
-    said = _WORDS.findall(before)
-    around = before + behind
-    plain = sum(len(word) > 2 and not words.is_formula_word(word) for word in _WORDS.findall(around))
-    solution = plain >= _SOLUTION_WORDS or _SOLUTION_FORMULAS.search(around) is not None
-    if any(word.lower() in _OTHERWISE for word in said[-1 if solution else -3 :]) or any(word.lower() in _JOINING for word in said[-1:]):
-        return False
-    if solution:
-        return not _PART_BEFORE.search(before) and not _PART_BEHIND.match(behind)
-    if not _BEHIND_A_BOX.fullmatch(behind):
-        return False
-    if _EQUALS.fullmatch(before) and "\\boxed" not in before:
-        return True
-    return _BEFORE_A_BOX.fullmatch(before) is not None and not any(words.is_formula_word(word) for word in said[-1:])
 
 
 def clean(text: str) -> str:
     r"""Take away what is presentation only: math delimiters, a box, colours, sizes, odd characters, a final full stop."""
     text = text.strip()
-    if "\\boxed" in text and (found := boxed_in(text)):
-        inside, before, behind = found
-        if inside and _comes_to(before, behind):
-            text = inside
+    if "\\boxed" in text:
+        text = unboxed(text)
     if not text.isascii():
         text = _to_ascii(text)
     text = _without_full_stop(text)
