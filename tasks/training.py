@@ -19,8 +19,8 @@ from tasks.artifacts import checkpoints_table, publish_stages
 from tasks.child import run_command, showing, work_folder
 from tasks.events import EventFile
 
-#: The UI redraws no faster, and each update is a request.
-_UPDATE_S = 2.0
+#: A bar of hours needs no more, and each update is a request.
+_UPDATE_S = 5.0
 #: A step's line in the log so often; every step is in MLflow.
 _LOG_STEPS = 10
 

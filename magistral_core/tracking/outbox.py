@@ -20,8 +20,8 @@ from magistral_core.errors import InfrastructureError, MagistralError
 
 log = logging.getLogger(__name__)
 
-#: Points gathered for at most so long, so that a watched curve is never older.
-FLUSH_S = 2.0
+#: Points gathered for at most so long, so that a watched curve is never older. Sent twice as often, they cost MLflow nearly twice as much.
+FLUSH_S = 5.0
 #: Points that may wait: about 100 MB, or thousands of steps. More means that MLflow was away for very long.
 CAPACITY = 500_000
 #: MLflow's limit for one request.
