@@ -87,7 +87,7 @@ class Reason(ReasonCode):
 class CodeReason(ReasonCode):
     """Reasons to reject a code problem."""
 
-    MALFORMED = "malformed", CodeStage.COMPLETENESS, "Tests, solutions or limits have a form that cannot be read."
+    MALFORMED = "malformed", CodeStage.COMPLETENESS, "Tests, solutions, limits or the comparison have a form that cannot be used."
     EMPTY = "empty", CodeStage.COMPLETENESS, "There is no statement."
     CHECKS_ONLY = "checks_only", CodeStage.COMPLETENESS, "Its tests are assertions, which have no outputs to compare."
     BROKEN_VALIDATOR = "broken_validator", CodeStage.COMPLETENESS, "Its output validator does not compile, or breaks."

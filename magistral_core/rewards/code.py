@@ -114,13 +114,19 @@ def check_problem(problem: Problem) -> None:
     place = problem.source or problem.id
     if not problem.tests:
         raise InputError(f"{place}: a code problem without tests")
+    check_checker(problem)
+    checks = sum(bool(test.check) for test in problem.tests)
+    if checks not in {0, len(problem.tests)}:
+        raise InputError(f"{place}: some tests are checks and some are not; use one kind")
+
+
+def check_checker(problem: Problem) -> None:
+    """Refuse flags that there are not, and a validator for a function's result. Raises InputError."""
+    place = problem.source or problem.id
     if not problem.checker.validator:
         Comparison.from_flags(problem.checker.flags, f"{place}: validator_flags")
     elif problem.entry_point:
         raise InputError(f"{place}: output_validator: it judges what a program prints, and this problem asks for a function")
-    checks = sum(bool(test.check) for test in problem.tests)
-    if checks not in {0, len(problem.tests)}:
-        raise InputError(f"{place}: some tests are checks and some are not; use one kind")
 
 
 class CodeJudge:

@@ -190,21 +190,23 @@ def test_a_text_result_beside_arguments_that_are_values_is_a_text() -> None:
 
 
 @pytest.mark.parametrize(
-    "data",
+    ("data", "detail"),
     [
-        {"tests": [{"input": "\ud83d", "output": "1"}]},
-        {"tests": [{"input": "1", "output": "\ud83d"}]},
-        {"solutions": ["print(1)", "print('\ud83d')"]},
-        {"generators": ["print('\ud83d')"]},
+        ({"tests": [{"input": "\ud83d", "output": "1"}]}, "half a character"),
+        ({"tests": [{"input": "1", "output": "\ud83d"}]}, "half a character"),
+        ({"solutions": ["print(1)", "print('\ud83d')"]}, "half a character"),
+        ({"generators": ["print('\ud83d')"]}, "half a character"),
+        ({"validator_flags": "float_tolerance 1e-6 shuffled"}, "validator_flags"),
+        ({"entry_point": "add", "output_validator": {"files": {"v.py": ""}, "main": "v.py"}}, "asks for a function"),
     ],
 )
-def test_half_a_character_rejects_its_row_only(tmp_path: Path, data: dict[str, Any]) -> None:
+def test_what_cannot_be_judged_rejects_its_row_only(tmp_path: Path, data: dict[str, Any], detail: str) -> None:
     good = {"statement": "Add.", "solutions": [{"code": ADD[0]}], "tests": TESTS}
     source = write(tmp_path / "in.jsonl", [{**good, "statement": "Other.", **data}, good])
     curate_code([source], tmp_path / "out", recipe())
     [row] = lines(tmp_path / "out" / "rejected.jsonl")
     assert (row["source"]["line"], row["reason"]) == (1, "malformed")
-    assert "half a character" in row["detail"]
+    assert detail in row["detail"]
     assert lines(tmp_path / "out" / "kept.jsonl")
 
 

@@ -31,6 +31,7 @@ from magistral_core.problems.fields import (
     read_checker,
 )
 from magistral_core.records import Checker, Problem, ProblemKind
+from magistral_core.rewards.code import check_checker
 from magistral_core.sandbox import Language
 
 _QUESTION = (*QUESTION, "description")
@@ -132,7 +133,7 @@ def read_code_draft(row: Row, fields: FieldNames | None = None) -> CodeDraft:
     _, level = picker.pick("level", fields.level, LEVEL)
     own = str(id_) if isinstance(id_, str | int) else f"{row.file.rpartition('/')[2].partition('.')[0]}-{row.line}"
     try:
-        return CodeDraft(
+        draft = CodeDraft(
             row.file,
             row.line,
             own,
@@ -148,6 +149,8 @@ def read_code_draft(row: Row, fields: FieldNames | None = None) -> CodeDraft:
             language=parse_language(language, strict=False, place=row.place),
             level=parse_level(level),
         )
+        check_checker(draft.problem)
+        return draft
     except InputError as error:
         return CodeDraft(row.file, row.line, own, fault=str(error).removeprefix(f"{row.place}: "))
 
