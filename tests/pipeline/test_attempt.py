@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from small_run import SMALL
 
 from magistral_core import api
 from magistral_core.config import load_recipe
-from magistral_core.errors import InputError
+from magistral_core.errors import InfrastructureError, InputError
 from magistral_core.pipeline import roles
+from magistral_core.pipeline import run as attempts
 from magistral_core.pipeline.coordinator import StallError
 from magistral_core.pipeline.roles import TrainerRole
 from magistral_core.pipeline.run import _Run, _staging_folder
 from magistral_core.pipeline.runtime import LocalRuntime
-from magistral_core.storage import CheckpointStore, CorruptCheckpointError, RunIndex, open_store
+from magistral_core.records import Batch
+from magistral_core.storage import CheckpointStore, CorruptCheckpointError, Lease, RunIndex, open_store
 from magistral_core.tracking import RUN_TAG, Tracker
 from magistral_core.tracking.server import connect, locate
 
@@ -111,6 +115,53 @@ def test_a_damaged_checkpoint_goes_only_where_an_older_one_is_whole(tmp_path: Pa
     first.write_bytes(b"whole")
     manifest, step = run._restore_newest()
     assert manifest.step == step == 1 and checkpoints.steps() == [1]
+
+
+def test_trainers_go_back_once_the_servers_answer_and_the_run_is_still_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, away = open_store(f"file:{tmp_path}/store"), tmp_path / "away"
+    store.check()
+    run = object.__new__(_Run)
+    run._recipe = load_recipe("tiny", [f"tracking.uri=sqlite:{tmp_path}/mlflow.db"])
+    run._checkpoints, run._lease = CheckpointStore(store, "run"), Lease(store, "run")
+    monkeypatch.setattr(attempts, "_SERVERS_SECONDS", 0.01)
+
+    async def back() -> None:
+        (tmp_path / "store").rename(away)
+        waiting = asyncio.create_task(run._servers_back())
+        await asyncio.sleep(0.2)
+        assert not waiting.done()
+        away.rename(tmp_path / "store")
+        await waiting
+
+    with run._lease:
+        asyncio.run(back())
+        Lease(store, "run")._write()  # another machine, which had seen no heartbeat
+        with pytest.raises(InfrastructureError, match="was taken over"):
+            asyncio.run(back())
+    monkeypatch.setattr(attempts, "PATIENCE_S", 0.1)
+    (tmp_path / "store").rename(away)
+    with pytest.raises(InfrastructureError, match="there is no such folder"):
+        asyncio.run(run._servers_back())
+
+
+def test_a_step_of_a_run_that_another_took_over_is_not_logged(tmp_path: Path) -> None:
+    store = open_store(f"file:{tmp_path}/store")
+    store.check()
+    logged: list[int] = []
+    batch = Batch(0, (), np.zeros(0, np.float32), np.zeros(0, np.float32))
+    run = object.__new__(_Run)
+    run._recipe, run._on_event = load_recipe("tiny", ["tracking.samples=0"]), None
+    run._writer = SimpleNamespace(check=lambda: None)  # type: ignore[assignment]
+    run._tracker = SimpleNamespace(log=lambda step, metrics: logged.append(step))  # type: ignore[assignment]
+    with Lease(store, "run", ttl=0.2) as run._lease:
+        run.on_step(1, {}, batch)
+        end = time.monotonic() + 20
+        while not run._lease.lost and time.monotonic() < end:
+            Lease(store, "run")._write()
+            time.sleep(0.01)
+        with pytest.raises(InfrastructureError, match="was taken over"):
+            run.on_step(2, {}, batch)
+    assert logged == [1]
 
 
 def test_roles_that_never_start_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer_model: Path) -> None:

@@ -14,6 +14,9 @@ from magistral_core import api
 from magistral_core.config import Recipe
 from magistral_core.errors import InputError
 from magistral_core.pipeline.prepare import _trainer_bytes, count_parameters
+from magistral_core.pipeline.run import _handle
+from magistral_core.pipeline.state import LOOP_FILE
+from magistral_core.storage import CorruptCheckpointError, open_store
 
 STAGES = [
     {"levels": [1, 1], "steps": 2, "l_max": 32, "l_cache": 8, "share": 0.5},
@@ -127,6 +130,31 @@ def test_stages_of_a_run_that_has_not_begun(writer_model: Path, tmp_path: Path) 
     rows = api.stages(recipe(writer_model, tmp_path))
     assert [row["begun"] for row in rows] == [0, None]
     assert not (tmp_path / "store" / "runs").exists()
+
+
+def test_stages_are_those_of_the_newest_whole_checkpoint(writer_model: Path, tmp_path: Path) -> None:
+    recipe_ = recipe(writer_model, tmp_path)
+    prepared, store = api.prepare(recipe_), open_store(f"file:{tmp_path}/store")
+    store.check()
+    handle, curriculum = _handle(store, recipe_, fresh=False), prepared.curriculum()
+    assert curriculum is not None
+    handle.begin(recipe_.model_dump(mode="json"))
+    (tmp_path / "staging").mkdir()
+    for step in (1, 2):
+        curriculum.end_batch(step, ())
+        (tmp_path / "staging" / LOOP_FILE).write_text(json.dumps({"curriculum": curriculum.to_json()}))
+        handle.checkpoints().save(step, tmp_path / "staging", {"problems_digest": prepared.problems_digest})
+
+    def damage(step: int) -> None:
+        file = next((tmp_path / "store").glob(f"**/step-{step:08d}/*/{LOOP_FILE}"))
+        file.write_bytes(file.stat().st_size * b" ")
+
+    assert [row["begun"] for row in api.stages(recipe_)] == [0, 2]
+    damage(2)
+    assert [row["begun"] for row in api.stages(recipe_)] == [0, None]
+    damage(1)
+    with pytest.raises(CorruptCheckpointError, match="step-00000002"):
+        api.stages(recipe_)
 
 
 def test_what_is_refused(writer_model: Path, tmp_path: Path) -> None:
