@@ -51,7 +51,7 @@ _GOODBYE_S = 5.0
 #: Most jobs are done within this, and need no clock but the wall's: a worker's CPU time costs as much to read as a job.
 _QUICK_S = 0.02
 #: A formula that used this share of its limit in CPU time, when the limit's wall time is over, is over it.
-_BUSY = 0.5
+_BUSY = 0.95
 #: A formula that did not get so much in this many times its limit was starved: its worker is replaced and the formula tried again.
 _PATIENCE = 20
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -204,8 +204,8 @@ class WorkerPool:
             ready.set_exception(error)
             if number < self._size.smallest:
                 return
-            self._stop_taking()  # the others go on without
-            self._wake.acquire()
+            if self._stop_taking():  # the others go on without
+                self._wake.acquire()
         while (batch := self._take()) is not None:
             if batch is _PARK:
                 if worker is not None:
@@ -301,13 +301,16 @@ class WorkerPool:
                 self._pids[number] = worker.pid
             try:
                 worker.connection.send(self._setup)
-                fault = worker.connection.recv() if worker.connection.poll(START_TIMEOUT_S) else f"not ready after {START_TIMEOUT_S:g} s"
+                if not worker.connection.poll(START_TIMEOUT_S):
+                    raise TimeoutError
+                fault = worker.connection.recv()
             except (EOFError, OSError):
                 ending = self._dismiss(number, worker)
                 if attempt < self._retries:
                     continue
                 raise InfrastructureError(
-                    f"a verifier worker died while it started ({ending}); rewards.extra: {self._setup['extra']}"
+                    f"a verifier worker died while it started, or was not ready within {START_TIMEOUT_S:g} s ({ending}); "
+                    f"rewards.extra: {self._setup['extra']}"
                 ) from None
             if fault:
                 self._dismiss(number, worker)
@@ -356,10 +359,14 @@ class _Zygote:
         ours, theirs = socket.socketpair()
         try:
             with self._lock:
-                pid = int(self._ask(b"fork", theirs.fileno()))
+                answer = self._ask(b"fork", theirs.fileno())
+                if not answer.isdigit():  # an earlier question's, so the next one would be as well
+                    self._stop()
+                    raise OSError(f"unexpected answer {answer!r}")
+                pid = int(answer)
                 assert self._process is not None
                 zygote = self._process.pid
-        except (OSError, ValueError) as error:
+        except OSError as error:
             ours.close()
             raise InfrastructureError(f"cannot start a verifier worker ({error})") from error
         finally:
@@ -416,9 +423,13 @@ class _Zygote:
         with theirs:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], env=environment)
         self._control = ours
-        if ours.recv(64) != b"ready":
+        try:
+            ready = ours.recv(64) == b"ready"
+        except OSError:
+            ready = False
+        if not ready:
             self._stop()
-            raise OSError("the process that starts verifier workers did not start")
+            raise OSError(f"the process that starts verifier workers did not start, or not within {START_TIMEOUT_S:g} s")
 
     def _stop(self) -> None:
         if self._control is not None:

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from magistral_core.config.schema import LengthReward, PromptSettings, RewardSettings
@@ -226,6 +227,31 @@ def test_a_worker_that_always_dies_is_an_error(own_functions: Path, group_of: An
         group = verifier.score(group_of(FIVE, "<think>a</think>crash \\boxed{5}", "<think>a</think>fine \\boxed{5}"))
         assert statuses(group) == [ScoreStatus.ERROR, ScoreStatus.CORRECT]
         assert verifier.stats.worker_restarts == 3
+
+
+def test_a_worker_that_is_not_ready_in_time_is_the_machine_s_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = workers.WorkerPool(PoolSize(1, 1), timeout_s=60.0, memory_mb=512, extra=[])
+    monkeypatch.setattr(workers, "START_TIMEOUT_S", 0.0)
+    try:
+        with pytest.raises(InfrastructureError, match="not ready within 0 s|not within 0 s"):
+            pool.start()
+    finally:
+        pool.close()
+
+
+def test_a_zygote_that_starts_too_late_answers_no_later_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    zygote = workers._Zygote()
+    with monkeypatch.context() as patched:
+        patched.setattr(workers, "START_TIMEOUT_S", 0.001)
+        with pytest.raises(InfrastructureError, match="did not start, or not within"):
+            zygote.fork()
+    try:
+        first, second = zygote.fork(), zygote.fork()
+        assert psutil.Process(first.pid).ppid() == first.zygote == second.zygote
+        assert first.pid != second.pid
+        assert [zygote.end(worker) for worker in (first, second)] == ["signal 9", "signal 9"]
+    finally:
+        zygote.close()
 
 
 def test_the_zygote_may_die_too(group_of: Any, response: Any) -> None:
