@@ -241,9 +241,10 @@ def fetch(
 ) -> bytes | None:
     """The body of a successful answer within a few seconds, else None. Without `headers` Prefect's credentials are sent along."""
     sent = {"Content-Type": "application/json", **(prefect_headers() if headers is None else headers)}
-    request = urllib.request.Request(url, None if body is None else json.dumps(body).encode(), sent, method=method)  # noqa: S310
+    content = None if body is None else json.dumps(body).encode()
     for _ in range(_BUSY_TRIES):
         try:
+            request = urllib.request.Request(url, content, sent, method=method)  # noqa: S310
             with urllib.request.urlopen(request, timeout=_PROBE_S) as answer:  # noqa: S310
                 return answer.read()
         except urllib.error.HTTPError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from pathlib import Path
 from types import ModuleType
@@ -43,17 +44,22 @@ def _bench(options: argparse.Namespace) -> int:
         raise InputError(f"--out {out}: {out.parent} is not a folder; make it first")
     if out is not None and out.is_dir():
         raise InputError(f"--out {out}: this is a folder; give the name of a file in it")
+    if out is not None and not os.access(out if out.exists() else out.parent, os.W_OK):
+        raise InputError(f"--out {out}: cannot be written; choose another file")
     began = time.monotonic()
     with results_only():
         result = run(Options(full=options.full, settings=_settings(options.settings)))
     content = result.to_json(options.name, full=options.full, seconds=time.monotonic() - began)
-    if out is not None:
-        out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        note(f"written to {out}")
     if options.json:
         print_json(content)
     else:
         _show(content)
+    if out is not None:  # last: what took hours is shown, also where it cannot be kept
+        try:
+            out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"--out {out}: cannot be written ({error.strerror}); the result stands above") from error
+        note(f"written to {out}")
     return 0
 
 

@@ -115,6 +115,9 @@ def _deployed(recipe: Recipe, options: argparse.Namespace) -> dict[str, Any]:
 
 def absolute_paths(recipe: Recipe) -> list[str]:
     """Overrides that make local paths absolute: a flow run has another working folder than the command."""
+    import magistral_core.tiny  # noqa: F401  (its names are no paths)
+    from magistral_core.problems.load import registered_sources
+
     found = {}
     if recipe.rewards.extra:
         found["rewards.extra_folder"] = recipe.rewards.extra_folder
@@ -124,7 +127,7 @@ def absolute_paths(recipe: Recipe) -> list[str]:
     if recipe.validation is not None:
         paths["validation.problems.path"] = recipe.validation.problems.path
     for field, value in paths.items():
-        if Path(value).expanduser().exists() and value != "tiny":
+        if Path(value).expanduser().exists() and value not in ({"tiny"} if field == "model.path" else registered_sources()):
             found[field] = value
     places = {field: str(Path(value).expanduser().absolute()) for field, value in found.items()}
     if recipe.storage.uri.startswith("file:"):

@@ -18,6 +18,8 @@ from magistral_core.sandbox import MIB, Language, Limits, Program, SandboxError
 
 #: A package's programs may take longer to compile than a training sample's.
 _PACKAGE_COMPILE_S = 60.0
+#: Limits beyond these the kernel does not take, or nobody waits for.
+_MOST_S, _MOST_MIB = 1_000_000, 2**30
 
 
 def add(kinds: Any) -> None:
@@ -36,9 +38,9 @@ def add(kinds: Any) -> None:
 def _verify(options: argparse.Namespace) -> int:
     problem, settings = read_problem(Path(options.problem)), CodeSettings()
     program = read_program(Path(options.solution))
-    for name, value in (("--time-limit", options.time_limit), ("--memory-limit", options.memory_limit)):
-        if value is not None and not 0 < value < float("inf"):
-            raise InputError(f"{name} {value}: a limit is a number above 0")
+    for name, value, most in (("--time-limit", options.time_limit, _MOST_S), ("--memory-limit", options.memory_limit, _MOST_MIB)):
+        if value is not None and not 0 < value <= most:
+            raise InputError(f"{name} {value}: a limit is a number above 0 and at most {most:,}")
     judge = CodeJudge(settings)
     limits = Limits(
         options.time_limit or problem.time_limit_s or settings.time_limit_s,
@@ -95,6 +97,8 @@ def _json(path: Path) -> Any:
         raise InputError(f"{path}: cannot be read ({error})") from error
     except json.JSONDecodeError as error:
         raise InputError(f"{path}:{error.lineno}: not JSON ({error.msg}); the file must hold one object") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets within brackets
+        raise InputError(f"{path}: cannot be read ({error})") from error
 
 
 def read_program(path: Path) -> Program:

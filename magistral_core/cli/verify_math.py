@@ -81,11 +81,18 @@ def _text(value: Any) -> str:
 
 
 def _write(out: Path, lines: list[str]) -> None:
-    """Write all lines or none."""
-    part = out.with_name(out.name + ".part")
+    """Write all lines or none. What is no file, such as /dev/stdout, is written as it is, and a link stays one."""
+    text = "".join(line + "\n" for line in lines)
+    part = None
     try:
-        part.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        if out.exists() and not out.is_file():
+            out.write_text(text, encoding="utf-8")
+            return
+        out = out.resolve()
+        part = out.with_name(out.name + ".part")
+        part.write_text(text, encoding="utf-8")
         part.replace(out)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        if part is not None:
+            part.unlink(missing_ok=True)
         raise InputError(f"--out {out}: cannot be written ({error})") from None

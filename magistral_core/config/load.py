@@ -49,7 +49,7 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise InputError(f"--set {text}: write it as section.key=value")
     try:
         return path.strip(), yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a day that is in no calendar
         raise InputError(f"--set {text}: the value is not YAML ({_first_line(error)})") from error
 
 
@@ -86,7 +86,9 @@ def _load(schema: type[_Schema], name_or_path: str, overrides: Sequence[str] | M
     path = _find(schema, name_or_path)
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"{path}: not YAML ({_first_line(error)})") from error
     if data is None:
         data = {}

@@ -49,8 +49,9 @@ def load_tokenizer(model_path: str | Path) -> Any:
         raise InputError(f"{folder} has no tokenizer (no {_TOKENIZER_FILES[0]}): copy its files there, or save it with save_pretrained")
     try:
         return AutoTokenizer.from_pretrained(str(model_path))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{model_path}: the tokenizer cannot be loaded ({str(error).splitlines()[0]})") from error
+    except Exception as error:  # tokenizers raises no class of its own
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"{model_path}: the tokenizer cannot be loaded ({reason})") from error
 
 
 class Decoder:
@@ -79,7 +80,10 @@ def _stop_ids(tokenizer: Any, folder: Path) -> set[int]:
     ids = set() if tokenizer.eos_token_id is None else {int(tokenizer.eos_token_id)}
     path = folder / "generation_config.json"
     if path.is_file():
-        extra = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+        try:
+            extra = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+        except (OSError, ValueError, AttributeError) as error:
+            raise InputError(f"{path}: cannot be read ({error}); copy it again, or delete it") from error
         ids.update([] if extra is None else [extra] if isinstance(extra, int) else extra)
     return ids
 

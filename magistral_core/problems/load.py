@@ -24,6 +24,11 @@ def register_source(name: str, loader: Loader) -> None:
     _REGISTERED[name] = loader
 
 
+def registered_sources() -> set[str]:
+    """The names that `register_source` was given: no paths, whatever lies there."""
+    return set(_REGISTERED)
+
+
 def load_problems(settings: ProblemSettings, seed: int = 0) -> list[Problem]:
     """Read and validate every problem of `settings.path`; the first `settings.limit` are returned.
 

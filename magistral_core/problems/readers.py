@@ -91,7 +91,7 @@ def _json_lines(path: Path, name: str) -> Iterator[Row]:
                 continue
             try:
                 data = json.loads(text)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 if not line.endswith(b"\n"):
                     raise InputError(
                         f"{name}:{number}: the last line is cut off (the file was not written to its end); write the file again"
@@ -110,6 +110,8 @@ def _json_list(path: Path, name: str) -> Iterator[Row]:
                 f"{name}:{error.lineno}: the list is cut off (the file was not written to its end); write the file again"
             ) from error
         raise InputError(f"{name}:{error.lineno}: not JSON ({error.msg}); the file must hold one list of objects") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets within brackets
+        raise InputError(f"{name}: cannot be read ({error})") from error
     for number, item in enumerate(items, start=1):
         yield Row(name, number, _object(item, f"{name}, item {number}"))
 

@@ -106,8 +106,11 @@ def _run_ranks(job: _Job, on_progress: Progress | None) -> None:
     receive, send = context.Pipe(duplex=False)
     ranks = [context.Process(target=_rank_main, args=(job, rank, send if rank == 0 else None), daemon=True) for rank in range(job.ranks)]
     try:
-        for process in ranks:
-            process.start()
+        for rank, process in enumerate(ranks):
+            try:
+                process.start()
+            except OSError as error:
+                raise InfrastructureError(f"rank {rank} of the fine-tuning could not be started ({error})") from error
         send.close()
         pending: dict[Any, int] = {process.sentinel: rank for rank, process in enumerate(ranks)}
         sources: list[Any] = [receive, *pending]
@@ -131,9 +134,9 @@ def _run_ranks(job: _Job, on_progress: Progress | None) -> None:
                     )
     finally:
         for process in ranks:
-            if process.is_alive():
+            if process.pid is not None:  # it was started
                 process.kill()
-            process.join()
+                process.join()
 
 
 def _rank_main(job: _Job, rank: int, report: Connection | None) -> None:
@@ -161,7 +164,7 @@ def _rank_main(job: _Job, rank: int, report: Connection | None) -> None:
             rows.append(build_row(parts))
         rows += [empty_row()] * (max(map(len, per_rank)) - len(rows))
         result = trainer.step_sft(rows, step=step)
-        if report is not None and (step % _REPORT_EVERY == 0 or step == job.steps - 1):
+        if report is not None and ((step + 1) % _REPORT_EVERY == 0 or step in (0, job.steps - 1)):
             # The loss of this rank's share stands for the step's: the shares are drawn at random.
             report.send((step + 1, {"loss": result.loss * job.ranks, "grad_norm": result.grad_norm}))
     trainer.export(Path(job.out_dir))

@@ -92,15 +92,21 @@ class CheckpointStore:
         self.run_id = run_id
         self._guard = guard
         self._root = f"runs/{run_id}/checkpoints/"
+        self._named = (0, "")
         self.moved = 0
 
     @classmethod
     def from_uri(cls, uri: str) -> tuple[CheckpointStore, int]:
-        """The store and the step that a checkpoint's URI names. Raises InputError if it is no such URI."""
+        """The store and the step that a checkpoint's URI names; of that step it gives no other copy than one that the URI names.
+
+        Raises InputError if it is no such URI.
+        """
         match = _URI.fullmatch(uri)
         if not match:
             raise InputError(f"{uri}: not a checkpoint; its URI ends in runs/RUN/checkpoints/step-N")
-        return cls(open_store(match["store"]), match["run"]), int(match["step"])
+        checkpoints, step = cls(open_store(match["store"]), match["run"]), int(match["step"])
+        checkpoints._named = (step, match["attempt"] or "")
+        return checkpoints, step
 
     def save(self, step: int, folder: Path, metadata: Mapping[str, Any] | None = None) -> Manifest:
         """Upload every file below `folder`, then commit.
@@ -160,12 +166,15 @@ class CheckpointStore:
         return next(reversed(self.manifests()), None)
 
     def get(self, step: int) -> Manifest:
-        """The valid checkpoint of a step. Raises InputError if there is none."""
+        """The valid checkpoint of a step. Raises InputError if there is none, or another copy than was named (`from_uri`)."""
         manifests = {manifest.step: manifest for manifest in self.manifests()}
         if step not in manifests:
             have = ", ".join(map(str, manifests)) or "none"
             raise InputError(f"{self.store.uri}/{self._root}: no checkpoint of step {step}; there are: {have}")
-        return manifests[step]
+        manifest = manifests[step]
+        if self._named[1] not in ("", manifest.attempt) and self._named[0] == step:
+            raise InputError(f"{self.store.uri}/{self._prefix(*self._named)}: no such checkpoint; that of step {step} is {manifest.uri}")
+        return manifest
 
     def download(self, step: int, dest: Path, subset: str = "") -> Manifest:
         """Fetch a checkpoint into a folder, verifying every file.

@@ -30,6 +30,8 @@ from magistral_core.storage.objects import MissingObjectError, ObjectStore
 
 log = logging.getLogger(__name__)
 
+#: Tokens of the leases that this process holds: another of its own it could not give back, for the store was away.
+_HELD: set[str] = set()
 #: A holder that shows no heartbeat for so long is taken for dead by other machines.
 TTL_S = 60.0
 #: Between writing a lease and reading it again: longer than a competitor takes from reading to writing.
@@ -103,11 +105,16 @@ class Lease:
             InputError: a living process holds the run.
         """
         self._make_free()
-        self._write()
-        self._stop.wait(_SETTLE_S)
-        holder = self._read()
-        if holder is None or holder.token != self._me.token:
-            raise self._refused(holder)
+        _HELD.add(self._me.token)
+        try:
+            self._write()
+            self._stop.wait(_SETTLE_S)
+            holder = self._read()
+            if holder is None or holder.token != self._me.token:
+                raise self._refused(holder)
+        except BaseException:
+            _HELD.discard(self._me.token)
+            raise
         self._stop.clear()
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
         self._thread.start()
@@ -126,6 +133,7 @@ class Lease:
         self._stop.set()
         self._thread.join()
         self._thread = None
+        _HELD.discard(self._me.token)
         holder = self._read()
         if holder is not None and holder.token == self._me.token:
             self._store.delete([self._key])
@@ -146,7 +154,7 @@ class Lease:
         if holder is None:
             return
         if holder.is_here(self._me):
-            if holder.is_alive_here():
+            if holder.is_alive_here() and (holder.pid != os.getpid() or holder.token in _HELD):
                 raise self._refused(holder)
             return
         silent = time.time() - holder.heartbeat

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
 LEARNING_RATE = 2e-3
 WARMUP_STEPS = 50
 TOKEN_BUDGET = 4096
+#: Errors of a cache that cannot be written.
+_UNWRITABLE = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST, errno.EIO),
+}
 
 Progress = Callable[[int, dict[str, float]], None]
 
@@ -65,6 +70,8 @@ def ensure_model(path: Path, build: Callable[[Path], Path]) -> Path:
             if not path.is_dir():
                 _build(path, build)
     except OSError as error:
+        if error.errno not in _UNWRITABLE:  # of what builds it
+            raise
         raise InfrastructureError(
             f"the cache of base models {path.parent} cannot be written ({error.strerror or error}); set MAGISTRAL_CACHE to another folder"
         ) from error

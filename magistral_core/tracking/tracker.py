@@ -129,7 +129,7 @@ class Tracker:
         return f"{self._place.ui}/#/experiments/{self._experiment_id}/runs/{self._run_id}" if self._place.ui else ""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Metrics of a step, named `group/name`. Never waits; sent in batches, at the latest after 2 s.
+        """Metrics of a step, named `group/name`. Never waits; sent in batches, at the latest after some seconds (`outbox.FLUSH_S`).
 
         An MLflow that is away is waited for in the background for half an hour.
 
@@ -345,7 +345,12 @@ def _log_params(client: MlflowClient, run_id: str, flat: Mapping[str, str]) -> N
 def _unfinished_copy(client: MlflowClient, run: Any) -> bool:
     """Whether a run is a copy whose making was interrupted: what it copies is still there."""
     original = run.data.tags.get(replay.COPY_OF)
-    return bool(original) and client.get_run(original).info.lifecycle_stage == "active"
+    try:
+        return bool(original) and client.get_run(original).info.lifecycle_stage == "active"
+    except mlflow_error() as error:
+        if getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST":  # deleted for good (`mlflow gc`), so it was done with
+            return False
+        raise
 
 
 def _plain(value: Any) -> Any:

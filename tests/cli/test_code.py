@@ -34,6 +34,8 @@ def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("code")
     (folder / "add.json").write_text(json.dumps(ADD, indent=1))
     (folder / "function.json").write_text(json.dumps(ADD | {"entry_point": "add", "tests": [{"input": "[1, 2]", "output": "3"}]}))
+    (folder / "deep.json").write_text("[" * 100_000)
+    (folder / "long.json").write_text('{"id": ' + "9" * 5000 + "}")
     (folder / "right.py").write_text(RIGHT)
     (folder / "half.py").write_text("print(3)")
     (folder / "slow.py").write_text("while True: pass")
@@ -99,6 +101,9 @@ def test_sandbox_run(code: Path) -> None:
         (["verify", "code", "add.json", "nowhere.py"], "nowhere.py: cannot be read"),
         (["verify", "code", "add.json", "add.json"], "unknown language"),
         (["verify", "code", "add.json", "right.py", "--time-limit", "0"], "--time-limit 0.0: a limit is a number above 0"),
+        (["verify", "code", "add.json", "right.py", "--memory-limit", "10000000000000"], "above 0 and at most 1,073,741,824"),
+        (["verify", "code", "deep.json", "right.py"], "deep.json: cannot be read"),
+        (["verify", "code", "long.json", "right.py"], "long.json: cannot be read"),
         (["sandbox", "run", "nowhere.py"], "nowhere.py: cannot be read"),
         (["sandbox", "run", "right.py", "--stdin", "nowhere"], "--stdin"),
     ],

@@ -152,6 +152,9 @@ def test_local_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert elsewhere.storage.uri == f"file:{tmp_path}/out"
     assert elsewhere.tracking.uri == f"sqlite:{folder}/mlflow.db"
     assert absolute_paths(load_recipe("tiny", ["storage.uri=s3://bucket"])) == []
+    (folder / "tiny").mkdir()
+    (folder / "tiny-multilingual").mkdir()
+    assert absolute_paths(load_recipe("tiny-multilingual", ["storage.uri=s3://bucket", "model.path=tiny"])) == []
     (folder / "held-out.jsonl").touch()
     validated = load_recipe("tiny", ["validation={problems: {path: held-out.jsonl}}"])
     assert absolute_paths(validated) == [f'validation.problems.path="{folder}/held-out.jsonl"']

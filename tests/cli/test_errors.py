@@ -42,6 +42,7 @@ def refused(result: subprocess.CompletedProcess[str], *words: str) -> None:
         (["run", "tiny", "--set", "training.max_stps=3"], ["unknown key training.max_stps", "did you mean training.max_steps?"]),
         (["run", "tiny", "--set", "training.max_steps=many"], ["training.max_steps", "'many'"]),
         (["run", "tiny", "--set", "training.max_steps"], ["--set training.max_steps"]),
+        (["run", "tiny", "--set", "name=2024-13-45"], ["--set name=2024-13-45", "not YAML"]),
         (["run", "tiny", "--set", "pipeline.group_size=7"], ["group_size (7) must divide"]),
         (["run", "tiny", "--set", "pipeline.n_async=1024", "--set", "pipeline.max_open=2048"], ["allow_stale"]),
         (["run", "tiny", "--direct", "--dry-run", "--set", "problems.path=missing.jsonl"], ["missing.jsonl"]),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +76,21 @@ def test_files_that_cannot_be_used(tmp_path: Path, capsys: pytest.CaptureFixture
     assert verify(pairs, tmp_path / "absent" / "out.jsonl") == 2
     assert verify(pairs, tmp_path) == 2
     assert capsys.readouterr().err.count("magistral:") == 3
+
+
+def test_what_is_no_file_stays_what_it_is(tmp_path: Path) -> None:
+    pairs = write(tmp_path / "pairs.jsonl", {"gold": "5", "pred": "\\boxed{5}"})
+    pipe, target, link = (tmp_path / name for name in ("pipe", "target.jsonl", "link.jsonl"))
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor() as pool:
+        read = pool.submit(pipe.read_text)
+        assert verify(pairs, pipe) == 0
+        assert json.loads(read.result(60))["correct"]
+    assert pipe.is_fifo()
+    link.symlink_to(target)
+    assert verify(pairs, link) == 0
+    assert link.is_symlink() and json.loads(target.read_text())["correct"]
+    assert {path.name for path in tmp_path.iterdir()} == {"pairs.jsonl", "pipe", "target.jsonl", "link.jsonl"}
 
 
 def test_an_empty_file_gives_an_empty_file(tmp_path: Path) -> None:

@@ -39,6 +39,17 @@ def test_default_system_prompt_names_tags_box_and_fence(tmp_path: Path) -> None:
         assert part in text
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("tokenizer.json", "{"), ("tokenizer.json", '{"model": {"type": "of tomorrow"}}'), ("generation_config.json", "{")],
+)
+def test_a_file_that_cannot_be_read_is_named_with_its_folder(name: str, content: str, tmp_path: Path) -> None:
+    folder_with(tmp_path, TEMPLATE)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=f"{tmp_path}.*cannot be"):
+        Decoder(tmp_path)
+
+
 def test_null_system_prompt_leaves_the_question_alone(tmp_path: Path) -> None:
     renderer = ChatRenderer(folder_with(tmp_path, TEMPLATE), PromptSettings(system=None))
     assert renderer.tokenizer.decode(renderer.render(PROBLEM).token_ids) == "<|user|>How much is 2+2?<|assistant|>"

@@ -295,6 +295,12 @@ def test_credentials_go_only_to_their_own_server(monkeypatch: pytest.MonkeyPatch
     assert seen == {"/api/health": "Bearer prefect-secret", "/health": "Basic " + base64.b64encode(b"me:mlflow-secret").decode()}
 
 
+def test_an_address_without_a_scheme_is_refused_by_the_variable_s_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "myserver/api")
+    with pytest.raises(InputError, match="PREFECT_API_URL"):
+        control._check_external(home.State())
+
+
 @contextlib.contextmanager
 def _recording() -> Iterator[tuple[str, dict[str, str]]]:
     """A server that says yes to everything, and what credentials it was sent by path."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import psutil
@@ -98,7 +101,7 @@ def test_learns_and_any_number_of_ranks_learns_the_same(model_folder: Path, tmp_
         runs = [pool.submit(learn, model_folder, tmp_path / name, ranks) for name, ranks in (("one", 1), ("two", 2))]
         one, two = (run.result() for run in runs)
 
-    assert [step for step, _ in one] == [step for step, _ in two] == [1, 11, 21, 31, 36]
+    assert [step for step, _ in one] == [step for step, _ in two] == [1, 10, 20, 30, 36]
     losses = [metrics["loss"] for _, metrics in one]
     assert losses[0] > 3  # the uniform distribution has 3.5
     assert losses[-1] < 0.6
@@ -118,6 +121,22 @@ def test_learns_and_any_number_of_ranks_learns_the_same(model_folder: Path, tmp_
     assert (model(torch.cat([prompt, successors[:, None]], 1)).logits[:, -1].argmax(-1) == END).float().mean() >= 0.75
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
     assert not (tmp_path / "two" / "stale").exists()
+
+
+def test_a_rank_that_cannot_be_started_is_one_as_well(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    starts: list[BaseProcess] = []
+    start = BaseProcess.start
+
+    def only_one(process: BaseProcess) -> None:
+        if starts:
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        starts.append(process)
+        start(process)
+
+    monkeypatch.setattr(BaseProcess, "start", only_one)
+    with pytest.raises(InfrastructureError, match="rank 1 of the fine-tuning could not be started .*temporarily unavailable"):
+        train_sft(model_folder, examples(8), tmp_path / "out", steps=1000, batch=4, learning_rate=1e-3, ranks=2)
+    assert [process.exitcode for process in starts] == [-signal.SIGKILL]
 
 
 def test_a_rank_that_dies_is_an_infrastructure_error(model_folder: Path, tmp_path: Path) -> None:

@@ -59,6 +59,19 @@ def test_a_checkpoint_comes_back_as_it_was(checkpoints: CheckpointStore, tmp_pat
     assert again.get(step) == saved
 
 
+def test_a_uri_that_names_a_copy_gives_no_other(checkpoints: CheckpointStore, tmp_path: Path) -> None:
+    first = checkpoints.save(25, make_folder(tmp_path, 25))
+    second = checkpoints.save(25, make_folder(tmp_path, 25))
+    other = checkpoints.save(30, make_folder(tmp_path, 30))
+    named, _ = CheckpointStore.from_uri(first.uri)
+    with pytest.raises(InputError, match=f"no such checkpoint; that of step 25 is .*{second.attempt}"):
+        named.download(25, tmp_path / "fetched")
+    assert named.get(30) == other
+    for uri in (second.uri, first.uri.rstrip("/").rpartition("/")[0]):
+        again, step = CheckpointStore.from_uri(uri)
+        assert again.get(step) == second
+
+
 def test_without_a_valid_manifest_it_does_not_exist(checkpoints: CheckpointStore, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     valid = checkpoints.save(10, make_folder(tmp_path, 10))
     lost = checkpoints.save(20, make_folder(tmp_path, 20))

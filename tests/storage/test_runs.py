@@ -118,6 +118,21 @@ def test_a_living_process_here_is_never_overrun(store: ObjectStore) -> None:
     assert not store.exists(KEY)
 
 
+def test_a_lease_that_could_not_be_given_back_does_not_block_its_own_process(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away() -> Holder | None:
+        raise InfrastructureError("the store is away")
+
+    held = Lease(store, RUN)
+    held.acquire()
+    with monkeypatch.context() as patched:
+        patched.setattr(held, "_read", away)
+        with pytest.raises(InfrastructureError, match="away"):
+            held.release()
+    assert store.exists(KEY)
+    with Lease(store, RUN) as again:
+        again.check()
+
+
 def test_of_two_at_the_same_moment_one_gets_it(store: ObjectStore) -> None:
     leases = [Lease(store, RUN) for _ in range(4)]
     got: list[Lease] = []

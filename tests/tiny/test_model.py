@@ -125,6 +125,15 @@ def test_a_cache_that_cannot_be_written_is_an_infrastructure_error(tmp_path):
         base.ensure_base_model(SMALL, tmp_path)
 
 
+def test_a_fault_of_what_builds_a_model_is_not_the_cache_s(tmp_path):
+    def build(work: Path) -> Path:
+        raise OSError("libcudart.so.13: cannot open shared object file")
+
+    with pytest.raises(OSError, match="libcudart"):
+        base.ensure_model(tmp_path / "model", build)
+    assert not (tmp_path / "model").exists()
+
+
 def _ensure(settings: TinySettings, cache: Path) -> None:
     base.ensure_base_model(settings, cache)
 

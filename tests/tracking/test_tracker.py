@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 from magistral_core.errors import InputError
 from magistral_core.tracking import KEY_TAG, Tracker, flatten
 from magistral_core.tracking.outbox import RefusedError
-from magistral_core.tracking.server import connect, locate
+from magistral_core.tracking.server import connect, locate, mlflow_error
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -173,6 +173,16 @@ def test_a_run_killed_before_its_first_checkpoint_is_found_and_begins_anew(sqlit
     client = connect(locate(sqlite_uri))
     assert curve(client, second.run_id, "loss") == [(step, float(step)) for step in range(1, 5)]
     assert [run.info.run_id for run in client.search_runs([client.get_run(second.run_id).info.experiment_id])] == [second.run_id]
+
+
+def test_a_copy_is_found_also_when_its_original_was_deleted_for_good(sqlite_uri: str) -> None:
+    first = make_run(sqlite_uri, "exp", 3)
+    second = make_run(sqlite_uri, "exp", 4, resume_run_id=first.run_id)
+    client = connect(locate(sqlite_uri))
+    client._tracking_client.store._hard_delete_run(first.run_id)  # as `mlflow gc` does
+    with pytest.raises(mlflow_error()):
+        client.get_run(first.run_id)
+    assert Tracker.find(sqlite_uri, "exp", "k1") == second.run_id
 
 
 def test_a_checkpoint_below_a_folder_with_an_apostrophe_is_logged_once(sqlite_uri: str) -> None:
