@@ -15,7 +15,10 @@ _NOTHING = re.compile(
     r"(?:answers?|solutions?) (?:may |will )?var(?:y|ies)|proof|q\.?e\.?d|as (?:above|shown))\.?",
     re.IGNORECASE,
 )
-_LABELLED = re.compile(r"(?:^|[\s;,])\(?(?:a|i|1)[).:]\s*\S.*[\s;,]\(?(?:b|ii|2)[).:]\s*\S", re.IGNORECASE | re.DOTALL)
+#: The dot of a label, not of a number: `1.5, 2.5` has no parts.
+_LABELLED = re.compile(
+    r"(?:^|[\s;,])\(?(?:a|i|1)(?:[):]|\.(?!\d))\s*\S.*[\s;,]\(?(?:b|ii|2)(?:[):]|\.(?!\d))\s*\S", re.IGNORECASE | re.DOTALL
+)
 #: Words of a worked solution's last line that is taken as the result; more is a sentence.
 _SOLUTION_WORDS = 2
 _BOX = re.compile(r"\\boxed\s*\{")

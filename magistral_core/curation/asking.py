@@ -128,12 +128,21 @@ def read_object(text: str) -> dict[str, Any] | None:
         try:
             value, end = decoder.raw_decode(text, at)
             found = value or found
-        except ValueError:
+        except (ValueError, RecursionError):
             pass
         at = text.find("{", end)
     if found is None or any(_lost_a_backslash(value) for value in found.values() if isinstance(value, str)):
         return None
     return found
+
+
+def is_encodable(text: str) -> bool:
+    """Whether a file or a program can be given it: JSON may hold half a surrogate pair alone."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _lost_a_backslash(text: str) -> bool:

@@ -9,13 +9,14 @@ folder, so that a killed command does not sample a finished problem again.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from magistral_core.config.curation import LlmSettings
-from magistral_core.curation.asking import Asker, Question, read_object
+from magistral_core.curation.asking import Asker, Question, is_encodable, read_object
 from magistral_core.curation.entry import Entry
 from magistral_core.curation.reasons import Reason
 
@@ -77,7 +78,7 @@ def task_for(entry: Entry) -> str | None:
 def parse_reply(text: str) -> Reply:
     """Read the last JSON object of an answer."""
     content = read_object(text)
-    if content is None:
+    if content is None or not is_encodable(json.dumps(content, ensure_ascii=False)):
         return Reply("unreadable")
     question, answer = content.get("question"), content.get("answer")
     if isinstance(question, str) and question.strip() and isinstance(answer, str | int | float) and str(answer).strip():

@@ -92,11 +92,14 @@ class CodeReason(ReasonCode):
     CHECKS_ONLY = "checks_only", CodeStage.COMPLETENESS, "Its tests are assertions, which have no outputs to compare."
     BROKEN_VALIDATOR = "broken_validator", CodeStage.COMPLETENESS, "Its output validator does not compile, or breaks."
 
+    NOT_ASKED = "not_asked", CodeStage.COMPLETENESS, "It asks for a function, in Python, which is none of `languages`."
+
     NO_SOLUTIONS = "no_solutions", CodeStage.SOLUTIONS, "There is no solution in Python or C++."
     NONE_RUNS = "none_runs", CodeStage.SOLUTIONS, "No solution ended well on any test."
 
     TOO_FEW_TESTS = "too_few_tests", CodeStage.TESTS, "Fewer than `min_tests` tests are left that the solutions agree on."
     UNSOLVED = "unsolved", CodeStage.TESTS, "Fewer than `min_solutions` solutions pass every test that is left."
+    AMBIGUOUS = "ambiguous", CodeStage.TESTS, "Without the tests that were removed, the others' arguments would be read otherwise."
 
 
 class GradingReason(ReasonCode):

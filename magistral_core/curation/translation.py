@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from magistral_core.config.curation import TranslateSettings
 from magistral_core.curation.answers import has_words
-from magistral_core.curation.asking import read_object
+from magistral_core.curation.asking import is_encodable, read_object
 from magistral_core.curation.masking import Masked, MaskingError, signs
 from magistral_core.records import Problem
 from magistral_core.rewards.language import classify
@@ -115,7 +115,7 @@ def read_translation(answer: str, masked: Masked, language: str) -> str | Fault:
     """The translated statement in a model's answer, with its formulas back in place; or what is wrong with it."""
     content = read_object(answer)
     text = "" if content is None else content.get("translation")
-    if not isinstance(text, str) or not text.strip():
+    if not isinstance(text, str) or not text.strip() or not is_encodable(text):
         return Fault(Flaw.UNREADABLE, answer[-80:])
     text = text.strip()
     try:

@@ -70,9 +70,15 @@ class WorkFolder:
 
     def remove(self) -> None:
         """Take the folder away: the outputs are in place."""
+        self._disown()
         shutil.rmtree(self.folder)
 
+    def _disown(self) -> None:
+        """First of all: killed while the rest is taken away, no command shall go on with what is left."""
+        (self.folder / "identity.json").unlink(missing_ok=True)
+
     def _empty(self) -> None:
+        self._disown()
         for path in self.folder.iterdir():
             if path.name != "lock":
                 shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from magistral_core import __version__
 from magistral_core.config.schema import CodeSettings, PipelineSettings, Recipe
-from magistral_core.errors import InfrastructureError, InputError
+from magistral_core.errors import InfrastructureError, InputError, MagistralError
 from magistral_core.paths import cache_folder
 from magistral_core.pipeline.coordinator import Coordinator, StallError
 from magistral_core.pipeline.prepare import Prepared, storage_uri, tracking_uri
@@ -279,7 +279,7 @@ class _Run:
             await asyncio.sleep(_SCALE_SECONDS)
             try:
                 wanted = await asyncio.to_thread(self._handle.wanted_generators)
-            except InfrastructureError as error:  # storage is away: whatever needs it more will say so
+            except MagistralError as error:  # storage is away, say: whatever needs it more will tell
                 log.warning("not known how many generators are wanted: %s", error)
                 continue
             if wanted is not None:

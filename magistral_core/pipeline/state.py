@@ -78,7 +78,7 @@ class LoopState:
         }
         if self.curriculum is not None:
             document["curriculum"] = self.curriculum.to_json()
-        (folder / LOOP_FILE).write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
+        (folder / LOOP_FILE).write_text(json.dumps(document), encoding="utf-8")  # ASCII: a program's message may hold half a character
         np.savez(
             folder / _ARRAYS,
             prompt_lens=np.array([len(completion.prompt_ids) for completion in completions], dtype=np.int64),

@@ -19,11 +19,15 @@ _COMPILE = Limits(cpu_s=60.0, memory_bytes=2048 * MIB, output_bytes=64 * MIB)
 _FEEDBACK = "feedback"
 
 
+class ValidatorError(SandboxError):
+    """The problem's own fault: its validator does not compile, or breaks."""
+
+
 class Validator:
     """A compiled validator in its box; not thread-safe. Use as a context manager."""
 
     def __init__(self, sandbox: Sandbox, checker: Checker) -> None:
-        """Compile it. Raises SandboxError: it does not compile, or the sandbox broke."""
+        """Compile it. Raises ValidatorError if it does not compile, SandboxError if the sandbox broke."""
         self._sandbox = sandbox
         self._flags = checker.flags
         language = Language.PYTHON if checker.main else Language.CPP
@@ -33,7 +37,7 @@ class Validator:
             compiled = sandbox.compile(self._box, self._program, _COMPILE)
             if not compiled.ok:
                 words = compiled.stderr.decode(errors="replace").strip()
-                raise SandboxError(f"the output validator does not compile: {compiled.detail or words[:300]}")
+                raise ValidatorError(f"the output validator does not compile: {compiled.detail or words[:300]}")
         except BaseException:
             self.close()
             raise
@@ -49,7 +53,7 @@ class Validator:
         self._box.close()
 
     def difference(self, test: TestCase, output: bytes) -> str:
-        """Why it rejects an output; empty if it accepts. Raises SandboxError for any other end."""
+        """Why it rejects an output; empty if it accepts. Raises ValidatorError for any other end."""
         self._box.put("test.in", test.input.encode("utf-8", "surrogateescape"))
         self._box.put("test.ans", test.output.encode("utf-8", "surrogateescape"))
         folder = self._box.folder
@@ -60,4 +64,4 @@ class Validator:
         if not stopped and result.exit_code in {ACCEPTED, REJECTED}:
             return "" if result.exit_code == ACCEPTED else "the output validator rejects it"
         words = result.stderr.decode(errors="replace").strip()[-200:]
-        raise SandboxError(f"the output validator broke: {result.detail or f'exit code {result.exit_code}'} {words}".strip())
+        raise ValidatorError(f"the output validator broke: {result.detail or f'exit code {result.exit_code}'} {words}".strip())

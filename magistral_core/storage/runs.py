@@ -89,6 +89,8 @@ class RunHandle:
             return int(json.loads(self.store.get_bytes(f"runs/{self.run_id}/generators.json"))["generators"])
         except MissingObjectError:
             return None
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{self.store.uri}/runs/{self.run_id}/generators.json: no number of generators; ask for one again") from error
 
     def finish(self, summary: Mapping[str, Any] | None = None) -> None:
         """Mark it finished: the same command then starts a new attempt."""

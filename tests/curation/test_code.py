@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,13 +23,16 @@ from magistral_core.config.schema import CodeSettings, ProblemSettings
 from magistral_core.curation.code import OUTPUTS, curate_code
 from magistral_core.curation.code.draft import Solution, Test, read_code_draft
 from magistral_core.curation.code.invent import parse_inputs, task_for
+from magistral_core.curation.code.run import CodeWork
 from magistral_core.curation.code.settle import Settled, SettledTest, Settler
+from magistral_core.curation.code.sources import package_row
 from magistral_core.curation.code.votes import Fate
 from magistral_core.errors import InputError
 from magistral_core.problems import Row, load_problems
-from magistral_core.records import Problem
+from magistral_core.records import Problem, TestCase
 from magistral_core.rewards.code import CodeJudge, Output
-from magistral_core.sandbox import Language, Limits, Program
+from magistral_core.rewards.validator import Validator
+from magistral_core.sandbox import Language, Limits, Program, SandboxError
 
 ADD = [
     "print(sum(map(int, input().split())))",
@@ -174,6 +178,9 @@ def test_what_was_curated_stays_as_it_is(done: tuple[str, Path, dict[str, Any]],
                 Solution("w", Language.PYTHON, "1", "incorrect"),
             ],
         ),
+        ({"input_output": "{}", "public_tests": [], "private_tests": " ", "tests": TESTS[:1]}, [Test("1 1\n", "2\n")], []),
+        ({"solutions": [" ", {"code": "print(1)", "language": None}]}, [], [Solution("print(1)", Language.PYTHON, "2")]),
+        ({"solutions": {"code": "print(1)", "language": "py"}}, [], [Solution("print(1)", Language.PYTHON, "1")]),
         ({"solutions": '["print(1)"]'}, [], [Solution("print(1)", Language.PYTHON, "1")]),
         ({"solutions": [{"lang": "cc", "source": "x", "verdict": "AC"}]}, [], [Solution("x", Language.CPP, "1", "AC")]),
     ],
@@ -196,6 +203,10 @@ def test_a_text_result_beside_arguments_that_are_values_is_a_text() -> None:
         ({"tests": [{"input": "1", "output": "\ud83d"}]}, "half a character"),
         ({"solutions": ["print(1)", "print('\ud83d')"]}, "half a character"),
         ({"generators": ["print('\ud83d')"]}, "half a character"),
+        ({"solutions": 5}, "solutions: a list of objects"),
+        ({"generators": True}, "generators: a list of objects"),
+        ({"solutions": {"language": 1, "solution": ["print(1)"]}}, "solutions: lists"),
+        ({"tests": "[" * 100_000}, "tests: a list of objects"),
         ({"validator_flags": "float_tolerance 1e-6 shuffled"}, "validator_flags"),
         ({"entry_point": "add", "output_validator": {"files": {"v.py": ""}, "main": "v.py"}}, "asks for a function"),
     ],
@@ -287,6 +298,69 @@ def test_a_broken_validator_rejects_its_problem_only(tmp_path: Path) -> None:
     curate_code([str(package)], tmp_path / "out", recipe())
     [row] = lines(tmp_path / "out" / "rejected.jsonl")
     assert (row["reason"], "broke" in row["detail"]) == ("broken_validator", True)
+
+
+def test_a_package_that_cannot_be_judged_rejects_itself_only(tmp_path: Path) -> None:
+    (make_package(tmp_path / "packages" / "a") / "problem.yaml").write_text("validation: custom interactive\n")
+    make_package(tmp_path / "packages" / "b")
+    curate_code([str(tmp_path / "packages")], tmp_path / "out", recipe("languages=[python]"))
+    [row] = lines(tmp_path / "out" / "rejected.jsonl")
+    assert (row["id"], row["reason"], "interactive" in row["detail"]) == ("a", "malformed", True)
+    assert [row["id"] for row in lines(tmp_path / "out" / "kept.jsonl")] == ["b-python"]
+
+
+def test_a_function_is_rejected_where_no_language_asks_for_one(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.jsonl", [ROWS[0], ROWS[-1]])
+    report = curate_code([source], tmp_path / "out", recipe("languages=[c++]"))
+    assert [(row["id"], row["reason"]) for row in lines(tmp_path / "out" / "rejected.jsonl")] == [("twice", "not_asked")]
+    assert (report["kept"], report["rows"]) == (1, 1)
+
+
+def test_what_the_sandbox_broke_is_tried_again_and_is_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine's fault, not the validator's: it must not reject a problem for good."""
+    broken: list[int] = []
+    difference = Validator.difference
+
+    def breaks(validator: Validator, test: TestCase, output: bytes) -> str:
+        if len(broken) < times:
+            broken.append(1)
+            raise SandboxError("the machine is overloaded")
+        return difference(validator, test, output)
+
+    monkeypatch.setattr(Validator, "difference", breaks)
+    draft = read_code_draft(Row("f", 1, package_row(make_package(tmp_path / "split"))))
+    with ThreadPoolExecutor(1) as executor:
+        settler = Settler(recipe("min_tests=2"), CodeJudge(CodeSettings()), executor)
+        times = 1
+        assert settler.settle(0, draft).reason == ""
+        times, broken = 10**6, []
+        with pytest.raises(SandboxError, match="overloaded"):
+            settler.settle(0, draft)
+
+
+def test_a_function_whose_tests_mean_another_thing_without_the_removed_ones_is_rejected() -> None:
+    """Of `[7]`, `[3]` and `[9]` alone each would be all arguments; `[1, 2]` beside them says that each is one list."""
+    tests = [{"input": f"[{n}]", "output": str(n)} for n in (7, 3, 9)]
+    solutions = ["def f(x): return sum(x)", "def f(x): return x[0] if len(x) == 1 else 99"]
+    data = {"statement": "Sum.", "entry_point": "f", "tests": [*tests, {"input": "[1, 2]", "output": "50"}], "solutions": solutions}
+    with ThreadPoolExecutor(1) as executor:
+        settled = Settler(recipe(), CodeJudge(CodeSettings()), executor).settle(0, read_code_draft(Row("f", 1, data)))
+    assert [test.fate for test in settled.tests] == [Fate.KEPT] * 3 + [Fate.REMOVED]
+    assert (settled.reason, settled.detail) == ("ambiguous", "3 of 4 tests are left")
+
+
+def test_a_work_folder_that_is_half_taken_away_is_nobody_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    with CodeWork(tmp_path, "it") as work:
+        work.write_inputs({}, {})
+        monkeypatch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            work.remove()
+    monkeypatch.undo()
+    with CodeWork(tmp_path, "it") as again:
+        assert not again.has_inputs
 
 
 def test_only_accepted_solutions_have_a_say(tmp_path: Path) -> None:

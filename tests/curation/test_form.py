@@ -105,6 +105,7 @@ def test_statements_that_pass(question: str) -> None:
         ({"value": 3}, Reason.NO_ANSWER),
         (float("nan"), Reason.NO_ANSWER),
         ("(a) 3 (b) 5", Reason.SEVERAL_ANSWERS),
+        ("1. 3 2. 5", Reason.SEVERAL_ANSWERS),
         (r"\boxed{3} or \boxed{4}", Reason.SEVERAL_ANSWERS),
         ("It goes up because the rate of interest is higher than before", Reason.PROSE_ANSWER),
         ("9" * 600, Reason.PROSE_ANSWER),
@@ -116,7 +117,11 @@ def test_answers_that_are_rejected(answer: Any, reason: Reason) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "text"), [(27.0, "27"), ([1, 2], "1, 2"), ("so\n#### 72", "72"), (True, "True"), (r"\text{east}", r"\text{east}"), (0, "0")]
+    ("answer", "text"),
+    [
+        *[(27.0, "27"), ([1, 2], "1, 2"), ("so\n#### 72", "72"), (True, "True"), (r"\text{east}", r"\text{east}"), (0, "0")],
+        *[([1.5, 2.5], "1.5, 2.5"), ("(1.5, 2.5)", "(1.5, 2.5)"), ("1.5 < x < 2.5", "1.5 < x < 2.5"), ("x = 1.2, y = 2.4",) * 2],
+    ],
 )
 def test_answers_that_pass(answer: Any, text: str) -> None:
     assert judge("What is it?", answer).answer == text

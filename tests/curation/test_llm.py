@@ -51,6 +51,12 @@ def test_what_cannot_be_read(text: str) -> None:
     assert parse_reply(text).kind == "unreadable"
 
 
+@pytest.mark.parametrize("name", ["question", "answer", "why"])
+def test_half_a_character_makes_a_reply_unreadable(name: str) -> None:
+    content = {"question": "1+1=?", "answer": "2", "usable": False, "why": "x"}
+    assert parse_reply(json.dumps({**content, name: "\ud835"})).kind == "unreadable"
+
+
 def test_lines_may_end() -> None:
     """Also before what may be the rest of a command, where no formula is open."""
     text = r"Name it, if $a = b$.\nExactly, in metres.\ne^2 is no answer.\nmid-term. \ne 12 of $c$"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from magistral_core.curation.code.draft import Test
 from magistral_core.curation.code.votes import GIVEN, Answer
 from magistral_core.records import TestCase
-from magistral_core.sandbox import SandboxError
+from magistral_core.rewards.validator import ValidatorError
 
 #: What tells how an output differs from a test's expected one; empty if they count as equal.
 Difference = Callable[[TestCase, str], str]
@@ -30,7 +30,7 @@ def answers_of(test: Test, outputs: Sequence[str | None], difference: Difference
     An output with which the comparison breaks (a validator that reads it as a number, say) stands behind no answer but its own.
 
     Raises:
-        SandboxError: the comparison breaks with every output.
+        ValidatorError: the comparison breaks with every output. SandboxError: it could not be made.
     """
     by_text: dict[str, set[int]] = {}
     for voter, text in enumerate(outputs):
@@ -40,14 +40,14 @@ def answers_of(test: Test, outputs: Sequence[str | None], difference: Difference
     if test.output is not None:
         by_text = {test.output: by_text.pop(test.output, set()) | {GIVEN}, **by_text}
     found: list[Answer] = []
-    faults: list[SandboxError] = []
+    faults: list[ValidatorError] = []
     answered = False
 
     def passes(test_with: TestCase, text: str) -> bool:
         nonlocal answered
         try:
             same = not difference(test_with, text)
-        except SandboxError as error:
+        except ValidatorError as error:
             faults.append(error)
             return False
         answered = True

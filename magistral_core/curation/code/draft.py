@@ -45,6 +45,8 @@ _LABELS = ("label", "verdict", "status")
 _CHECKS = ("test", "test_list")
 #: How code_contests numbers languages; the others are none that is judged here.
 _NUMBERED = {2: "c++", 3: "python"}
+#: Field of a row made of a package that cannot be judged: why.
+PACKAGE_FAULT = "package_fault"
 _ACCEPTED = frozenset({"", "accepted", "correct", "ac", "ok", "true", "1"})
 
 
@@ -133,6 +135,8 @@ def read_code_draft(row: Row, fields: FieldNames | None = None) -> CodeDraft:
     _, level = picker.pick("level", fields.level, LEVEL)
     own = str(id_) if isinstance(id_, str | int) else f"{row.file.rpartition('/')[2].partition('.')[0]}-{row.line}"
     try:
+        if PACKAGE_FAULT in row.data:
+            raise InputError(str(row.data[PACKAGE_FAULT]))
         draft = CodeDraft(
             row.file,
             row.line,
@@ -170,7 +174,7 @@ def _limit(row: Row, name: str) -> float | None:
 def _all_tests(row: Row) -> Iterator[Test]:
     for name in _TESTS:
         value = _parsed(row.data.get(name))
-        if value is None:
+        if value in (None, {}, []) or (isinstance(value, str) and not value.strip()):
             continue
         place = f"{row.place}: {name}"
         mapping = _mapping(value)
@@ -202,18 +206,24 @@ def _solutions(value: Any, label: str, place: str) -> Iterator[Solution]:
     """Solutions in any of the usual shapes."""
     value = _parsed(value)
     mapping = _mapping(value)
-    if mapping:
-        value = [
-            {"language": language, "code": code}
-            for language, code in zip(mapping.get("language") or (), mapping.get("solution") or (), strict=False)
-        ]
+    if isinstance(_first(mapping, _CODES), str):
+        value = [mapping]
+    elif mapping:
+        languages, codes = (mapping.get(name) or [] for name in ("language", "solution"))
+        if not (isinstance(languages, list) and isinstance(codes, list)):
+            raise InputError(f"{place}: lists `language` and `solution`, or a list of objects with `language` and `code`")
+        value = [{"language": language, "code": code} for language, code in zip(languages, codes, strict=False)]
+    elif not isinstance(value, str | list | None) and value != {}:
+        raise InputError(f"{place}: a list of objects with `language` and `code`, this is a {type(value).__name__}")
     for number, item in enumerate([value] if isinstance(value, str) else value or (), start=1):
         entry = item if isinstance(item, Mapping) else {"code": item}
         code = _first(entry, _CODES)
         if not isinstance(code, str):
             raise InputError(f"{place}, {number}: an object with `language` and `code`, or the code itself")
+        if not code.strip():
+            continue
         check_encodable([code], f"{place}, {number}")
-        language = entry.get("language", entry.get("lang", "python"))
+        language = next((entry[key] for key in ("language", "lang") if entry.get(key) is not None), "python")
         known = Language.of(_NUMBERED.get(language, "") if isinstance(language, int) else str(language))
         yield Solution(code, known, str(entry.get("name") or number), label or str(_first(entry, _LABELS) or ""))
 
@@ -223,7 +233,7 @@ def _parsed(value: Any) -> Any:
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         try:
             return json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             return value
     return value
 

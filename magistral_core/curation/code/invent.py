@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from magistral_core.config.code_curation import CodeCurationRecipe, GenerateSettings
-from magistral_core.curation.asking import Asker, Question, read_object
+from magistral_core.curation.asking import Asker, Question, is_encodable, read_object
 from magistral_core.curation.code.draft import CodeDraft
 from magistral_core.curation.code.settle import limits_of
 from magistral_core.rewards.code import CodeJudge
@@ -127,13 +127,4 @@ def parse_inputs(text: str) -> list[str]:
     content = read_object(text) or {}
     inputs = content.get("inputs")
     texts = [item if isinstance(item, str) else json.dumps(item) for item in inputs] if isinstance(inputs, list) else []
-    return [text for text in texts if text.strip() and _encodable(text)]
-
-
-def _encodable(text: str) -> bool:
-    """Whether a program can be given it: JSON may hold half a surrogate pair alone."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return [text for text in texts if text.strip() and is_encodable(text)]

@@ -14,10 +14,11 @@ from typing import Any
 from magistral_core.config.code_curation import CodeCurationRecipe, RunSettings
 from magistral_core.curation.code.answers import answers_of
 from magistral_core.curation.code.draft import CodeDraft, Solution, Test
-from magistral_core.curation.code.votes import GIVEN, Fate, Outcome, decide
+from magistral_core.curation.code.votes import GIVEN, Answer, Fate, Outcome, decide
 from magistral_core.curation.reasons import CodeReason
 from magistral_core.rewards.calls import forms
 from magistral_core.rewards.code import CORRECT, WRONG, CodeJudge, Output
+from magistral_core.rewards.validator import ValidatorError
 from magistral_core.sandbox import MIB, Limits, Program, RunStatus, SandboxError
 
 #: Status of solutions without a verdict: in no language that is judged here; not trusted; nothing to judge them by.
@@ -98,27 +99,25 @@ class Settler:
             invented: inputs of tests to make beside its own; a function's are left out where they have not the form of its own.
 
         Raises:
-            SandboxError: solutions could not be run; a validator that breaks is the problem's own fault.
+            SandboxError: solutions or a validator could not be run; a validator that breaks is the problem's own fault.
         """
-        if (unusable := _unusable(draft)) is not None:
+        if (unusable := _unusable(draft, self._recipe.languages)) is not None:
             return Settled(index, unusable.value, draft.fault)
         tests = [*draft.tests, *(Test(text, generated=True) for text in invented if _same_form(draft, text))]
         statuses = [self._not_run(solution) for solution in draft.solutions]
         running = [number for number, status in enumerate(statuses) if not status]
         if not running:
             return Settled(index, CodeReason.NO_SOLUTIONS.value, f"{len(draft.solutions)} solutions in all", (), _unrun(statuses))
+        if not tests:
+            return Settled(index, CodeReason.TOO_FEW_TESTS.value, "there is none", (), _unrun(statuses))
         outputs = dict(zip(running, self._run(draft, [draft.solutions[number] for number in running], tests), strict=True))
         if not any(output.text is not None for each in outputs.values() for output in each):
-            solutions = (
-                tuple(SettledSolution(status or outputs[number][0].status) for number, status in enumerate(statuses)) if tests else ()
-            )
+            solutions = tuple(SettledSolution(status or outputs[number][0].status) for number, status in enumerate(statuses))
             return Settled(index, CodeReason.NONE_RUNS.value, f"{len(running)} were run", (), solutions)
         columns = [[outputs[number][at].text if number in outputs else None for number in range(len(statuses))] for at in range(len(tests))]
         try:
-            with self._judge.comparing(draft.problem) as difference:
-                every = not draft.checker.validator
-                ballots = [answers_of(test, column, difference, every) for test, column in zip(tests, columns, strict=True)]
-        except SandboxError as error:
+            ballots = self._ballots(draft, tests, columns)
+        except ValidatorError as error:
             return Settled(index, CodeReason.BROKEN_VALIDATOR.value, str(error)[:300], (), _unrun(statuses))
         outcome = decide(ballots, self._recipe.agreement)
         solutions = tuple(
@@ -126,7 +125,22 @@ class Settler:
             for number in range(len(statuses))
         )
         settled = Settled(index, "", "", _settled_tests(tests, outcome), solutions, outcome.accuracy.get(GIVEN, 0.0))
-        return self._verdict(settled)
+        return self._verdict(draft, tests, settled)
+
+    def _ballots(self, draft: CodeDraft, tests: Sequence[Test], columns: Sequence[Sequence[str | None]]) -> list[list[Answer]]:
+        """The answers to each test with their voters; what the sandbox broke is tried once more."""
+        again = False
+        while True:
+            try:
+                with self._judge.comparing(draft.problem) as difference:
+                    every = not draft.checker.validator
+                    return [answers_of(test, column, difference, every) for test, column in zip(tests, columns, strict=True)]
+            except ValidatorError:
+                raise
+            except SandboxError:
+                if again:
+                    raise
+                again = True
 
     def _not_run(self, solution: Solution) -> str:
         """Why a solution is not run; empty if it is."""
@@ -145,15 +159,18 @@ class Settler:
 
         return list(self._executor.map(outputs, solutions))
 
-    def _verdict(self, settled: Settled) -> Settled:
+    def _verdict(self, draft: CodeDraft, tests: Sequence[Test], settled: Settled) -> Settled:
         """Whether enough is left."""
-        left = sum(test.fate is not Fate.REMOVED for test in settled.tests)
+        inputs = [test.input for test, own in zip(tests, settled.tests, strict=True) if own.fate is not Fate.REMOVED]
+        left = len(inputs)
         if left < self._recipe.min_tests:
             return replace(settled, reason=CodeReason.TOO_FEW_TESTS.value, detail=f"{left} of {len(settled.tests)} tests are left")
         right = sum(solution.status == CORRECT for solution in settled.solutions)
         if right < self._recipe.min_solutions:
             best = max(solution.passed for solution in settled.solutions)
             return replace(settled, reason=CodeReason.UNSOLVED.value, detail=f"the best solution passes {best} of {left} tests")
+        if draft.entry_point and forms(tuple(inputs)) != forms(tuple(test.input for test in tests)):
+            return replace(settled, reason=CodeReason.AMBIGUOUS.value, detail=f"{left} of {len(tests)} tests are left")
         return settled
 
 
@@ -168,12 +185,14 @@ def _same_form(draft: CodeDraft, text: str) -> bool:
     return not (draft.entry_point and own) or forms((*own, text)) == forms(own)
 
 
-def _unusable(draft: CodeDraft) -> CodeReason | None:
+def _unusable(draft: CodeDraft, languages: Sequence[str]) -> CodeReason | None:
     if draft.fault:
         return CodeReason.MALFORMED
     if not draft.question:
         return CodeReason.EMPTY
-    return CodeReason.CHECKS_ONLY if draft.checks else None
+    if draft.checks:
+        return CodeReason.CHECKS_ONLY
+    return CodeReason.NOT_ASKED if draft.entry_point and "python" not in languages else None
 
 
 def _unrun(statuses: Sequence[str]) -> tuple[SettledSolution, ...]:

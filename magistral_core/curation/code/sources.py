@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from magistral_core.curation.code.draft import PACKAGE_FAULT
+from magistral_core.errors import InputError
 from magistral_core.problems import Row, find_packages, read_package, read_rows, source_rows
 from magistral_core.problems.load import files_beside
 from magistral_core.problems.packages import unanswered
@@ -29,9 +31,12 @@ def code_rows(path: str, split: str) -> Iterator[Row]:
 def package_row(folder: Path) -> dict[str, Any]:
     """A package as a row: its submissions with their folders' names as labels, its generators, its validator as text.
 
-    Raises InputError for a package that cannot be read.
+    One that cannot be judged, an interactive one say, is a row that says so.
     """
-    problem = read_package(folder, lenient=True)
+    try:
+        problem = read_package(folder, lenient=True)
+    except InputError as error:
+        return {"id": folder.name, PACKAGE_FAULT: str(error)}
     tests = [{"input": test.input, "output": test.output, "name": test.name} for test in problem.tests]
     return {
         "id": problem.id,
