@@ -19,7 +19,7 @@ stamp="$VENV/.setup"
 wanted="$backend $(cat pyproject.toml constraints.txt infra/setup.sh | sha256sum | cut -d' ' -f1)"
 here="$(pwd -P)/$VENV"
 # Of a copied or moved checkout, the environment is still the first one's: its commands run what lies there.
-own() { grep -qsF -- "$here" "$VENV/pyvenv.cfg"; }
+own() { [ ! -L "$VENV" ] && [[ "$(grep '^command = ' "$VENV/pyvenv.cfg" 2>/dev/null)" == *" $here" ]]; }
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && own && "$VENV/bin/python" -I -c 'import magistral_core' 2>/dev/null; then
     exit 0
 fi
@@ -47,6 +47,7 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 
 # -- 2. the environment
+[ ! -L "$VENV" ] || rm "$VENV" # the link alone: what it leads to is another checkout's
 { own && "$VENV/bin/python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; } || python3.11 -m venv --clear "$here"
 rm -f "$stamp"
 python="$VENV/bin/python"

@@ -50,16 +50,19 @@ def _bench(options: argparse.Namespace) -> int:
     with results_only():
         result = run(Options(full=options.full, settings=_settings(options.settings)))
     content = result.to_json(options.name, full=options.full, seconds=time.monotonic() - began)
+    fault: OSError | None = None  # what took hours is kept where nobody reads it, and shown where it cannot be kept
+    if out is not None:
+        try:
+            out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            note(f"written to {out}")
+        except OSError as error:
+            fault = error
     if options.json:
         print_json(content)
     else:
         _show(content)
-    if out is not None:  # last: what took hours is shown, also where it cannot be kept
-        try:
-            out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"--out {out}: cannot be written ({error.strerror}); the result stands above") from error
-        note(f"written to {out}")
+    if fault is not None:
+        raise InputError(f"--out {out}: cannot be written ({fault.strerror}); the result stands above") from fault
     return 0
 
 

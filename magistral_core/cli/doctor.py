@@ -168,7 +168,7 @@ def _torch_build(has_gpu: bool) -> Check:
             f"pip uninstall {' '.join(unwanted)} (vLLM fails to load with them)",
         )
     if has_gpu and on_cpu:
-        return Check("torch build", False, f"{torch} on a machine with a GPU", f"remove .venv, then {_SETUP}", required=False)
+        return Check("torch build", False, f"{torch} on a machine with a GPU", _SETUP, required=False)
     return Check("torch build", bool(torch), torch or "missing", _SETUP)
 
 

@@ -491,21 +491,15 @@ def start_ray(address: str | None, setting: str = "pipeline.ray_address") -> Non
         object_store_memory=_OBJECT_STORE_BYTES,
         _node_ip_address=_LOCAL,
     )
-    for process in _heads_of_ray():
-        if any(word.endswith("log_monitor.py") for word in process.cmdline()):
-            process.kill()  # it looks into all logs ten times a second, for a driver that wants to hear of them
-            process.wait()
-
-
-def _heads_of_ray() -> list[psutil.Process]:
-    """What Ray started here: children that run from its package."""
-    package = str(Path(ray.__file__).parent)
-    return [child for child in psutil.Process().children() if any(word.startswith(package) for word in child.cmdline())]
+    # It looks into all logs ten times a second, for a driver that wants to hear of them.
+    ray._private.worker.global_worker.node.kill_log_monitor(check_alive=False)
 
 
 def _processes_of_ray() -> list[int]:
-    """The same, with their descendants."""
-    return [process.pid for head in _heads_of_ray() for process in (head, *head.children(recursive=True))]
+    """What Ray started here: children that run from its package, with their descendants."""
+    package = str(Path(ray.__file__).parent)
+    heads = [child for child in psutil.Process().children() if any(word.startswith(package) for word in child.cmdline())]
+    return [process.pid for head in heads for process in (head, *head.children(recursive=True))]
 
 
 @dataclass(frozen=True)

@@ -359,14 +359,10 @@ class _Zygote:
         ours, theirs = socket.socketpair()
         try:
             with self._lock:
-                answer = self._ask(b"fork", theirs.fileno())
-                if not answer.isdigit():  # an earlier question's, so the next one would be as well
-                    self._stop()
-                    raise OSError(f"unexpected answer {answer!r}")
-                pid = int(answer)
+                pid = int(self._ask(b"fork", theirs.fileno()))
                 assert self._process is not None
                 zygote = self._process.pid
-        except OSError as error:
+        except (OSError, ValueError) as error:
             ours.close()
             raise InfrastructureError(f"cannot start a verifier worker ({error})") from error
         finally:

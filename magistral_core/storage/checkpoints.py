@@ -97,7 +97,7 @@ class CheckpointStore:
 
     @classmethod
     def from_uri(cls, uri: str) -> tuple[CheckpointStore, int]:
-        """The store and the step that a checkpoint's URI names; of that step it gives no other copy than one that the URI names.
+        """The store, and the step that a checkpoint's URI names; of that step the store gives the copy that the URI names, if any.
 
         Raises InputError if it is no such URI.
         """
@@ -166,15 +166,19 @@ class CheckpointStore:
         return next(reversed(self.manifests()), None)
 
     def get(self, step: int) -> Manifest:
-        """The valid checkpoint of a step. Raises InputError if there is none, or another copy than was named (`from_uri`)."""
-        manifests = {manifest.step: manifest for manifest in self.manifests()}
-        if step not in manifests:
-            have = ", ".join(map(str, manifests)) or "none"
+        """The valid checkpoint of a step: the copy that was named (`from_uri`), else the newest. Raises InputError if there is none."""
+        valid = self._valid(self.store.list(self._root))
+        if step not in valid:
+            have = ", ".join(map(str, valid)) or "none"
             raise InputError(f"{self.store.uri}/{self._root}: no checkpoint of step {step}; there are: {have}")
-        manifest = manifests[step]
-        if self._named[1] not in ("", manifest.attempt) and self._named[0] == step:
-            raise InputError(f"{self.store.uri}/{self._prefix(*self._named)}: no such checkpoint; that of step {step} is {manifest.uri}")
-        return manifest
+        named, copy = self._named
+        if named != step or not copy:
+            return valid[step][-1]
+        found = next((manifest for manifest in valid[step] if manifest.attempt == copy), None)
+        if found is None:
+            uri = f"{self.store.uri}/{self._prefix(step, copy)}"
+            raise InputError(f"{uri}: no such copy of the checkpoint; that of step {step} is {valid[step][-1].uri}")
+        return found
 
     def download(self, step: int, dest: Path, subset: str = "") -> Manifest:
         """Fetch a checkpoint into a folder, verifying every file.

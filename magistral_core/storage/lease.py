@@ -4,7 +4,7 @@
     held by a dead process of this machine --> ours, at once
     held elsewhere, no heartbeat for a TTL --> ours, after waiting
     held elsewhere, heartbeats seen ---------> refused
-    held by a living process here -----------> refused
+    held by a living process here -----------> refused; ours at once if it is this one and could not give it back
 
 An S3 server may not promise that one of several conditional puts wins, so the lease is written unconditionally, read
 again after a pause, and checked before every commit: a holder that lost it stops before it can commit.
@@ -133,10 +133,12 @@ class Lease:
         self._stop.set()
         self._thread.join()
         self._thread = None
-        _HELD.discard(self._me.token)
-        holder = self._read()
-        if holder is not None and holder.token == self._me.token:
-            self._store.delete([self._key])
+        try:
+            holder = self._read()
+            if holder is not None and holder.token == self._me.token:
+                self._store.delete([self._key])
+        finally:
+            _HELD.discard(self._me.token)
 
     def __enter__(self) -> Self:
         self.acquire()

@@ -32,10 +32,9 @@ if TYPE_CHECKING:
 LEARNING_RATE = 2e-3
 WARMUP_STEPS = 50
 TOKEN_BUDGET = 4096
-#: Errors of a cache that cannot be written.
-_UNWRITABLE = {
-    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST, errno.EIO),
-}
+#: Errors of a cache that cannot be written, or where files cannot be locked.
+_UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST, errno.EIO}
+_UNWRITABLE |= {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ESTALE}
 
 Progress = Callable[[int, dict[str, float]], None]
 

@@ -63,13 +63,15 @@ def test_a_uri_that_names_a_copy_gives_no_other(checkpoints: CheckpointStore, tm
     first = checkpoints.save(25, make_folder(tmp_path, 25))
     second = checkpoints.save(25, make_folder(tmp_path, 25))
     other = checkpoints.save(30, make_folder(tmp_path, 30))
-    named, _ = CheckpointStore.from_uri(first.uri)
-    with pytest.raises(InputError, match=f"no such checkpoint; that of step 25 is .*{second.attempt}"):
-        named.download(25, tmp_path / "fetched")
+    named, step = CheckpointStore.from_uri(first.uri)
+    assert named.download(step, tmp_path / "fetched") == first
     assert named.get(30) == other
     for uri in (second.uri, first.uri.rstrip("/").rpartition("/")[0]):
         again, step = CheckpointStore.from_uri(uri)
         assert again.get(step) == second
+    checkpoints.discard(first)
+    with pytest.raises(InputError, match=f"{first.attempt}.*: no such copy of the checkpoint; that of step 25 is .*{second.attempt}"):
+        named.download(25, tmp_path / "fetched")
 
 
 def test_without_a_valid_manifest_it_does_not_exist(checkpoints: CheckpointStore, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
