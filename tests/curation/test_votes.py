@@ -14,7 +14,7 @@ from magistral_core.curation.code.draft import Test
 from magistral_core.curation.code.votes import GIVEN, Answer, Fate, Outcome, decide
 from magistral_core.records import TestCase
 from magistral_core.rewards.outputs import Comparison
-from magistral_core.sandbox import SandboxError
+from magistral_core.rewards.validator import ValidatorError
 
 
 def tokens(test: TestCase, text: str) -> str:
@@ -121,7 +121,7 @@ def test_what_all_solutions_agree_on_is_the_output(column: list[str | None], cou
 def even(test: TestCase, text: str) -> str:
     """A validator that takes every even number, and breaks where the answer is no number."""
     if not test.output.isdigit():
-        raise SandboxError("broke")
+        raise ValidatorError("broke")
     return "" if text.isdigit() and int(text) % 2 == 0 else "odd"
 
 
@@ -143,7 +143,7 @@ def test_outputs_that_a_validator_refuses_as_their_own_answer_do_not_agree() -> 
 def test_an_output_at_which_a_validator_breaks_stands_alone(given: str | None) -> None:
     def numbers_only(test: TestCase, text: str) -> str:
         if not text.isdigit():
-            raise SandboxError("broke")
+            raise ValidatorError("broke")
         return even(test, text)
 
     found = answers_of(Test("", given), ["4", "6", "abc"], numbers_only, every=False)
@@ -157,5 +157,5 @@ def test_a_validator_that_breaks_with_the_given_answer_refuses_it() -> None:
     assert decide([found] * 3, AgreementSettings()).decisions[0].fate is Fate.REMOVED  # never right: two of two against one
     right = answers_of(Test("", "2"), ["4", "6"], even, every=False)
     assert decide([found] + [right] * 5, AgreementSettings()).decisions[0].fate is Fate.REPLACED
-    with pytest.raises(SandboxError):
+    with pytest.raises(ValidatorError):
         answers_of(Test("", "?"), ["x"], even, every=False)
