@@ -23,7 +23,7 @@ HOST = "127.0.0.1"
 POOL = "magistral"
 BUCKET = "s3://magistral"
 _PROBE_S = 3.0
-#: What Prefect's server looks for every five seconds, all day: half of what it takes of a core while nothing happens.
+#: What Prefect's server looks for every five seconds by default, all day: a third of what it takes of a core while nothing happens.
 _SELDOM = {
     "PREFECT_SERVER_SERVICES_LATE_RUNS_LOOP_SECONDS": "15",
     "PREFECT_SERVER_SERVICES_SCHEDULER_RECENT_DEPLOYMENTS_LOOP_SECONDS": "15",
