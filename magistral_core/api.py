@@ -28,6 +28,7 @@ from magistral_core.config import (
 )
 from magistral_core.errors import InputError, MagistralError
 from magistral_core.paths import cache_folder, scratch_folder
+from magistral_core.processes import has_gpu_driver
 from magistral_core.records import Problem
 
 if TYPE_CHECKING:
@@ -100,8 +101,12 @@ def prepare(recipe: Recipe, on_event: OnEvent | None = None) -> Prepared:
     if recipe.evaluation.suite is not None:
         suite_named(recipe.evaluation.suite)  # a stage is evaluated hours later
     found = problems(recipe)
-    validation = recipe.validation
-    held_out = [] if validation is None else load_problems(validation.problems, recipe.seed)
+    held_out = []
+    if recipe.validation is not None:
+        try:
+            held_out = load_problems(recipe.validation.problems, recipe.seed)
+        except InputError as error:  # its settings have names of their own
+            raise InputError(f"validation: {error}") from error
     return check(recipe, model_folder(recipe, on_event), found, held_out)
 
 
@@ -111,7 +116,7 @@ def plan(recipe: Recipe) -> Plan:
 
     from magistral_core.pipeline.prepare import make_plan
 
-    _check_gpus(recipe)
+    check_gpus(recipe)
     return make_plan(prepare(recipe), _device(), on_gpu=torch.cuda.is_available())
 
 
@@ -130,7 +135,7 @@ def run(recipe: Recipe, *, fresh: bool = False, until: Until = "end", on_event: 
     from magistral_core.tracking import Tracker
 
     # Before minutes go into a base model that could not be used.
-    _check_gpus(recipe)
+    check_gpus(recipe)
     open_store(storage_uri(recipe)).check()
     Tracker.check(tracking_uri(recipe))
     return run_prepared(prepare(recipe, on_event), fresh=fresh, until=until, on_event=on_event)
@@ -331,6 +336,8 @@ def _ignore(event: dict[str, Any]) -> None:
 def _named_model(path: str, setting: str) -> Path:
     folder = Path(path).expanduser()
     if folder.exists():
+        if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+            raise InputError(f"{setting} {path}: an adapter (LoRA) alone; merge it into its model (merge_and_unload), and save that")
         if not (folder / "config.json").is_file():
             raise InputError(f"{setting} {path}: no config.json there; give the folder that save_pretrained wrote")
         return folder.absolute()
@@ -340,7 +347,7 @@ def _named_model(path: str, setting: str) -> Path:
 def _from_hub(name: str, setting: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.constants import HF_HUB_CACHE
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     from magistral_core.storage.objects import disk_full, is_full
 
@@ -354,15 +361,17 @@ def _from_hub(name: str, setting: str) -> Path:
         if is_full(error):
             raise disk_full(HF_HUB_CACHE, None, f"the model {name}", "HF_HOME") from error
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
-        raise InputError(
-            f"{setting} {name}: neither a folder here nor a model that the hub gives out{offline}; check the spelling, or download it "
-            "and give the folder"
-        ) from error
+        if isinstance(error, GatedRepoError):
+            mend = "accept its licence on the hub, and set HF_TOKEN"
+        else:
+            mend = "check the spelling and the network, or download it and give the folder"
+        said = " ".join(str(error).split())[:200]
+        raise InputError(f"{setting} {name}: neither a folder here nor a model that the hub gives out{offline}; {mend} ({said})") from error
 
 
-def _check_gpus(recipe: Recipe) -> None:
+def check_gpus(recipe: Recipe) -> None:
     """Raise InputError where this machine has GPUs, but not as many as the roles of a run on it need."""
-    if recipe.pipeline.runtime != "ray" or recipe.pipeline.ray_address is not None or not Path("/dev/nvidiactl").exists():
+    if recipe.pipeline.runtime != "ray" or recipe.pipeline.ray_address is not None or not has_gpu_driver():
         return
     import torch
 

@@ -6,6 +6,7 @@ import ctypes
 import os
 import signal
 import socket
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 
@@ -27,6 +28,11 @@ def die_with_parent(signum: int = signal.SIGKILL, parent: int | None = None) -> 
         return
     if os.getppid() != parent:  # it ended before the request was made
         os.kill(os.getpid(), signum)
+
+
+def has_gpu_driver() -> bool:
+    """Whether a driver for NVIDIA GPUs is loaded, on Linux or in WSL, without the seconds that PyTorch takes to say so."""
+    return any(Path(path).exists() for path in ("/dev/nvidiactl", "/dev/dxg"))
 
 
 def free_port(host: str = "127.0.0.1") -> int:

@@ -252,6 +252,7 @@ async def _generate(model: str, settings: dict[str, Any]) -> dict[str, Any]:
     import asyncio
 
     import numpy as np
+    import torch
     from safetensors.torch import load_file
 
     from magistral_core.config.schema import GenerationSettings
@@ -275,7 +276,8 @@ async def _generate(model: str, settings: dict[str, Any]) -> dict[str, Any]:
         await batch(0)
         made, seconds = await batch(1000)
         with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
-            weights = load_file(next(Path(model).glob("*.safetensors")))
+            dtype = getattr(torch, settings["dtype"])  # as a trainer hands them over
+            weights = {name: tensor.to(dtype) for name, tensor in load_file(next(Path(model).glob("*.safetensors"))).items()}
             checksum = write_weight_file(weights, Path(folder) / "1.safetensors")
             under_way = asyncio.create_task(batch(2000))
             await asyncio.sleep(min(1.0, seconds / 3))

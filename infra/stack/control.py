@@ -33,6 +33,7 @@ from infra.stack.services import (
     external,
     fetch,
     mlflow_headers,
+    pause_again,
     running_flow,
     settings,
     worker_command,
@@ -238,7 +239,8 @@ def _deploy(state: State, api: str, say: Callable[[str], None]) -> None:
         [CHECKOUT / "prefect.yaml", *CHECKOUT.glob("flows/*.py"), *CHECKOUT.glob("tasks/*.py"), *(CHECKOUT / "recipes").rglob("*.yaml")]
     ):
         digest.update(file.read_bytes())
-    if state.deployed == digest.hexdigest() and _deployments() <= deployed(api):
+    before = deployed(api)
+    if state.deployed == digest.hexdigest() and _deployments() <= before.keys():
         return
     say("applying the deployments")
     log = log_file("deploy")
@@ -258,6 +260,7 @@ def _deploy(state: State, api: str, say: Callable[[str], None]) -> None:
             raise InfrastructureError(f"stack: applying the deployments took more than {_DEPLOY_S:.0f} s; see {log}") from error
     if code:
         raise InfrastructureError(f"stack: the deployments were not applied ({processes.last_line(log)}); see {log}")
+    pause_again(api, before)
     state.deployed = digest.hexdigest()
     state.write()
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from infra.s3.probe import healthy as s3_healthy
 from infra.stack.home import State, home, read_secrets, secrets_file
@@ -187,10 +188,22 @@ def worker_online(api: str) -> bool:
     return answer is not None and any(worker["name"] == "local" and worker["status"] == "ONLINE" for worker in json.loads(answer))
 
 
-def deployed(api: str) -> set[str]:
-    """The names of the deployments to our pool that the server has."""
+def deployed(api: str) -> dict[str, dict[str, Any]]:
+    """The deployments to our pool that the server has, by name."""
     answer = fetch(f"{api}/deployments/filter", {"work_pools": {"name": {"any_": [POOL]}}})
-    return {str(deployment["name"]) for deployment in json.loads(answer or b"[]")}
+    return {str(deployment["name"]): deployment for deployment in json.loads(answer or b"[]")}
+
+
+def pause_again(api: str, before: Mapping[str, Mapping[str, Any]]) -> None:
+    """Applying prefect.yaml switches on what a person had switched off, in the UI say: deployments, and schedules. Off with them again."""
+    for name, deployment in deployed(api).items():
+        was, here = before.get(name, {}), f"{api}/deployments/{deployment['id']}"
+        off = {schedule["slug"] for schedule in was.get("schedules", ()) if not schedule["active"]}
+        for schedule in deployment["schedules"]:
+            if schedule["slug"] in off:
+                fetch(f"{here}/schedules/{schedule['id']}", {"active": False}, "PATCH")
+        if was.get("paused"):
+            fetch(f"{here}/pause_deployment", {})
 
 
 def running_flow(api: str) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magistral_core.errors import InputError
+from magistral_core.processes import has_gpu_driver
 
 if TYPE_CHECKING:
     from magistral_core.storage import ObjectStore
@@ -71,19 +72,41 @@ def bind_to_parent(parent: int) -> None:
     die_with_parent(signal.SIGTERM, parent)
 
 
-def use_stack() -> None:
-    """Point this process at the local stack, if it was ever started, for whatever the environment does not name itself."""
+def absolute_uri(uri: str) -> str:
+    """The URI of a storage or of MLflow; where it names files, it means the same in every working folder."""
+    for scheme in ("file:", "sqlite:"):
+        if uri.startswith(scheme):
+            place = uri.removeprefix(scheme)
+            return scheme + str(Path(place.removeprefix("///") if scheme == "sqlite:" else place).expanduser().absolute())
+    return uri
+
+
+def _fix_places() -> None:
+    """Files that the environment names are meant as from here; workers and runs have working folders of their own."""
+    for name in ("MAGISTRAL_STORAGE_URI", "MLFLOW_TRACKING_URI"):
+        if os.environ.get(name):
+            os.environ[name] = absolute_uri(os.environ[name])
+
+
+def use_stack(*, tracking: bool = True) -> None:
+    """Point this process at the local stack, if it was ever started, for whatever the environment does not name itself.
+
+    Args:
+        tracking: False leaves MLflow out.
+    """
+    _fix_places()
     try:
         from infra.stack import environment
     except ImportError:  # a wheel without the checkout has no stack
         return
     for name, value in environment().items():
-        if name.startswith("AWS_") or name not in os.environ:
+        if name.startswith("AWS_") or (name not in os.environ and (tracking or name != "MLFLOW_TRACKING_URI")):
             os.environ[name] = value
 
 
 def local_stack() -> Any:
     """The module that runs the local stack. Raises InputError in an installation without the checkout."""
+    _fix_places()
     try:
         from infra import stack
     except ImportError as error:
@@ -131,5 +154,5 @@ def quiet_engines() -> None:
     """Engines warn and fail in their logs, no more; a variable that is set already wins."""
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    if not Path("/dev/nvidiactl").exists():
+    if not has_gpu_driver():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else every process of DeepSpeed warns that it found no GPU

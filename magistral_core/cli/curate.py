@@ -67,22 +67,24 @@ def _math(options: argparse.Namespace) -> int:
     from magistral_core import api
 
     recipe = load_curation(options.recipe, options.overrides)
-    work = partial(api.curate_math, options.inputs, options.out, recipe)
-    return _run(options, work, in_stack=_in_stack((*options.inputs, *recipe.decontaminate.against)))
+    _find_s3((*options.inputs, *recipe.decontaminate.against))
+    return _run(options, partial(api.curate_math, options.inputs, options.out, recipe))
 
 
 def _code(options: argparse.Namespace) -> int:
     from magistral_core import api
 
     recipe = load_code_curation(options.recipe, options.overrides)
-    return _run(options, partial(api.curate_code, options.inputs, options.out, recipe), in_stack=_in_stack(options.inputs))
+    _find_s3(options.inputs)
+    return _run(options, partial(api.curate_code, options.inputs, options.out, recipe))
 
 
 def _translate(options: argparse.Namespace) -> int:
     from magistral_core import api
 
     recipe = load_curation(options.recipe, options.overrides)
-    return _run(options, partial(api.translate, options.inputs, options.out, recipe), in_stack=_in_stack(options.inputs))
+    _find_s3(options.inputs)
+    return _run(options, partial(api.translate, options.inputs, options.out, recipe))
 
 
 def _grade(options: argparse.Namespace) -> int:
@@ -90,17 +92,18 @@ def _grade(options: argparse.Namespace) -> int:
 
     recipe = load_grading(options.recipe, options.overrides)
     work = partial(api.grade_difficulty, options.inputs, options.out, recipe, options.model, options.grader)
-    return _run(options, work, in_stack=True)  # grades are kept in its store
+    use_stack()  # grades are kept in its store
+    return _run(options, work)
 
 
-def _in_stack(inputs: Iterable[str]) -> bool:
-    return any(path.startswith("s3://") for path in inputs)
+def _find_s3(inputs: Iterable[str]) -> None:
+    """Inputs in S3 are the local stack's where no other S3 is named. MLflow is only asked for by name: the stack may be down by now."""
+    if any(path.startswith("s3://") for path in inputs):
+        use_stack(tracking=False)
 
 
-def _run(options: argparse.Namespace, work: Callable[..., dict[str, Any]], *, in_stack: bool) -> int:
+def _run(options: argparse.Namespace, work: Callable[..., dict[str, Any]]) -> int:
     """Do work of the front door; its events go to the file of `--events` and to a bar, its report to stdout."""
-    if in_stack:
-        use_stack()
     quiet_engines()
     with EventWriter(options.events) as events, _Bar() as bar, results_only():
 

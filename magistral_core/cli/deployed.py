@@ -54,6 +54,7 @@ def run_deployed(name: str, parameters: dict[str, Any]) -> Finished:
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
     from prefect.states import Cancelling
+    from prefect.utilities.urls import url_for
 
     with get_client(sync_client=True) as client:
         ui = str(client.api_url).rstrip("/").removesuffix("/api")
@@ -69,7 +70,8 @@ def run_deployed(name: str, parameters: dict[str, Any]) -> Finished:
             raise InfrastructureError(f"Prefect at {ui} did not start {name} ({said})") from error
         except httpx.HTTPError as error:
             raise InfrastructureError(f"Prefect at {ui} does not answer ({str(error) or type(error).__name__})") from error
-        url = f"{ui}/runs/flow-run/{run.id}"
+        # Prefect Cloud's pages have another host than its API.
+        url = (url_for("flow-run", obj_id=run.id) if "/api/accounts/" in ui else None) or f"{ui}/runs/flow-run/{run.id}"
         note(f"Prefect run: {url}")
         logs = _Logs(client, run.id)
         try:

@@ -32,6 +32,7 @@ def _prepare(options: argparse.Namespace) -> int:
             events(event)
             view(event)
 
+        api.check_gpus(recipe)
         path = api.model_folder(recipe, on_event)
     if options.json:
         print_json({"model": str(path)})

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from magistral_core.cli.common import (
+    absolute_uri,
     add_json,
     add_set,
     local_stack,
@@ -130,11 +131,9 @@ def absolute_paths(recipe: Recipe) -> list[str]:
         if Path(value).expanduser().exists() and value not in ({"tiny"} if field == "model.path" else registered_sources()):
             found[field] = value
     places = {field: str(Path(value).expanduser().absolute()) for field, value in found.items()}
-    if recipe.storage.uri.startswith("file:"):
-        places["storage.uri"] = f"file:{Path(recipe.storage.uri.removeprefix('file:')).expanduser().absolute()}"
-    if recipe.tracking.uri.startswith("sqlite:"):
-        file = recipe.tracking.uri.removeprefix("sqlite:").removeprefix("///")
-        places["tracking.uri"] = f"sqlite:{Path(file).expanduser().absolute()}"
+    for field, uri in (("storage.uri", recipe.storage.uri), ("tracking.uri", recipe.tracking.uri)):
+        if absolute_uri(uri) != uri:
+            places[field] = absolute_uri(uri)
     # Quoted: an override is read as YAML, in which `#` and `: ` in a folder's name mean something.
     return [f"{field}={json.dumps(place, ensure_ascii=False)}" for field, place in places.items()]
 

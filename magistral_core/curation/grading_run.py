@@ -31,6 +31,7 @@ from magistral_core.curation.report import Tally
 from magistral_core.curation.work import WorkFolder, check_out, write_whole
 from magistral_core.errors import InputError
 from magistral_core.problems import load_problems
+from magistral_core.problems.load import with_own_id
 from magistral_core.records import Problem, ProblemKind
 from magistral_core.storage import ObjectStore
 
@@ -69,7 +70,7 @@ def grade_difficulty(
         InputError: an input, the output folder or a model cannot be used; nothing was written then.
         InfrastructureError: an engine, the verifier's pool or the store broke; the same command goes on with what is missing.
     """
-    check_out(out)
+    check_out(out, inputs, output_names(len(graders)))
     progress = Progress(on_event)
     sources = survey_inputs(inputs, recipe.problems, lambda done: progress("reading", done, 0))
     problems = _read(inputs, recipe)
@@ -130,10 +131,7 @@ def _read(inputs: Sequence[str], recipe: GradingRecipe) -> list[Problem]:
         for problem in load_problems(ProblemSettings(path=path, split=recipe.problems.split, fields=recipe.problems.fields)):
             if problem.kind is ProblemKind.CODE:
                 raise InputError(f"{problem.source}: a code problem; grading takes mathematics problems with a reference answer")
-            first = places.setdefault(problem.id, problem.source)
-            if first != problem.source:
-                raise InputError(f"{problem.source}: the id {problem.id!r} is taken by {first}; give each problem its own")
-            problems.append(problem)
+            problems.append(with_own_id(problem, places))
     return problems
 
 

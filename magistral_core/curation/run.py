@@ -28,7 +28,7 @@ from magistral_core.curation.entry import Entry, Work
 from magistral_core.curation.form import Passed, check_form
 from magistral_core.curation.golds import gold_faults, gold_verifier
 from magistral_core.curation.lineage import SourceFile, input_rows, survey_inputs, version_of
-from magistral_core.curation.outputs import Writer
+from magistral_core.curation.outputs import OUTPUTS, Writer
 from magistral_core.curation.progress import OnEvent, Progress
 from magistral_core.curation.reasons import Reason
 from magistral_core.curation.translating import Models, Translation
@@ -63,7 +63,7 @@ def curate_math(
         InputError: an input, the output folder or the model cannot be used; nothing was written then.
         InfrastructureError: a worker pool or an engine broke; the same command goes on from the last shard.
     """
-    check_out(out)
+    check_out(out, inputs, OUTPUTS)
     progress = Progress(on_event)
     sources = survey_inputs(inputs, recipe.problems, lambda done: progress("reading", done, 0))
     items, against = _evaluation_items(recipe)

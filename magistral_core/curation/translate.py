@@ -39,7 +39,7 @@ def translate_problems(
         InputError: an input, the output folder or a model cannot be used.
         InfrastructureError: a worker pool or an engine broke; the same command goes on without asking twice.
     """
-    check_out(out)
+    check_out(out, inputs, TRANSLATION_OUTPUTS)
     progress = Progress(on_event)
     sources = survey_inputs(inputs, recipe.problems, lambda done: progress("reading", done, 0))
     version = version_of(sources, (), recipe)

@@ -18,12 +18,17 @@ from typing import Any, Self
 import xxhash
 
 from magistral_core.errors import InputError
+from magistral_core.storage.objects import disk_full, is_full
 
 
-def check_out(out: Path) -> None:
-    """Raise InputError where the output folder is a file: before inputs are read."""
+def check_out(out: Path, inputs: Iterable[str], outputs: Iterable[str]) -> None:
+    """Raise InputError where the output folder is a file, or an input is one of the files to be replaced there: before inputs are read."""
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: is a file; give a folder")
+    given = {Path(path).expanduser().resolve() for path in inputs}
+    for name in outputs:
+        if (out / name).resolve() in given:
+            raise InputError(f"--out {out}: {name} there is an input, and would be replaced; choose another folder")
 
 
 class WorkFolder:
@@ -43,7 +48,10 @@ class WorkFolder:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"--out {out}: cannot be made ({error.strerror}); choose another folder") from error
-        self._lock = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR)
+        try:
+            self._lock = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR)
+        except OSError as error:
+            raise InputError(f"--out {out}: cannot be written ({error.strerror}); choose another folder") from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -59,6 +67,8 @@ class WorkFolder:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         os.close(self._lock)
+        if error is not None and is_full(error):
+            raise disk_full(self.folder.parent, None, "the set", "--out") from error
 
     def deliver(self, report: Mapping[str, Any], texts: Mapping[str, str], outputs: Iterable[str]) -> None:
         """Write report.json and some texts by file name, then rename all outputs to their places."""

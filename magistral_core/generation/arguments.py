@@ -69,6 +69,31 @@ def check_context(model_path: str | Path, max_model_len: int) -> None:
         )
 
 
+def check_cache(model_path: str | Path, generation: GenerationSettings, max_model_len: int) -> None:
+    """Raise InputError where an engine on a CPU has no room for the keys and values of one sequence of `max_model_len` tokens.
+
+    vLLM says so itself, in the log of a process of its own. Models that do not keep all of them (a window, latent attention, layers that
+    do not attend) are left to it.
+    """
+    config = _read_config(model_path) if Path(model_path).exists() else {}
+    config = config.get("text_config", config)
+    window = config.get("sliding_window") and config.get("use_sliding_window", True)
+    partly = any(config.get(name) for name in ("kv_lora_rank", "layers_block_type", "attn_layer_period"))
+    if window or partly or set(config.get("layer_types") or ()) - {"full_attention"}:
+        return
+    if not {"num_hidden_layers", "num_attention_heads", "hidden_size"} <= config.keys():
+        return
+    heads = config.get("num_key_value_heads") or config["num_attention_heads"]
+    head = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    values = 2 * config["num_hidden_layers"] * heads * head * max_model_len / generation.tensor_parallel
+    needed = values * (4 if generation.dtype == "float32" else 2) / _GIB
+    if needed > generation.kv_cache_gib:
+        raise InputError(
+            f"{model_path}: keys and values of one sequence of {max_model_len} tokens take {needed:.2f} GiB, and an engine has "
+            f"generation.kv_cache_gib={generation.kv_cache_gib:g}; raise it, or lower max_tokens of generation, evaluation or sampling"
+        )
+
+
 def engine_args(
     model_path: str | Path, generation: GenerationSettings, *, max_model_len: int, seed: int = 0, nccl: bool = False
 ) -> AsyncEngineArgs:
@@ -78,7 +103,7 @@ def engine_args(
     The tokenizer stays outside: tokens in, tokens out.
 
     Raises:
-        InputError: `max_model_len` exceeds what the model was made for, or the folder is not a model.
+        InputError: `max_model_len` exceeds what the model was made for, or what the cache on a CPU holds, or the folder is not a model.
     """
     check_context(model_path, max_model_len)
     prepare_environment()
@@ -105,6 +130,7 @@ def engine_args(
     if nccl:
         arguments["weight_transfer_config"] = {"backend": "nccl"}
     if current_platform.is_cpu():
+        check_cache(model_path, generation, max_model_len)
         arguments["enforce_eager"] = True  # compiling took 39 s and gained little
         arguments["block_size"] = _CPU_BLOCK_SIZE
         # A prompt cut into chunks rewinds its request's random generator, which vLLM cannot do on a CPU: the engine dies.

@@ -135,7 +135,7 @@ class GeneratorEngine:
         try:
             self._engine = AsyncLLM.from_engine_args(self._arguments)
         except (RuntimeError, ValueError) as error:
-            raise InfrastructureError(f"vLLM did not start with {self._arguments.model}: {error}") from error
+            raise _not_started(self._arguments.model, error) from error
         if not self._nccl:  # vLLM's own way of taking weights makes anew what it keeps in another form
             _raise_unreached(await self._engine.collective_rpc("never_updated"), str(self._arguments.model))
         await self._engine.update_weight_version(str(self.version))
@@ -373,9 +373,12 @@ class LocalEngine:
         self._capacity = generation.max_num_seqs
         self._ids = itertools.count()
         self._requests: dict[str, Request] = {}
-        config = arguments.create_engine_config()
-        # Made directly: `from_engine_args` would start a process unless an environment variable forbids it.
-        self._engine = LLMEngine(config, Executor.get_class(config), log_stats=False, multiprocess_mode=False)
+        try:
+            config = arguments.create_engine_config()
+            # Made directly: `from_engine_args` would start a process unless an environment variable forbids it.
+            self._engine = LLMEngine(config, Executor.get_class(config), log_stats=False, multiprocess_mode=False)
+        except (RuntimeError, ValueError) as error:
+            raise _not_started(model_path, error) from error
         self._engine.set_weight_version(str(version))
 
     @property
@@ -455,6 +458,11 @@ class LocalEngine:
 def _decoder(model_path: str | Path, prompt: PromptSettings | None) -> Decoder:
     tags = prompt or PromptSettings()
     return Decoder(model_path, keep=(tags.think_open, tags.think_close))
+
+
+def _not_started(model: str | Path, error: Exception) -> InfrastructureError:
+    words = " ".join(str(error).replace("See root cause above.", "").split())  # nothing stands above: it is in the process's own log
+    return InfrastructureError(f"vLLM did not start with {model}: {words}")
 
 
 def _raise_unreached(answers: Sequence[str], model: str) -> None:

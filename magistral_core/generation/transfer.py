@@ -61,8 +61,9 @@ def join_information(address: str, port: int, ranks: int) -> dict[str, Any]:
 class WeightSender:
     """Trainer rank 0: whole copies of the versions that generators may still want, and one communicator for each generator.
 
-    One communicator each, and not one for all, so that every generator has its own deadline and may die alone. The copies are on this
-    rank's GPU: training goes on meanwhile and changes the weights themselves.
+    One communicator each, and not one for all, so that every generator has its own deadline and one that dies between transfers dies
+    alone; vLLM sends to all through the same two streams, so that one that dies within a transfer holds up the others. The copies are
+    on this rank's GPU: training goes on meanwhile and changes the weights themselves.
     """
 
     def __init__(self) -> None:
@@ -72,7 +73,11 @@ class WeightSender:
 
     def stage(self, version: int, tensors: Iterable[tuple[str, torch.Tensor]]) -> Contents:
         """Copy the weights of a version, whole tensors one after the other, as they are gathered."""
+        import torch
+
         copies = {name: tensor.detach().clone() for name, tensor in tensors}
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # they are sent on other streams
         self._staged[version] = copies
         return Contents.of(copies)
 

@@ -6,7 +6,8 @@
     discard:  rank 0 drops its copies
 
 There is no checksum: NCCL's transports have their own, and each tensor is checked by name, dtype and shape before it is sent. What
-cannot be mended here: when a generator dies while it receives, rank 0 waits in NCCL for ever, and the run's stall watch ends it.
+is missing: when a generator dies while it receives, rank 0 waits in NCCL for ever, and so do the generators that it sends to after; the
+run's stall watch ends it.
 """
 
 from __future__ import annotations

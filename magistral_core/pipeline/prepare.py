@@ -13,7 +13,7 @@ from typing import Any
 
 from magistral_core.config.schema import Recipe
 from magistral_core.errors import InputError
-from magistral_core.generation.arguments import check_context
+from magistral_core.generation.arguments import check_cache, check_context
 from magistral_core.generation.chat import ChatRenderer
 from magistral_core.pipeline.admission import largest_age
 from magistral_core.pipeline.curriculum import Curriculum, chosen_by
@@ -182,10 +182,12 @@ class Plan:
 
 
 def make_plan(prepared: Prepared, device: str, *, on_gpu: bool) -> Plan:
-    """Figures of a prepared run. `device` describes what the machine has."""
+    """Figures of a prepared run. `device` describes what the machine has. Raises InputError where a CPU's engines have no room."""
     recipe, settings, curriculum = prepared.recipe, prepared.recipe.pipeline, prepared.curriculum()
     stages = [stage.pipeline for stage in recipe.stages()]
     parameters = count_parameters(prepared.model_dir)
+    if not on_gpu:
+        check_cache(prepared.model_dir, recipe.generation, recipe.max_model_len)
     completions = sum(steps * stage.n_minibatch for steps, stage in zip(_planned_steps(recipe), stages, strict=True))
     return Plan(
         name=recipe.name,

@@ -95,9 +95,7 @@ class TrainerRole:
         self._trainer.close()
 
 
-def check_seen(path: str) -> None:
-    """Raises InputError where a path on the coordinator's machine is not there on this one."""
+def check_seen(path: str, setting: str = "MAGISTRAL_CACHE") -> None:
+    """Raises InputError where a path on the coordinator's machine is not there on this one; `setting` names another."""
     if not Path(path).exists():
-        raise InputError(
-            f"{path}: not seen from {socket.gethostname()}; set MAGISTRAL_CACHE to a folder that every machine of the run sees"
-        )
+        raise InputError(f"{path}: not seen from {socket.gethostname()}; set {setting} to a folder that every machine of the run sees")

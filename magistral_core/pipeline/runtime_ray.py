@@ -85,9 +85,13 @@ class GeneratorActor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()
 
-    async def start(self) -> None:
+    async def start(self, weights_folder: str | None) -> None:
         if self._refusal is not None:
             raise self._refusal
+        if weights_folder is not None:
+            from magistral_core.pipeline.roles import check_seen
+
+            check_seen(weights_folder, "pipeline.weights_folder")
         await self._engine.start()
 
     async def submit(self, requests: Sequence[Request]) -> None:
@@ -188,10 +192,10 @@ class TrainerActor:
 
         self._role = TrainerRole(recipe, model_dir, checkpoint, rank=rank, world=recipe.pipeline.trainers, address=address, port=port)
 
-    def look_for(self, path: str) -> None:
+    def look_for(self, path: str, setting: str) -> None:
         from magistral_core.pipeline.roles import check_seen
 
-        check_seen(path)
+        check_seen(path, setting)
 
     def train(self, rows: Sequence[Microbatch], step: int) -> StepReport:
         return self._role.train(rows, step)
@@ -260,6 +264,11 @@ class RayRuntime:
         )
         if settings.ray_address is None:
             folder.reaper.watch(_processes_of_ray())  # those that have come since
+
+    @property
+    def _by_files(self) -> bool:
+        """Whether weights lie in a folder, which both sides must see."""
+        return handover_kind(self._recipe.pipeline) != "nccl"
 
     @property
     def _trainers_first(self) -> bool:
@@ -339,7 +348,8 @@ class RayRuntime:
                         raise
 
     async def _start_generator(self, generator: int) -> None:
-        await reply_of(self._generator_actors[generator].start.remote(), f"generator {generator}", GeneratorError)
+        folder = str(self._folder.path) if self._by_files else None
+        await reply_of(self._generator_actors[generator].start.remote(folder), f"generator {generator}", GeneratorError)
         self._started.add(generator)
 
     def _seat(self, generator: int) -> dict[str, Any] | None:
@@ -360,14 +370,16 @@ class RayRuntime:
     async def _start_trainers(self, model_dir: Path, checkpoint: Path | None) -> None:
         seats = [self._reserved.seat("trainers", i) if self._reserved else None for i in range(self._recipe.pipeline.trainers)]
         # Over NCCL rank 0 sends while it trains: two calls at a time.
-        calls = 2 if handover_kind(self._recipe.pipeline) == "nccl" else 1
+        calls = 1 if self._by_files else 2
         self._trainer_actors = [self._actor(TrainerActor, seat, max_concurrency=calls).remote() for seat in seats]
         address, port = await reply_of(self._trainer_actors[0].address.remote(), "trainer rank 0", TrainerError)
         state = str(checkpoint) if checkpoint else None
         if self._recipe.pipeline.ray_address is not None:  # before hours of training: checkpoints are written below this folder
             cache_folder().mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=cache_folder(), prefix="seen-from-everywhere-") as probe:
-                await self._all_ranks("look_for", [(probe.name,)] * len(self._trainer_actors))
+                await self.ask_trainers("look_for", probe.name, "MAGISTRAL_CACHE")
+            if self._by_files:
+                await self.ask_trainers("look_for", str(self._folder.path), "pipeline.weights_folder")
         await self._all_ranks(
             "start", [(self._recipe, str(model_dir), state, rank, address, port) for rank in range(len(self._trainer_actors))]
         )
@@ -496,10 +508,21 @@ def start_ray(address: str | None, setting: str = "pipeline.ray_address") -> Non
 
 
 def _processes_of_ray() -> list[int]:
-    """What Ray started here: children that run from its package, with their descendants."""
+    """What Ray started here: children that run from its package, with their descendants.
+
+    Not Python's resource trackers, which end by themselves: they remove what killed processes leave in shared memory.
+    """
     package = str(Path(ray.__file__).parent)
     heads = [child for child in psutil.Process().children() if any(word.startswith(package) for word in child.cmdline())]
-    return [process.pid for head in heads for process in (head, *head.children(recursive=True))]
+    found = [process for head in heads for process in (head, *head.children(recursive=True))]
+    return [process.pid for process in found if not _tracks_resources(process)]
+
+
+def _tracks_resources(process: psutil.Process) -> bool:
+    try:
+        return any("multiprocessing.resource_tracker" in word for word in process.cmdline())
+    except psutil.Error:  # it has just ended
+        return False
 
 
 @dataclass(frozen=True)
@@ -560,7 +583,7 @@ async def reply_of(call: Awaitable[T], who: str, death: type[RoleError]) -> T:
     except RayTaskError as error:
         cause = error.cause
         if isinstance(cause, InfrastructureError) and death is GeneratorError:
-            raise death(f"{who}: {cause}") from error
+            raise death(f"{who}: {cause}; its log is under {_log_folder()}") from error
         if isinstance(cause, MagistralError):
             raise type(cause)(f"{who}: {cause}") from error
         raise InfrastructureError(f"{who} failed: {type(cause).__name__}: {cause}") from error

@@ -55,6 +55,8 @@ def parse_problem(row: Row, fields: FieldNames | None = None) -> Problem:
         answer_name, solution = picker.pick("answer", "", SOLUTION)
         text = "" if solution is None else result_of(solution, f"{row.place}: field {answer_name}")
     if not text and not code.tests:
+        if fields.answer:
+            raise InputError(f"{row.place}: field {fields.answer} (set as problems.fields.answer) is empty; give an answer, or tests")
         raise InputError(
             f"{row.place}: the problem has no answer; expected one of the fields {', '.join(ANSWER)} (code: tests), "
             "or set problems.fields.answer"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -47,15 +48,32 @@ def load_problems(settings: ProblemSettings, seed: int = 0) -> list[Problem]:
         raise RuntimeError("the tiny world registers itself: import magistral_core.tiny before loading problems.path=tiny")
     problems: list[Problem] = []
     places: dict[str, str] = {}
-    for problem in _read(settings):
-        first = places.setdefault(problem.id, problem.source)
-        if first != problem.source:
-            raise InputError(
-                f"{problem.source}: the id {problem.id!r} is taken by {first}; give each problem its own, or set problems.fields.id"
-            )
+    for found in _read(settings):
+        problem = with_own_id(found, places)
         if settings.limit is None or len(problems) < settings.limit:
             problems.append(problem)
     return problems
+
+
+def with_own_id(problem: Problem, places: dict[str, str]) -> Problem:
+    """The problem; where its id comes from its file's name, which a file of another folder has as well, with the folder's name before it.
+
+    Args:
+        problem: the next one.
+        places: file and line of the ids so far; this one is added.
+
+    Raises:
+        InputError: another problem has that id.
+    """
+    file, _, line = problem.source.rpartition(":")
+    path = PurePosixPath(file)
+    ids = [problem.id, *([f"{path.parent.name}:{problem.id}"] if problem.id == f"{path.stem}-{line}" else [])]
+    for id_ in ids:
+        if places.setdefault(id_, problem.source) == problem.source:
+            return problem if id_ == problem.id else replace(problem, id=id_)
+    raise InputError(
+        f"{problem.source}: the id {ids[-1]!r} is taken by {places[ids[-1]]}; give each problem its own, or set problems.fields.id"
+    )
 
 
 def _read(settings: ProblemSettings) -> Iterator[Problem]:

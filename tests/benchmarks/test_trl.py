@@ -62,13 +62,15 @@ def test_the_mean_over_the_faster_of_trls_two_ways_to_sample_is_told_beside_the_
     kept = {
         "cell/1M/32/1": cell(1.0, [30.0, 20.0, 40.0], [10.0, 10.0, 10.0]) | {"continuous": []},  # slower in the warm-up
         "cell/1M/32/5": cell(5.0, [120.0, 110.0, 130.0], [10.0, 10.0, 10.0]) | {"continuous": [40.0, 40.0, 40.0]},
+        "cell/10M/32/1": cell(1.0, [480.0, 480.0, 480.0], [10.0, 10.0, 10.0]) | {"size": "10M"},  # of before it was tried
     }
-    result = load("trl")(Options(settings={"sizes": "1M", "repetitions": "3", "journal": journal(tmp_path / "j", kept, 3)}))
-    assert result.headline.value == pytest.approx(6.0)  # as TRL comes
-    assert [row["TRL, continuous (completions/s)"] for row in result.table] == [None, 40.0]
+    settings = {"sizes": "1M,10M", "repetitions": "3", "kept_only": "true", "journal": journal(tmp_path / "j", kept, 3)}
+    result = load("trl")(Options(settings=settings))
+    assert result.headline.value == pytest.approx(12.0)  # as TRL comes
+    assert [row["TRL, continuous (completions/s)"] for row in result.table] == [None, 40.0, None]
     text = " ".join(result.remarks)
-    assert "tried in 2 of 2 cells, and faster in the warm-up of 1; ours over it there: 1M/32/5 3x. " in text
-    assert "Against the faster of the two in each cell the geometric mean is 3.00x." in text
+    assert "tried in 2 of 3 cells, and faster in the warm-up of 1; ours over it there: 1M/32/5 3x. " in text
+    assert "Against the faster of the two in each cell tried the geometric mean is 3.00x; against the default 6.00x there." in text
 
 
 def test_a_part_of_the_grid_can_be_stated_without_measuring(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from magistral_core.cli import main
+from magistral_core.cli.common import local_stack, use_stack
 from magistral_core.cli.progress import EventWriter, RunView
 from magistral_core.cli.run import absolute_paths
 from magistral_core.config import load_recipe
@@ -158,6 +159,22 @@ def test_local_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (folder / "held-out.jsonl").touch()
     validated = load_recipe("tiny", ["validation={problems: {path: held-out.jsonl}}"])
     assert absolute_paths(validated) == [f'validation.problems.path="{folder}/held-out.jsonl"']
+
+
+def test_files_that_the_environment_names_are_meant_as_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker, and the runs that it starts, have another working folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MAGISTRAL_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MAGISTRAL_STORAGE_URI", "file:out")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:mlflow.db")
+    local_stack()
+    assert os.environ["MAGISTRAL_STORAGE_URI"] == f"file:{tmp_path}/out"
+    assert os.environ["MLFLOW_TRACKING_URI"] == f"sqlite:{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MAGISTRAL_STORAGE_URI", "s3://bucket/runs")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    use_stack()
+    assert os.environ["MAGISTRAL_STORAGE_URI"] == "s3://bucket/runs"
+    assert os.environ["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:5000"
 
 
 def test_events_as_lines_and_as_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

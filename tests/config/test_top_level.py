@@ -89,6 +89,26 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
         api.model_folder(load_recipe("tiny", [f"model.path={tmp_path}"]))
 
 
+def test_an_adapter_alone_is_named_as_such(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(InputError, match=rf"^model\.path {tmp_path}: an adapter \(LoRA\) alone; merge it"):
+        api.model_folder(load_recipe("tiny", [f"model.path={tmp_path}"]))
+
+
+def test_of_a_gated_model_the_licence_is_named_and_what_the_hub_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    import httpx
+    import huggingface_hub
+    from huggingface_hub.errors import GatedRepoError
+
+    def refuse(*_: object, **__: object) -> str:
+        answer = httpx.Response(403, request=httpx.Request("GET", "https://hub.example"))
+        raise GatedRepoError("Access to model x/y is restricted.", response=answer)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    with pytest.raises(InputError, match=r"accept its licence on the hub, and set HF_TOKEN \(.*Access to model x/y is restricted\.\)$"):
+        api.model_folder(load_recipe("tiny", ["model.path=x/y"]))
+
+
 @pytest.mark.parametrize("name", ["no/such/folder", "not a name"])
 def test_a_name_that_the_hub_cannot_know_is_refused(name: str) -> None:
     with pytest.raises(InputError, match=rf"^model\.path {name}: neither a folder here nor a model that the hub gives out") as caught:

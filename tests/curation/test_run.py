@@ -218,6 +218,29 @@ def test_one_writer(tmp_path: Path) -> None:
         Work(tmp_path, "one")
 
 
+@pytest.mark.parametrize("given", ["set/kept.jsonl", "link/kept.jsonl"])
+def test_a_set_is_not_replaced_by_what_is_made_of_it(given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("set").mkdir()
+    Path("link").symlink_to("set")
+    write(Path("in.jsonl"), ROWS)
+    curate_math(["in.jsonl"], Path("set"), recipe())
+    before = {path.name: path.read_bytes() for path in Path("set").iterdir()}
+    with pytest.raises(InputError, match="--out set: kept.jsonl there is an input, and would be replaced; choose another folder"):
+        curate_math([given], Path("set"), recipe())
+    assert {path.name: path.read_bytes() for path in Path("set").iterdir()} == before
+    curate_math(["in.jsonl"], Path("set"), recipe())  # again from what it was made of
+    curate_math([given], Path("other"), recipe())
+
+
+def test_a_full_disk_is_told_in_one_line_that_names_the_place(tmp_path: Path) -> None:
+    told = pytest.raises(InputError, match=f"{tmp_path}: the disk is full, no room for the set; .* choose another place .--out.")
+    with told, Work(tmp_path, "one"), Path("/dev/full").open("w", encoding="utf-8") as file:
+        file.write("x")
+    with pytest.raises(FileNotFoundError), Work(tmp_path, "one"):
+        Path(tmp_path / "missing").read_text()
+
+
 def test_entries_survive_the_disk(tmp_path: Path) -> None:
     entries = [
         Entry(0, "f", 1, "a", "Which?", "B", reason="multiple_choice", detail="d", options=("x", "y"), right="y"),

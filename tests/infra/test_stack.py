@@ -98,10 +98,14 @@ def test_life_of_the_stack(stack_home: Path, monkeypatch: pytest.MonkeyPatch) ->
     said.clear()
     assert pids(stack.up(said.append)) == pids(status) and not said
 
-    # A deployment that somebody deleted comes back.
+    # A deployment that somebody deleted comes back; what somebody switched off stays so.
     api = stack.environment()["PREFECT_API_URL"]
     evaluate = next(item for item in ask(f"{api}/deployments/filter", {}) if item["name"] == "evaluate")
     services.fetch(f"{api}/deployments/{evaluate['id']}", method="DELETE")
+    off = {item["name"]: item for item in ask(f"{api}/deployments/filter", {}) if item["name"] in ("nightly", "demo")}
+    services.fetch(f"{api}/deployments/{off['demo']['id']}/pause_deployment", {})
+    night = off["nightly"]["schedules"][0]
+    services.fetch(f"{api}/deployments/{off['nightly']['id']}/schedules/{night['id']}", {"active": False}, "PATCH")
     stack.up(said.append)
     assert said == ["applying the deployments"]
 
@@ -109,6 +113,10 @@ def test_life_of_the_stack(stack_home: Path, monkeypatch: pytest.MonkeyPatch) ->
     deployments = {item["name"]: item for item in ask(f"{api}/deployments/filter", {})}
     assert deployments.keys() == {"train", "evaluate", "demo", "curate-math", "curate-code", "grade-difficulty", "nightly"}
     assert deployments["nightly"]["schedules"][0]["schedule"]["cron"] == "30 3 * * *"
+    assert [item["active"] for item in deployments["nightly"]["schedules"]] == [False]
+    assert {name for name, item in deployments.items() if item["paused"]} == {"demo"}
+    night = deployments["nightly"]["schedules"][0]
+    services.fetch(f"{api}/deployments/{deployments['nightly']['id']}/schedules/{night['id']}", {"active": True}, "PATCH")
     assert {item["work_pool_name"] for item in deployments.values()} == {"magistral"}
     form = deployments["train"]["parameter_openapi_schema"]["definitions"]
     assert set(form["RecipeName"]["enum"]) >= {"tiny", "gsm8k-0.5b"}

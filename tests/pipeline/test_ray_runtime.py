@@ -11,6 +11,7 @@ import pytest
 from ray.exceptions import OutOfMemoryError, RayActorError
 from simulated_runtime import recipe
 
+from magistral_core.errors import InputError
 from magistral_core.pipeline import runtime_ray
 from magistral_core.pipeline.handover import FileHandover, WeightFile
 from magistral_core.pipeline.runtime_ray import GeneratorActor, RayRuntime
@@ -52,6 +53,8 @@ class StandIn:
 
 class NoWeights:
     """In place of a folder for weights: none are written here."""
+
+    path = Path("weights")
 
     def clear(self) -> None:
         pass
@@ -200,6 +203,25 @@ def test_a_generator_that_decodes_shows_life_and_one_that_does_not_is_silent() -
         decoding.cancel()
 
     asyncio.run(ask())
+
+
+@pytest.mark.parametrize("folder", ["here", "elsewhere"])
+def test_a_generator_that_does_not_see_the_folder_of_weights_is_refused_before_its_engine_starts(folder: str, tmp_path: Path) -> None:
+    class Engine:
+        started = False
+
+        async def start(self) -> None:
+            self.started = True
+
+    actor = generator_actor(Engine())
+    actor._refusal = None
+    (tmp_path / "here").mkdir()
+    if folder == "here":
+        asyncio.run(actor.start(str(tmp_path / folder)))
+    else:
+        with pytest.raises(InputError, match="elsewhere: not seen from .*; set pipeline.weights_folder to a folder that every machine"):
+            asyncio.run(actor.start(str(tmp_path / folder)))
+    assert actor._engine.started == (folder == "here")
 
 
 def test_a_generator_that_was_being_started_is_started_anew(killed: list[Any]) -> None:

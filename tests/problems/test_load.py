@@ -160,8 +160,29 @@ def test_broken_files(tmp_path: Path, text: str | bytes, message: str) -> None:
     assert str(tmp_path) in str(error.value)
 
 
+def test_a_set_field_that_is_empty_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path, '{"question": "x", "reward_model": {"ground_truth": null}}\n')
+    with pytest.raises(InputError, match=r":1: field reward_model.ground_truth \(set as problems.fields.answer\) is empty"):
+        load(path, fields={"answer": "reward_model.ground_truth"})
+
+
 def test_a_last_line_without_newline_is_whole(tmp_path: Path) -> None:
     assert len(load(write(tmp_path, GOOD + GOOD.strip()))) == 2
+
+
+def test_files_of_one_name_in_several_folders_keep_apart(tmp_path: Path) -> None:
+    for folder in ("gsm8k", "math"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "train.jsonl").write_text(GOOD * 2)
+    assert [problem.id for problem in load(tmp_path)] == ["train-1", "train-2", "math:train-1", "math:train-2"]
+    (tmp_path / "again" / "math").mkdir(parents=True)
+    (tmp_path / "again" / "math" / "train.jsonl").write_text(GOOD)
+    (tmp_path / "again" / "train.jsonl").write_text(GOOD)
+    assert len({problem.id for problem in load(tmp_path)}) == 6
+    (tmp_path / "math" / "math").mkdir()
+    (tmp_path / "math" / "math" / "train.jsonl").write_text(GOOD)
+    with pytest.raises(InputError, match=r"the id 'math:train-1' is taken by .*; give each problem its own, or set problems.fields.id"):
+        load(tmp_path)
 
 
 def test_every_line_is_validated_even_with_a_limit(tmp_path: Path) -> None:

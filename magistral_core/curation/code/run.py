@@ -23,7 +23,7 @@ from magistral_core.config.schema import CodeSettings
 from magistral_core.curation.asking import asked, not_asked
 from magistral_core.curation.code import invent
 from magistral_core.curation.code.draft import CodeDraft, read_code_draft
-from magistral_core.curation.code.outputs import CodeWriter
+from magistral_core.curation.code.outputs import OUTPUTS, CodeWriter
 from magistral_core.curation.code.settle import Settled, Settler
 from magistral_core.curation.code.sources import code_rows
 from magistral_core.curation.lineage import survey, version_of
@@ -59,7 +59,7 @@ def curate_code(
         InputError: an input, the output folder or the model cannot be used; nothing was written then.
         InfrastructureError: the sandbox or an engine broke; the same command goes on behind the last finished problem.
     """
-    check_out(out)
+    check_out(out, inputs, OUTPUTS)
     progress = Progress(on_event)
     reading = recipe.problems
     sources = survey(_rows(inputs, reading), lambda row: read_code_draft(row, reading.fields), lambda done: progress("reading", done, 0))
