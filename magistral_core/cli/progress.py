@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from typing import Any, Self
 from magistral_core.cli.common import note
 from magistral_core.errors import InputError
 
+log = logging.getLogger(__name__)
 #: Without a terminal, a line at most so often.
 _LINE_S = 10.0
 #: Without a terminal, a count is a line at most every so many percent.
@@ -32,8 +34,11 @@ class EventWriter:
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         if self._file:
-            self._file.write(json.dumps(event, default=float) + "\n")
-            self._file.flush()
+            try:
+                self._file.write(json.dumps(event, default=float) + "\n")
+                self._file.flush()
+            except OSError as error:  # what is only shown ends no run
+                log.warning("%s: an event was not written (%s)", self._file.name, error.strerror)
 
     def __enter__(self) -> Self:
         return self

@@ -36,10 +36,10 @@ _INLINE = re.compile(
 _PIECE = re.compile(r"(?:^|[,;\n])[^\S\n]*(?:\([^\S\n]*)?([A-Ja-j])[^\S\n]*[).:]\s*")
 #: What stands behind the options and belongs to none of them.
 _AFTERWARDS = re.compile(
-    r"[\s.;,]*(?:which|enter|choose|select|pick|give|write|state)\b[^.?]{0,40}\b(?:options?|choices?|letters?|answers?|one|correct|true)\b[^.?]{0,40}[.?]?\s*$",
+    r"(?<![\s.;,])[\s.;,]*(?:which|enter|choose|select|pick|give|write|state)\b[^.?]{0,40}\b(?:options?|choices?|letters?|answers?|one|correct|true)\b[^.?]{0,40}[.?]?\s*$",
     re.IGNORECASE,
 )
-_SEPARATORS = re.compile(r"(?:\\q?quad|\\hspace\*?\{[^{}]*\}|\\\\|\s|[;,]|\\,|~)+$")
+_SEPARATOR = re.compile(r"\\q?quad|\\hspace\*?\{[^{}]*\}|\\\\|\s|[;,]|\\,|~")
 
 _AMONG = re.compile(
     r"\bwhich\b[^.?]{0,60}\b(?:following|these|those|options?|choices?|statements?|below|answers?)\b"
@@ -168,13 +168,16 @@ def rewrite(choice: Choice) -> tuple[str, str] | str:
     if found := _AMONG.search(stem):
         return f"asks about its options: {' '.join(found.group().split())[:60]}"
     sentences = re.split(r"(?<=[.?!])\s+", stem)
+    contained: bool | None = None  # not known yet: it takes as long as the stem is
     for asking in [sentence for sentence in sentences if "?" in sentence] or sentences[-1:]:
         if (found := _POSSIBLE.search(asking)) and not _DETERMINED.search(asking):
             return f"several answers are possible: {found.group()}"
         for found in _WHICH.finditer(asking):
             relative = _RELATIVE.search(asking[: found.start()]) is not None
-            if not relative and found.group(1).lower() not in _CLOSED and not _contains(stem, answer):
-                return f"asks about its options: {found.group()}"
+            if not relative and found.group(1).lower() not in _CLOSED:
+                contained = _contains(stem, answer) if contained is None else contained
+                if not contained:
+                    return f"asks about its options: {found.group()}"
     if ends_open(stem) and (found := _MANY_ENDINGS.search(sentences[-1])):
         return f"may end in several ways: {found.group()}"
     if ends_open(stem):
@@ -244,10 +247,18 @@ def _from_statement(question: str) -> tuple[str, list[str]]:
         afterwards = _AFTERWARDS.search(pieces[-1])
         if afterwards:
             pieces[-1] = pieces[-1][: afterwards.start()]
-        options = [_clean(_SEPARATORS.sub("", piece)) for piece in pieces]
+        options = [_clean(_without_separators(piece)) for piece in pieces]
         if all(options):
             return question[: marks[0].start()].rstrip().removesuffix("$").rstrip(), options
     return question, []
+
+
+def _without_separators(text: str) -> str:
+    """The text without the separators at its end. An expression that ends with `$` would look for them from each one of a long run."""
+    begin = end = len(text) + 1
+    for found in _SEPARATOR.finditer(text):
+        begin, end = (begin if found.start() == end else found.start()), found.end()
+    return text[:begin] if end == len(text) else text
 
 
 def _resolve(labels: Sequence[str], options: Sequence[str], answer: str, raw_answer: Any) -> str | None:

@@ -65,7 +65,7 @@ def run_prepared(prepared: Prepared, *, fresh: bool = False, until: Until = "end
         prepared: the recipe with its problems.
         fresh: begin anew even where an unfinished run of this recipe exists.
         until: "stage" ends with the stage of the curriculum that the run is in; the same call then runs the next one.
-        on_event: called with `start`, `step`, `checkpoint` and `end` events (dicts with a key `event`).
+        on_event: called with `wait`, `start`, `step`, `checkpoint` and `end` events (dicts with a key `event`).
 
     Returns:
         A summary: run id, steps, weight updates, ledger, checkpoints, MLflow run; of a curriculum also its stages, and whether it is over.
@@ -82,7 +82,8 @@ def run_prepared(prepared: Prepared, *, fresh: bool = False, until: Until = "end
     store.check()
     Tracker.check(tracking_uri(recipe))
     handle = _handle(store, recipe, fresh)
-    with handle.lease() as lease, _staging_folder(handle.run_id, store) as work:
+    waits = {} if on_event is None else {"on_wait": lambda line: on_event({"event": "wait", "message": line})}
+    with handle.lease(**waits) as lease, _staging_folder(handle.run_id, store) as work:
         return _Run(prepared, handle, lease, work, on_event, one_stage=until == "stage").execute()
 
 
@@ -283,7 +284,11 @@ class _Run:
                 log.warning("not known how many generators are wanted: %s", error)
                 continue
             if wanted is not None:
-                coordinator.scale(wanted)
+                try:
+                    coordinator.scale(wanted)
+                except Exception:  # a defect, and the run itself does not hang on it
+                    log.exception("from here on the number of generators that is asked for is not followed; a resume follows it again")
+                    return
             if wanted != told:
                 self._emit("scale", generators=wanted)
             told = wanted
@@ -322,6 +327,10 @@ class _Run:
             return manifest, *restored
         if damaged:  # rather than from the beginning, as if there had been none
             raise damaged[0][1]
+        if self._checkpoints.incomplete:
+            raise CorruptCheckpointError(
+                f"{self._checkpoints.incomplete[-1]}, and no other is whole; put it back, or begin anew with --fresh"
+            )
         return None, *self._restore(None)
 
     def _discard_if_damaged(self, manifest: Manifest) -> None:

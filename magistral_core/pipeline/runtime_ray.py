@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import socket
 import tempfile
-from collections.abc import Awaitable, Coroutine, Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Awaitable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -246,9 +248,9 @@ class RayRuntime:
             raise InputError("pipeline.handover: nccl needs GPUs, and Ray has none; use shared_memory, or files on a cluster")
         self._folder = folder = HandoverFolder(settings.weights_folder)  # also where NCCL sends: its reaper ends Ray with us
         self._handover = self._make_handover(folder)
-        # Shared memory goes with us, however we end; generators on other machines do not see it.
         if settings.ray_address is None:
             folder.reaper.watch(_processes_of_ray())  # its agents would go on for a minute when we are killed
+        # Shared memory goes with us, however we end; generators on other machines do not see it.
         self._sockets = None if settings.weights_folder or settings.ray_address else str(folder.path)
         self._reserved = await asyncio.to_thread(reserve, place(self._recipe)) if gpus else None
         self._model = model_dir, version
@@ -309,10 +311,12 @@ class RayRuntime:
         for actor in self._trainer_actors:
             ray.kill(actor)
         self._folder.clear()  # of weights that come again under the same numbers, or not for a long time
-        # One that joined and waits for room would keep all from going on. Numbers have no gaps, so it takes those behind it along; the
-        # number that is wanted has them join again.
-        joined = range(self._recipe.pipeline.generators, self.generators)
-        keep = next((generator for generator in joined if generator not in self._started), self.generators)
+        # One that joined and waits for room, or went with the trainers and may find none, would keep all from going on. Numbers have no
+        # gaps, so it takes those behind it along; the number that is wanted has them join again.
+        joined, seconds = range(self._recipe.pipeline.generators, self.generators), self._recipe.pipeline.update_timeout_s
+        asked = [asyncio.wait_for(self._forget(generator), seconds) for generator in joined]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        keep = next((number for number, answer in zip(joined, answers, strict=True) if answer is not None), self.generators)
         while self.generators > keep:
             await self.remove(self.generators - 1)
         for generator in range(self.generators):
@@ -331,7 +335,7 @@ class RayRuntime:
     async def _forget(self, generator: int) -> None:
         if generator not in self._started:
             raise GeneratorError(f"generator {generator} was being started")
-        await reply_of(self._generator_actors[generator].forget.remote(), f"generator {generator}", GeneratorError)
+        await self.ask_generator(generator, "forget")
 
     async def _or_replaced(self, generator: int, call: Awaitable[Any]) -> None:
         """Make a call on a generator while trainers are replaced. What killed those (a lost node) may have killed this one, too."""
@@ -348,8 +352,7 @@ class RayRuntime:
                         raise
 
     async def _start_generator(self, generator: int) -> None:
-        folder = str(self._folder.path) if self._by_files else None
-        await reply_of(self._generator_actors[generator].start.remote(folder), f"generator {generator}", GeneratorError)
+        await self.ask_generator(generator, "start", str(self._folder.path) if self._by_files else None)
         self._started.add(generator)
 
     def _seat(self, generator: int) -> dict[str, Any] | None:
@@ -372,7 +375,7 @@ class RayRuntime:
         # Over NCCL rank 0 sends while it trains: two calls at a time.
         calls = 1 if self._by_files else 2
         self._trainer_actors = [self._actor(TrainerActor, seat, max_concurrency=calls).remote() for seat in seats]
-        address, port = await reply_of(self._trainer_actors[0].address.remote(), "trainer rank 0", TrainerError)
+        address, port = await self.ask_trainer(0, "address")
         state = str(checkpoint) if checkpoint else None
         if self._recipe.pipeline.ray_address is not None:  # before hours of training: checkpoints are written below this folder
             cache_folder().mkdir(parents=True, exist_ok=True)
@@ -392,10 +395,10 @@ class RayRuntime:
         return ray.remote(cls).options(num_cpus=0, runtime_env=environment, **where, **options)
 
     async def submit(self, generator: int, requests: Sequence[Request]) -> None:
-        await reply_of(self._generator_actors[generator].submit.remote(requests), f"generator {generator}", GeneratorError)
+        await self.ask_generator(generator, "submit", requests)
 
     async def collect(self, generator: int) -> list[Completion]:
-        return await reply_of(self._generator_actors[generator].collect.remote(), f"generator {generator}", GeneratorError)  # type: ignore[no-any-return]
+        return await self.ask_generator(generator, "collect")  # type: ignore[no-any-return]
 
     async def score(self, groups: Sequence[Group]) -> list[Group]:
         number = min(range(len(self._verifiers)), key=self._verifying.__getitem__)
@@ -489,22 +492,36 @@ def start_ray(address: str | None, setting: str = "pipeline.ray_address") -> Non
         try:
             if colon and port.isdecimal() and "://" not in address:  # Ray itself would try for 40 seconds, and then end this process
                 socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            with _own_handler():
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, OverflowError) as error:
-            raise InputError(f"{setting} {address}: no Ray cluster answers there; start one with `ray start --head`") from error
+            # By these words a flow's second attempt tells a head that is away for a while from bad input.
+            raise InputError(f"{setting} {address}: the Ray cluster cannot be reached there; start one with `ray start --head`") from error
         except RuntimeError as error:  # another version of Ray or of Python
             raise InputError(f"{setting} {address}: Ray cannot join that cluster ({' '.join(str(error).split())[:300]})") from error
         return
-    ray.init(
-        address="local",  # never a cluster that some variable names
-        include_dashboard=False,
-        log_to_driver=False,  # vLLM and DeepSpeed are chatty; what matters comes back as an error
-        logging_level=logging.ERROR,
-        object_store_memory=_OBJECT_STORE_BYTES,
-        _node_ip_address=_LOCAL,
-    )
+    with _own_handler():
+        ray.init(
+            address="local",  # never a cluster that some variable names
+            include_dashboard=False,
+            log_to_driver=False,  # vLLM and DeepSpeed are chatty; what matters comes back as an error
+            logging_level=logging.ERROR,
+            object_store_memory=_OBJECT_STORE_BYTES,
+            _node_ip_address=_LOCAL,
+        )
     # It looks into all logs ten times a second, for a driver that wants to hear of them.
     ray._private.worker.global_worker.node.kill_log_monitor(check_alive=False)
+
+
+@contextmanager
+def _own_handler() -> Iterator[None]:
+    """Ray puts a handler of its own in the place of SIGTERM's: another exit code, and a second signal would break the closing off."""
+    kept = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if kept is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, kept)
 
 
 def _processes_of_ray() -> list[int]:
@@ -533,11 +550,8 @@ class Reserved:
     groups: tuple[PlacementGroup, ...]
 
     def seat(self, role: Literal["generators", "trainers"], number: int) -> dict[str, Any]:
-        """Options of an actor. One more than the recipe began with has no reserved seat, and takes the GPUs of any other."""
-        seats: tuple[Seat, ...] = getattr(self.placement, role)
-        seat = seats[min(number, len(seats) - 1)]
-        if number >= len(seats):
-            return {"num_gpus": seat.gpus, "scheduling_strategy": "SPREAD"}
+        """Options of an actor that the recipe begins with."""
+        seat: Seat = getattr(self.placement, role)[number]
         strategy = PlacementGroupSchedulingStrategy(self.groups[seat.group], placement_group_bundle_index=seat.bundle)
         return {"num_gpus": seat.gpus, "scheduling_strategy": strategy}
 

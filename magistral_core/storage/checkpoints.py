@@ -85,6 +85,7 @@ class CheckpointStore:
 
     Attributes:
         moved: bytes uploaded, or read back, so far.
+        incomplete: of the last listing, what is wrong with those that were committed and lack files now.
     """
 
     def __init__(self, store: ObjectStore, run_id: str, guard: Callable[[], None] | None = None) -> None:
@@ -94,6 +95,7 @@ class CheckpointStore:
         self._root = f"runs/{run_id}/checkpoints/"
         self._named = (0, "")
         self.moved = 0
+        self.incomplete: list[str] = []
 
     @classmethod
     def from_uri(cls, uri: str) -> tuple[CheckpointStore, int]:
@@ -262,6 +264,7 @@ class CheckpointStore:
                 continue
             sizes.setdefault((step, attempt), {})[key.removeprefix(self._prefix(step, attempt))] = size
         found: dict[int, list[Manifest]] = {}
+        self.incomplete = []
         for (step, attempt), files in sorted(sizes.items()):
             manifest = self._read(step, attempt, files)
             if manifest:
@@ -286,7 +289,8 @@ class CheckpointStore:
             return None
         wrong = [file.path for file in manifest.files if sizes.get(file.path) != file.size]
         if wrong:
-            log.warning("%s lacks %s or has it in another size: ignored", where, ", ".join(wrong[:3]))
+            self.incomplete.append(f"{where} lacks {', '.join(wrong[:3])} or has it in another size")
+            log.warning("%s: ignored", self.incomplete[-1])
             return None
         return manifest
 

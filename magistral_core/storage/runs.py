@@ -56,9 +56,9 @@ class RunHandle:
         """Whether it came to its end."""
         return self.store.exists(f"runs/{self.run_id}/finished.json")
 
-    def lease(self, ttl: float = TTL_S) -> Lease:
-        """The right to write for it; acquire it before anything else."""
-        return Lease(self.store, self.run_id, ttl)
+    def lease(self, ttl: float = TTL_S, **more: Any) -> Lease:
+        """The right to write for it; acquire it before anything else. `more` as Lease takes it."""
+        return Lease(self.store, self.run_id, ttl, **more)
 
     def checkpoints(self, lease: Lease | None = None) -> CheckpointStore:
         """Its checkpoints; with a lease, every commit checks it first."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -176,9 +177,14 @@ def test_anything_gets_a_verdict(question: str, answer: Any) -> None:
     assert verdict in set(Reason) if not isinstance(verdict, Passed) else verdict.answer
 
 
-@pytest.mark.parametrize("piece", ["(", "I. ", "show ", "which ", "? ", "...", "|a", "(a) ", "options ", "$", "_", "A) "])
+@pytest.mark.parametrize(
+    "piece",
+    ["(", "I. ", "show ", "which ", "which? ", "? ", "...", "|a", "(a) ", "options ", "$", "_", "A) ", " ", "\n", "~", ";", "\\quad"],
+)
 def test_hostile_statements_take_no_time(piece: str) -> None:
-    """Each is as long as a statement may be; a rule that is not linear would run into the test's time limit."""
-    question = (piece * 20_000)[:20_000]
-    judge(question + "x")
-    judge(question, "A", choices=["1", "2"])
+    """Each is as long as a statement may be."""
+    began = time.thread_time()
+    for question in ("x" + piece * 20_000, "(A) 1" + piece * 20_000):
+        assert judge(question[:19_980] + "y (B) 2", "A") is not Reason.TOO_LONG
+        judge(question[:20_000], "A", choices=["1", "2"])
+    assert time.thread_time() - began < 5, "of processor time; linear rules take a hundredth of it"

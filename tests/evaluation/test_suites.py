@@ -31,9 +31,14 @@ def test_protocol_is_the_papers() -> None:
     for suite in SUITES:
         # The tiny suite is ours: it shows the distribution that training samples from.
         assert suite.temperature == (1.0 if suite.name == "tiny" else 0.7) and suite.top_p == 1.0
-    assert {suite_named(name).samples for name in ("aime24", "aime25")} == {64}
-    assert {suite_named(name).max_tokens for name in ("aime24", "aime25")} == {40 * 1024}
-    assert suite_named("math500").max_tokens == 32 * 1024
+    papers = {suite.name: (suite.samples, suite.max_tokens) for suite in SUITES if suite.name != "tiny"}
+    assert papers == {
+        "gsm8k": (1, 32 * 1024),
+        "math500": (1, 32 * 1024),
+        "aime24": (64, 40 * 1024),
+        "aime25": (64, 40 * 1024),
+        "amc23": (16, 32 * 1024),
+    }
 
 
 def test_a_runs_own_protocol_holds_for_its_own_suite_only() -> None:

@@ -1,8 +1,10 @@
 """Processes of the stack: ended with all that they started, and never another's."""
 
+import contextlib
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,6 +45,16 @@ signal.signal(signal.SIGTERM, signal.SIG_IGN)
 pathlib.Path("child").write_text("1")
 time.sleep(600)
 """
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(tmp_path: Path) -> Iterator[None]:
+    """What a failed test has not ended sleeps on for ten minutes."""
+    yield
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.cwd() == str(tmp_path):
+                process.kill()
 
 
 @pytest.mark.parametrize("new_session", [False, True])

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -94,6 +95,7 @@ class SimulatedRuntime:
         self.removed: list[tuple[float, int]] = []  # time, generator
         self.rescored = 0
         self._verifiers = 0  # incarnation
+        self._broken: BaseException | None = None
         self.hosts: dict[int, set[int]] = {}
 
     async def start(self, model_dir: Path, version: int, checkpoint: Path | None) -> None:
@@ -188,7 +190,7 @@ class SimulatedRuntime:
             self.hosts.setdefault(request.group_id, set()).add(generator)
             task = asyncio.create_task(self._generate(generator, request))
             self._running[generator].add(task)
-            task.add_done_callback(self._running[generator].discard)
+            task.add_done_callback(functools.partial(self._generated, generator))
 
     async def collect(self, generator: int) -> list[Completion]:
         with contextlib.suppress(TimeoutError):
@@ -197,6 +199,8 @@ class SimulatedRuntime:
                 None if self._world.life_seconds == float("inf") else self._world.life_seconds,
             )
         self._fail("collect")
+        if self._broken is not None:
+            raise self._broken
         self._news[generator].clear()
         finished, self._finished[generator] = self._finished[generator], []
         return finished
@@ -286,6 +290,13 @@ class SimulatedRuntime:
         self.generated[key] = length
         self._finished[generator].append(completion(key, request.prompt.token_ids, versions))
         self._news[generator].set()
+
+    def _generated(self, generator: int, task: asyncio.Task[None]) -> None:
+        """A check that failed while a completion was made is raised where somebody waits for it."""
+        self._running[generator].discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._broken = error
+            self._news[generator].set()
 
     async def _alive(self, generator: int, work: Coroutine[Any, Any, Any]) -> None:
         await _unless(self._died[generator], work, GeneratorError(f"generator {generator} died"))

@@ -115,6 +115,9 @@ def test_a_damaged_checkpoint_goes_only_where_an_older_one_is_whole(tmp_path: Pa
     first.write_bytes(b"whole")
     manifest, step = run._restore_newest()
     assert manifest.step == step == 1 and checkpoints.steps() == [1]
+    first.unlink()  # a rule of the bucket's took it, say: it is no reason to train from the beginning, over the curve that is there
+    with pytest.raises(CorruptCheckpointError, match="step-00000001/.* lacks weights .*; put it back, or begin anew with --fresh"):
+        run._restore_newest()
 
 
 def test_trainers_go_back_once_the_servers_answer_and_the_run_is_still_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

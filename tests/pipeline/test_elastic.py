@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import tempfile
 from pathlib import Path
 
@@ -99,7 +100,8 @@ class Scaled(Simulation):
                     await super().run()
                 finally:
                     task.cancel()
-                    await asyncio.gather(task, return_exceptions=True)
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await task
 
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(simulated_runtime, "Coordinator", Asked)

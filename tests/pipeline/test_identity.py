@@ -22,18 +22,37 @@ def digest(*overrides: str) -> str:
         "pipeline.ray_address=10.0.0.1:6379",
         "pipeline.update_timeout_s=7",
         "pipeline.max_filtered_groups=7",
+        "pipeline.verifiers=2",
+        "pipeline.handover=nccl",
+        "pipeline.weights_folder=elsewhere",
+        "pipeline.stall_timeout_s=7",
+        "pipeline.start_timeout_s=7",
+        "pipeline.max_restarts=7",
         "training.zero_stage=2",
-        "training.token_budget=4096",
+        "training.token_budget=8192",
+        "training.logprob_chunk=7",
+        "training.gradient_checkpointing=true",
+        "training.attention=sdpa",
+        "training.share_prompts=false",
         "generation.tensor_parallel=2",
-        "rewards.workers=1",
+        "generation.max_num_seqs=7",
+        "generation.kv_cache_gib=7",
+        "generation.gpu_memory_utilization=0.5",
+        "generation.enforce_eager=false",
+        "rewards.max_workers=7",
+        "rewards.workers=7",
         "rewards.code.workers=7",
         "rewards.code.sandbox=landlock",
         "checkpoints.every=7",
         "storage.uri=file:elsewhere",
+        "tracking.experiment=elsewhere",
+        "evaluation.samples=7",
+        "validation={problems: {path: tiny}}",
     ],
 )
 def test_where_and_on_how_much_it_runs_is_not_part_of_it(override: str) -> None:
     """So the same command with another number of trainers finds its run."""
+    assert load_recipe("tiny", [override]) != load_recipe("tiny")
     assert digest(override) == digest()
 
 

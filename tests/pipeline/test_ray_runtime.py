@@ -248,6 +248,22 @@ def test_those_that_wait_for_room_do_not_hold_up_new_trainers(killed: list[Any])
     assert [actor.asked[-2:] for actor in runtime._generator_actors] == [["forget", "update"]] * 2
 
 
+@pytest.mark.parametrize("answer", [dead, silent])
+def test_those_that_joined_and_went_with_the_trainers_are_not_waited_for(answer: Answer, killed: list[Any]) -> None:
+    """Their machine is gone, say, and no other has room. The number that is wanted has them join again."""
+    runtime = Runtime([StandIn()])
+
+    async def join() -> None:
+        await asyncio.gather(*(runtime.restart(generator) for generator in (1, 2)))
+        runtime.made[0]._answers["forget"] = answer
+        await runtime.rewind(Path("model"), 6, None)
+
+    asyncio.run(join())
+    assert runtime.generators == len(runtime._generator_actors) == 1
+    assert killed == [runtime.made[1], runtime.made[0]]
+    assert len(runtime.made) == 2
+
+
 def test_generators_are_added_and_removed_at_the_end(killed: list[Any]) -> None:
     runtime = Runtime([StandIn()])
 

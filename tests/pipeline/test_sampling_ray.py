@@ -69,5 +69,5 @@ def test_engines_on_a_cluster_sample_the_same(cluster: Cluster, writer_model: Pa
 
 @pytest.mark.slow
 def test_no_cluster(writer_model: Path) -> None:
-    with pytest.raises(InputError, match="no Ray cluster answers there"):
+    with pytest.raises(InputError, match="the Ray cluster cannot be reached there"):
         RayEngines("127.0.0.1:1", 1, writer_model, GENERATION, {"max_model_len": 256})

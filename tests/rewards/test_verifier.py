@@ -274,7 +274,7 @@ def test_close_interrupts_and_leaves_no_process(own_functions: Path, group_of: A
     pids = [process.pid, *verifier._pool.pids]
     with ThreadPoolExecutor(1) as threads:
         future = threads.submit(verifier.score, group_of(FIVE, "<think>a</think>hang \\boxed{5}"))
-        time.sleep(0.3)
+        assert wait_until(lambda: verifier._pool.waiting > 0)
         started = time.monotonic()
         verifier.close()
         with pytest.raises(InfrastructureError, match="closed"):

@@ -11,7 +11,10 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import requests
+
+from magistral_core.pipeline.reaper import Reaper
 
 START_TIMEOUT_S = 300  # about 10 s on an idle machine
 
@@ -23,6 +26,7 @@ class MlflowServer:
         self.folder = folder
         self.database = folder / "mlflow.db"
         self._process: subprocess.Popen[bytes] | None = None
+        self._reaper: Reaper | None = None
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self._port = free.getsockname()[1]
@@ -47,6 +51,9 @@ class MlflowServer:
             assert self._process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.2)
+        # It has a session of its own: what ends the tests, by a signal to their group say, would leave it.
+        self._reaper = Reaper(self.folder / "nothing")
+        self._reaper.watch([self.pid, *(child.pid for child in psutil.Process(self.pid).children(recursive=True))])
 
     def kill(self) -> None:
         """End it with all its processes, whether it runs or was killed already."""
@@ -55,6 +62,8 @@ class MlflowServer:
         with contextlib.suppress(ProcessLookupError):  # all of it is gone
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        if self._reaper is not None:
+            self._reaper.close()
         self._process = None
 
     def _answers(self) -> bool:
