@@ -82,8 +82,8 @@ def run_prepared(prepared: Prepared, *, fresh: bool = False, until: Until = "end
     store.check()
     Tracker.check(tracking_uri(recipe))
     handle = _handle(store, recipe, fresh)
-    waits = {} if on_event is None else {"on_wait": lambda line: on_event({"event": "wait", "message": line})}
-    with handle.lease(**waits) as lease, _staging_folder(handle.run_id, store) as work:
+    on_wait = None if on_event is None else lambda line: on_event({"event": "wait", "message": line})
+    with handle.lease(on_wait=on_wait) as lease, _staging_folder(handle.run_id, store) as work:
         return _Run(prepared, handle, lease, work, on_event, one_stage=until == "stage").execute()
 
 

@@ -82,18 +82,18 @@ class Lease:
     Args:
         store, run_id: which run.
         ttl: seconds without a heartbeat after which another machine may take over.
-        on_wait: called with one line for people when another machine's lease has to run out first.
+        on_wait: called with one line for people when another machine's lease has to run out first; by default the log.
 
     Attributes:
         lost: another process was seen to hold it. What is logged from then on would stand beside what that one logs.
     """
 
-    def __init__(self, store: ObjectStore, run_id: str, ttl: float = TTL_S, on_wait: Callable[[str], None] = log.warning) -> None:
+    def __init__(self, store: ObjectStore, run_id: str, ttl: float = TTL_S, on_wait: Callable[[str], None] | None = None) -> None:
         self._store = store
         self._run_id = run_id
         self._key = f"runs/{run_id}/lease.json"
         self._me = Holder.this_process(ttl)
-        self._on_wait = on_wait
+        self._on_wait = on_wait or log.warning
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self.lost = False

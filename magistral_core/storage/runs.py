@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -56,9 +56,9 @@ class RunHandle:
         """Whether it came to its end."""
         return self.store.exists(f"runs/{self.run_id}/finished.json")
 
-    def lease(self, ttl: float = TTL_S, **more: Any) -> Lease:
-        """The right to write for it; acquire it before anything else. `more` as Lease takes it."""
-        return Lease(self.store, self.run_id, ttl, **more)
+    def lease(self, ttl: float = TTL_S, on_wait: Callable[[str], None] | None = None) -> Lease:
+        """The right to write for it; acquire it before anything else. Arguments as of Lease."""
+        return Lease(self.store, self.run_id, ttl, on_wait)
 
     def checkpoints(self, lease: Lease | None = None) -> CheckpointStore:
         """Its checkpoints; with a lease, every commit checks it first."""
