@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 import time
 from collections.abc import Mapping
@@ -14,7 +13,6 @@ from typing import Any, Self
 from magistral_core.cli.common import note
 from magistral_core.errors import InputError
 
-log = logging.getLogger(__name__)
 #: Without a terminal, a line at most so often.
 _LINE_S = 10.0
 #: Without a terminal, a count is a line at most every so many percent.
@@ -34,11 +32,8 @@ class EventWriter:
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         if self._file:
-            try:
-                self._file.write(json.dumps(event, default=float) + "\n")
-                self._file.flush()
-            except OSError as error:  # what is only shown ends no run
-                log.warning("%s: an event was not written (%s)", self._file.name, error.strerror)
+            self._file.write(json.dumps(event, default=float) + "\n")
+            self._file.flush()
 
     def __enter__(self) -> Self:
         return self

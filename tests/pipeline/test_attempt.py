@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +26,7 @@ from magistral_core.pipeline.run import _Run, _staging_folder
 from magistral_core.pipeline.runtime import LocalRuntime
 from magistral_core.records import Batch
 from magistral_core.storage import CheckpointStore, CorruptCheckpointError, Lease, RunIndex, open_store
+from magistral_core.storage.lease import Holder
 from magistral_core.tracking import RUN_TAG, Tracker
 from magistral_core.tracking.server import connect, locate
 
@@ -145,6 +149,30 @@ def test_trainers_go_back_once_the_servers_answer_and_the_run_is_still_ours(tmp_
     (tmp_path / "store").rename(away)
     with pytest.raises(InfrastructureError, match="there is no such folder"):
         asyncio.run(run._servers_back())
+
+
+def test_the_wait_for_another_machine_is_an_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prefect and the terminal show it: a flow whose machine died is tried again elsewhere."""
+    monkeypatch.setenv("MAGISTRAL_CACHE", str(tmp_path / "cache"))
+    recipe = load_recipe("tiny", [f"storage.uri=file:{tmp_path}/store", f"tracking.uri=sqlite:{tmp_path}/mlflow.db"])
+    store = open_store(f"file:{tmp_path}/store")
+    store.check()
+    events: list[dict[str, Any]] = []
+
+    class Attempt:
+        def __init__(self, *_: Any, **__: Any) -> None:
+            events.append({"event": "start"})
+
+        def execute(self) -> dict[str, Any]:
+            return {}
+
+    monkeypatch.setattr(attempts, "_Run", Attempt)
+    handle = attempts._handle(store, recipe, fresh=False)
+    holder = replace(Holder.this_process(ttl=0.2), host="another-host")
+    store.put_bytes(json.dumps(asdict(holder)).encode(), f"runs/{handle.run_id}/lease.json")
+    attempts.run_prepared(SimpleNamespace(recipe=recipe), on_event=events.append)  # type: ignore[arg-type]
+    assert [event["event"] for event in events] == ["wait", "start"]
+    assert "another-host" in events[0]["message"]
 
 
 def test_a_step_of_a_run_that_another_took_over_is_not_logged(tmp_path: Path) -> None:

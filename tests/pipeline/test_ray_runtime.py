@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,21 @@ def test_a_generator_that_decodes_shows_life_and_one_that_does_not_is_silent() -
         decoding.cancel()
 
     asyncio.run(ask())
+
+
+def test_what_sigterm_does_is_the_commands_own_affair() -> None:
+    """Ray has it end the process with a code of its own, and a second one break the closing off."""
+
+    def own(*_: Any) -> None:
+        """The command's."""
+
+    before = signal.signal(signal.SIGTERM, own)
+    try:
+        with runtime_ray._own_handler():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        assert signal.getsignal(signal.SIGTERM) is own
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize("folder", ["here", "elsewhere"])
