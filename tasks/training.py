@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from pathlib import Path
@@ -50,7 +51,7 @@ def broken_not_wrong(_task: Any, run: TaskRun, state: State) -> bool:
     result_serializer="json",
 )
 def train_recipe(recipe: dict[str, Any], flow_run_id: str, fresh: bool = False, until: str = "end") -> dict[str, Any]:
-    """Run a recipe to its end. A second attempt resumes from the last checkpoint.
+    """Run a recipe to its end. A second attempt resumes from the last checkpoint; where the last stage has ended, there is none.
 
     Args:
         recipe: all settings, as `Recipe.model_dump(mode="json")` gives them.
@@ -64,7 +65,11 @@ def train_recipe(recipe: dict[str, Any], flow_run_id: str, fresh: bool = False, 
     attempt = task_run.get_run_count() or 1
     folder = work_folder(flow_run_id)
     # Below the outermost flow run: a subflow that is tried again is another run.
-    begun = work_folder(flow_run.root_flow_run_id or flow_run_id) / f"begun-{recipe['name']}"
+    root = work_folder(flow_run.root_flow_run_id or flow_run_id)
+    begun, ended = (root / f"{what}-{recipe['name']}" for what in ("begun", "ended"))
+    if ended.exists():
+        get_run_logger().info("the last stage was trained before; nothing is trained again")
+        return json.loads(ended.read_text())  # type: ignore[no-any-return]
     name = f"train-{uuid.uuid4().hex[:6]}"
     settings = folder / f"{name}.yaml"
     settings.write_text(yaml.safe_dump(recipe, sort_keys=False))
@@ -78,7 +83,12 @@ def train_recipe(recipe: dict[str, Any], flow_run_id: str, fresh: bool = False, 
         if not follower.ended:
             raise
         get_run_logger().warning("the training had ended and is stored; after that, %s", error)  # a retry would train all of it again
-    return follower.finish()
+    summary = follower.finish()
+    if until == "stage" and summary["finished"]:  # what comes after may be cancelled and tried again, and the core would begin anew
+        written = ended.with_suffix(".tmp")
+        written.write_text(json.dumps(summary))
+        written.replace(ended)
+    return summary
 
 
 class _Follower:

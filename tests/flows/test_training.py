@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.testing.utilities import prefect_test_harness
 
 from flows.parameters import TrainForm
 from flows.train import train
+from flows.train_stage import train_stage
 from magistral_core.config import load_recipe
 from magistral_core.storage import RunIndex, open_store
 
@@ -22,8 +25,9 @@ if "--direct" in sys.orig_argv:
 """
 
 
-@pytest.mark.timeout(600)
-def test_a_run_that_has_ended_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Of the recipe `tiny`: one step of a run in one process."""
     monkeypatch.setenv("MAGISTRAL_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("PREFECT_LOCAL_STORAGE_PATH", str(tmp_path / "results"))
     (tmp_path / "site").mkdir()
@@ -33,7 +37,7 @@ def test_a_run_that_has_ended_is_not_trained_again(tmp_path: Path, monkeypatch: 
     from random_writer import make_model
     from small_run import SMALL
 
-    changes = {
+    return {
         **SMALL,
         "model.path": str(make_model(tmp_path / "writer")),
         "pipeline.runtime": "local",
@@ -42,7 +46,15 @@ def test_a_run_that_has_ended_is_not_trained_again(tmp_path: Path, monkeypatch: 
         "storage.uri": f"file:{tmp_path}/store",
         "tracking.uri": f"sqlite:{tmp_path}/mlflow.db",
     }
-    settings = load_recipe("tiny", [f"{name}={value}" for name, value in changes.items()]).model_dump(mode="json")
+
+
+def settings_of(changes: dict[str, Any]) -> dict[str, Any]:
+    return load_recipe("tiny", [f"{name}={value}" for name, value in changes.items()]).model_dump(mode="json")
+
+
+@pytest.mark.timeout(600)
+def test_a_run_that_has_ended_is_not_trained_again(tmp_path: Path, changes: dict[str, Any]) -> None:
+    settings = settings_of(changes)
     with prefect_test_harness(server_startup_timeout=180):
         result = train(TrainForm(settings=settings, fresh=True))
         with get_client(sync_client=True) as client:
@@ -52,3 +64,18 @@ def test_a_run_that_has_ended_is_not_trained_again(tmp_path: Path, monkeypatch: 
     assert [handle.run_id for handle in RunIndex(open_store(f"file:{tmp_path}/store")).list()] == [result["run_id"]]
     folder = tmp_path / "home" / "flow-runs" / str(run.id)
     assert [path.name for path in folder.glob("begun-*")] == [f"begun-{settings['name']}"], "tried again, it would not begin anew"
+
+
+@pytest.mark.timeout(600)
+def test_a_curriculum_whose_last_evaluation_was_cancelled_is_not_trained_again(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """Prefect makes a new subflow then, for the old one was cancelled, and the core by itself would begin anew."""
+    settings = settings_of({**changes, "problems.levels": [1], "curriculum.stages": [{"levels": [1, 1]}], "evaluation.suite": "null"})
+
+    @flow
+    def again() -> list[dict[str, Any]]:
+        return [train_stage(settings)["training"] for _ in range(2)]
+
+    with prefect_test_harness(server_startup_timeout=180):
+        first, second = again()
+    assert first["finished"] and second == first
+    assert [handle.run_id for handle in RunIndex(open_store(f"file:{tmp_path}/store")).list()] == [first["run_id"]]
