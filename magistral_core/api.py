@@ -175,8 +175,15 @@ def evaluate(
         return measure(suite, folder, settings, name=model, data=data, journals=journals, on_progress=on_progress)
 
 
+def recipe_for_suite(name: str, suite: str, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe to evaluate by: its prompt and engine, and its protocol if it names this suite; the suite's own else."""
+    return override(_for_suite(load_recipe(name).model_dump(mode="json"), suite), overrides)
+
+
 def _for_suite(of_run: Mapping[str, Any], suite: str) -> dict[str, Any]:
-    """A run's settings without the protocol of the suite that it was measured on, where that is another one."""
+    """A run's settings without the fields of the file that it trained on, and without the protocol of another suite."""
+    if "problems" in of_run:
+        of_run = {**of_run, "problems": {**of_run["problems"], "fields": {}}}
     own = dict(of_run.get("evaluation") or {})
     if own.get("suite") != suite:
         own = {name: value for name, value in own.items() if name not in ("problems", "samples", "temperature", "max_tokens")}

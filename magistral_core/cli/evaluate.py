@@ -15,7 +15,11 @@ def add(commands: Any) -> None:
     parser.add_argument("suite", metavar="SUITE", help="tiny, gsm8k, math500, aime24, aime25 or amc23")
     parser.add_argument("--model", required=True, metavar="M", help="`tiny`, a model folder, a hub name, or a checkpoint's URI")
     parser.add_argument("--data", metavar="PATH", help="file or folder with the suite's problems, in place of its own source")
-    parser.add_argument("--recipe", metavar="RECIPE", help="prompt, engine and protocol of this recipe; by default the checkpoint's own")
+    parser.add_argument(
+        "--recipe",
+        metavar="RECIPE",
+        help="prompt and engine of this recipe (its protocol, if it names the suite); by default the checkpoint's own",
+    )
     add_set(parser)
     add_json(parser)
     parser.set_defaults(command=_evaluate)
@@ -26,7 +30,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     quiet_engines()
     from magistral_core import api
 
-    recipe = api.load_recipe(options.recipe, options.overrides) if options.recipe else None
+    recipe = api.recipe_for_suite(options.recipe, options.suite, options.overrides) if options.recipe else None
     with results_only():
         report = api.evaluate(
             options.suite, options.model, recipe=recipe, overrides=options.overrides, data=options.data, on_progress=Counter("completions")

@@ -58,7 +58,7 @@ class PassSettings(Section):
 
 
 class RecheckSettings(Section):
-    """Before a pass that votes calls a reference wrong, problems of which more than half of the samples contradict it are sampled again."""
+    """Before a pass that votes calls a reference wrong, those are sampled again where more than half of the samples agree on another."""
 
     samples: NonNegativeInt = Field(0, description="completions a problem, and they alone vote then; 0: those of the pass vote")
     lead: Fraction = Field(0.5, description="a larger share of them that another answer has more than the reference outvotes it")

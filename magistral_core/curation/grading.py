@@ -95,7 +95,7 @@ def equal_classes(right: Mapping[str, int], others: Mapping[str, int], equal: se
 
 
 def contested(grade: Grade | None, settings: PassSettings) -> bool:
-    """Whether a pass that votes has more than half of its samples against the reference."""
+    """Whether a pass that votes has more than half of its samples for one answer other than the reference."""
     return grade is not None and settings.majority is not None and _other_majority(grade, _HALF)
 
 

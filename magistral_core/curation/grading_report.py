@@ -117,7 +117,8 @@ def _recheck_lines(recheck: Mapping[str, Any], result: Mapping[str, Any]) -> lis
     if not result["rechecked"]:
         return []
     samples, temperature = recheck["samples"], recheck["temperature"]
-    text = f"More than half of the samples contradicted {result['rechecked']:,} references: {samples} more at temperature {temperature:g}"
+    looked_at = f"{result['rechecked']:,} references"
+    text = f"More than half of the samples agreed on another answer than {looked_at}: {samples} more at temperature {temperature:g}"
     return [f"{text} decided which of them are outvoted.", ""]
 
 

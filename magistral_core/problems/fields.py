@@ -29,6 +29,8 @@ LANGUAGE = ("language", "lang")
 LEVEL = ("level", "difficulty")
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
+#: Of programming languages: beside tests, a field called `language` means these.
+_PROGRAMMING = {"py", "js", "ts", "go", "rs", "rb", "cs", "vb", "jl", "sh", "kt"}
 _LANGUAGE_CODE = re.compile(r"([a-z]{2})(?:[-_][a-z0-9]+)*")
 _NUMBER = re.compile(r"\d+")
 
@@ -74,7 +76,7 @@ def parse_problem(row: Row, fields: FieldNames | None = None) -> Problem:
         question=question_text(question, f"{row.place}: field {question_name}") + code.ask,
         answer="" if code.tests else text,
         kind=ProblemKind.CODE if code.tests else ProblemKind.MATH,
-        language=parse_language(language, strict=bool(fields.language), place=f"{row.place}: field {language_name}"),
+        language=parse_language(language, strict=bool(fields.language), place=f"{row.place}: field {language_name}", code=bool(code.tests)),
         level=parse_level(level),
         tests=code.tests,
         entry_point=code.entry_point,
@@ -297,10 +299,10 @@ def _tests(value: Any, place: str, function: bool) -> tuple[TestCase, ...]:
     return tuple(cases)
 
 
-def parse_language(value: Any, *, strict: bool, place: str) -> str:
-    """ISO 639-1 code of `en`, `pt-BR` and the like; empty for anything else, or InputError if `strict`."""
+def parse_language(value: Any, *, strict: bool, place: str, code: bool = False) -> str:
+    """ISO 639-1 code of `en`, `pt-BR` and the like; empty for anything else, or InputError if `strict`. `code`: of a code problem."""
     match = _LANGUAGE_CODE.fullmatch(value.strip().lower()) if isinstance(value, str) else None
-    if match is not None:
+    if match is not None and not (code and not strict and match.group(1) in _PROGRAMMING):
         return match.group(1)
     if strict:
         raise InputError(f"{place}: {value!r} is not a two-letter language code such as en")

@@ -233,7 +233,7 @@ def test_the_report() -> None:
     assert first["by_pass_rate"] == {"0": 2, "0 to 0.25": 0, "0.25 to 0.5": 0, "0.5 to 0.75": 1, "0.75 to 1": 0, "1": 0}
     assert report["measures"]["grading/pass_rate_1"] == pytest.approx(1 / 6)
     text = to_markdown(report)
-    assert "contradicted 1 references: 128 more at temperature 1.6 decided" in text.split("## Pass 2")[1]
+    assert "agreed on another answer than 1 references: 128 more at temperature 1.6 decided" in text.split("## Pass 2")[1]
     assert "contradicted" not in text.split("## Pass 2")[0]
     assert "| too_hard | 1 | 1 |" in text  # verdicts of pass 2 in alphabetical order
     assert "`base`, then `trained`" in grading_card(report)

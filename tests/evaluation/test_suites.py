@@ -46,6 +46,16 @@ def test_a_runs_own_protocol_holds_for_its_own_suite_only() -> None:
     assert api._for_suite(of_run, "gsm8k") == of_run
     assert api._for_suite(of_run, "aime24") == {"seed": 3, "evaluation": {"suite": "gsm8k", "engines": 2}}
     assert api._for_suite({"seed": 3}, "aime24") == {"seed": 3, "evaluation": {}}
+    trained_on = {"problems": {"path": "p", "fields": {"answer": "solution"}}}  # no field of a suite's file
+    assert api._for_suite(trained_on, "aime24") == {"problems": {"path": "p", "fields": {}}, "evaluation": {}}
+
+
+def test_a_named_recipes_protocol_is_not_another_suites() -> None:
+    assert api.load_recipe("gsm8k-0.5b").evaluation.samples == 1
+    aime, own = (api.recipe_for_suite("gsm8k-0.5b", suite) for suite in ("aime24", "gsm8k"))
+    assert (aime.evaluation.samples, own.evaluation.samples) == (None, 1)
+    assert aime.prompt == own.prompt and aime.generation == own.generation
+    assert api.recipe_for_suite("gsm8k-0.5b", "aime24", ["evaluation.samples=3"]).evaluation.samples == 3
 
 
 @pytest.mark.parametrize("world", ["quick", "multilingual"])

@@ -98,8 +98,9 @@ def test_all_fields(tmp_path: Path) -> None:
     assert problem.source.endswith("p.jsonl:1")
 
 
-def test_code_problem(tmp_path: Path) -> None:
-    problem = one(tmp_path, id="c", statement="add", tests=[{"input": "1 2", "output": "3"}], language="python")
+@pytest.mark.parametrize("language", ["python", "py", "cs"])
+def test_code_problem(language: str, tmp_path: Path) -> None:
+    problem = one(tmp_path, id="c", statement="add", tests=[{"input": "1 2", "output": "3"}], language=language)
     assert problem.kind is ProblemKind.CODE
     assert problem.tests == (TestCase("1 2", "3"),)
     assert problem.answer == problem.language == ""

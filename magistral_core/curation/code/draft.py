@@ -150,7 +150,7 @@ def read_code_draft(row: Row, fields: FieldNames | None = None) -> CodeDraft:
             checker=read_checker(row),
             time_limit_s=_limit(row, "time_limit_s"),
             memory_limit_mb=None if (memory := _limit(row, "memory_limit_mb")) is None else max(int(memory), 1),
-            language=parse_language(language, strict=False, place=row.place),
+            language=parse_language(language, strict=False, place=row.place, code=True),
             level=parse_level(level),
         )
         check_checker(draft.problem)
