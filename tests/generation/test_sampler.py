@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -133,7 +134,18 @@ def test_what_an_engine_cannot_do_is_said_by_several_as_well(model_folder: Path)
     none = GENERATION.model_copy(update={"kv_cache_gib": 1e-6})
     with (
         Sampler(model_folder, none, max_model_len=MAX_MODEL_LEN, engines=2) as sampler,
-        pytest.raises(InfrastructureError, match=r"an engine failed \(ValueError: .*cache"),
+        pytest.raises(InputError, match=r"an engine has generation\.kv_cache_gib=1e-06; raise it"),
+    ):
+        next(sampler.sample(iter(REQUESTS), SAMPLING))
+
+
+def test_what_vllm_stumbles_over_is_said_by_several_as_well(model_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(model_folder, tmp_path / "cut")
+    [weights] = (tmp_path / "cut").glob("*.safetensors")
+    os.truncate(weights, weights.stat().st_size // 2)
+    with (
+        Sampler(tmp_path / "cut", GENERATION, max_model_len=MAX_MODEL_LEN, engines=2) as sampler,
+        pytest.raises(InfrastructureError, match=r"(an engine failed \(SafetensorError: |vLLM did not start with .*cut: )"),
     ):
         next(sampler.sample(iter(REQUESTS), SAMPLING))
 
