@@ -25,6 +25,12 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def shared_memory_of(process: int) -> set[int]:
+    """Inodes that a process maps of /dev/shm; not paths, as a semaphore's is that of the file which it was linked from."""
+    maps = [line.split() for line in Path(f"/proc/{process}/maps").read_text().splitlines()]
+    return {int(fields[4]) for fields in maps if len(fields) > 5 and fields[5].startswith("/dev/shm/")}
+
+
 @pytest.fixture(scope="session")
 def local_engine(model_folder: Path) -> Iterator[LocalEngine]:
     engine = LocalEngine(model_folder, GENERATION, max_model_len=MAX_MODEL_LEN)
@@ -37,15 +43,16 @@ async def generator_engine(model_folder: Path, tmp_path_factory: pytest.TempPath
     sockets = tmp_path_factory.mktemp("s")
     engine = GeneratorEngine(model_folder, GENERATION, max_model_len=MAX_MODEL_LEN, sockets=str(sockets))
     before = {child.pid for child in psutil.Process().children(recursive=True)}
-    memory = set(os.listdir("/dev/shm"))  # noqa: PTH208
     await engine.start()
     engines = {child.pid for child in psutil.Process().children(recursive=True)} - before
     try:
         yield engine
         assert engines
         assert any(path.is_socket() for path in sockets.rglob("*"))
-        # By name a semaphore of Python's tells nobody's process id. Weight files and rings of other tests have come meanwhile.
-        left = {name for name in set(os.listdir("/dev/shm")) - memory if name.startswith("sem.") or any(f"-{p}-" in name for p in engines)}  # noqa: PTH208
+        # Other tests have made semaphores, whose names need not tell whose they are, weight files and rings meanwhile.
+        held = {inode for process in engines if psutil.pid_exists(process) for inode in shared_memory_of(process)}
+        with os.scandir("/dev/shm") as files:
+            left = {file.name for file in files if file.inode() in held or any(f"-{p}-" in file.name for p in engines)}
         assert left == set(), "nothing that a kill would leave in shared memory"
     finally:
         await engine.close()
