@@ -1,23 +1,22 @@
 """The runtime on Ray: generators, verifiers and trainer ranks as actors, on this machine or on a cluster.
 
-The one file of the loop that knows Ray (`sampling_ray.py` is the other that does). Roles are plain classes of their own rooms; an actor
-adds a mailbox and a process. Ray reports nothing to its makers, and a Ray started here listens on loopback only.
+Roles are plain classes of their own rooms; an actor adds a mailbox and a process.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
-import signal
-import socket
 import tempfile
-import threading
-from collections.abc import Awaitable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
+
+import psutil
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from magistral_core.config.schema import Recipe
 from magistral_core.errors import InfrastructureError, InputError, MagistralError
@@ -25,39 +24,22 @@ from magistral_core.generation.transfer import Contents
 from magistral_core.paths import cache_folder
 from magistral_core.pipeline.handover import FileHandover, Handover, HandoverFolder, WeightFile, handover_kind
 from magistral_core.pipeline.handover_nccl import NcclHandover
+from magistral_core.pipeline.on_ray import end, processes_of_ray, reply_of, start_ray
 from magistral_core.pipeline.placement import Placement, Seat, check_fits, place
-from magistral_core.pipeline.supervision import GeneratorError, RoleError, TrainerError, VerifierError
+from magistral_core.pipeline.supervision import GeneratorError, TrainerError, VerifierError
 from magistral_core.processes import THREAD_ENVIRONMENT, free_port
 from magistral_core.records import Completion, Group, Microbatch, Request, Score
 from magistral_core.rewards.poolsize import PoolSize
 from magistral_core.training.report import StepReport
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own 15 starves actors beside anything else on the cores
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-os.environ.setdefault("RAY_num_workers_soft_limit", "0")  # actors have an environment of their own: no process kept ready fits
-os.environ.setdefault("RAY_enable_metrics_collection", "0")  # of Ray's own metrics: nothing here shows them, and they cost each process
-
-import psutil
-import ray
-from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, RayError, RayTaskError
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-
-T = TypeVar("T")
-_OBJECT_STORE_BYTES = 256 * 2**20
-_CLOSE_SECONDS = 10.0
 #: When one trainer rank fails, so long is waited for the news that another had died.
 _DEATH_SECONDS = 5.0
 #: GPUs that are there and free are reserved within a moment; others may have them.
 _RESERVE_SECONDS = 60.0
-#: A cluster that is there accepts a connection within this.
-_CONNECT_SECONDS = 5.0
 #: A generator that decodes tells so when nothing was finished for so long, or for a third of `stall_timeout_s`.
 _LIFE_SECONDS = 30.0
 #: What finishes within this goes in one message, and its groups in one to the verifiers: a message costs a millisecond of processor time.
 _GATHER_SECONDS = 0.025
-_LOCAL = "127.0.0.1"
 
 
 class GeneratorActor:
@@ -242,14 +224,14 @@ class RayRuntime:
         settings = self._recipe.pipeline
         start_ray(settings.ray_address)
         if settings.ray_address is None:
-            self._raylet = next(process for process in map(psutil.Process, _processes_of_ray()) if process.name() == "raylet")
+            self._raylet = next(process for process in map(psutil.Process, processes_of_ray()) if process.name() == "raylet")
         gpus = ray.cluster_resources().get("GPU", 0)
         if handover_kind(settings) == "nccl" and not gpus:
             raise InputError("pipeline.handover: nccl needs GPUs, and Ray has none; use shared_memory, or files on a cluster")
         self._folder = folder = HandoverFolder(settings.weights_folder)  # also where NCCL sends: its reaper ends Ray with us
         self._handover = self._make_handover(folder)
         if settings.ray_address is None:
-            folder.reaper.watch(_processes_of_ray())  # its agents would go on for a minute when we are killed
+            folder.reaper.watch(processes_of_ray())  # its agents would go on for a minute when we are killed
         # Shared memory goes with us, however we end; generators on other machines do not see it.
         self._sockets = None if settings.weights_folder or settings.ray_address else str(folder.path)
         self._reserved = await asyncio.to_thread(reserve, place(self._recipe)) if gpus else None
@@ -265,7 +247,7 @@ class RayRuntime:
             *(reply_of(verifier.score.remote([]), "verifier", VerifierError) for verifier in self._verifiers),
         )
         if settings.ray_address is None:
-            folder.reaper.watch(_processes_of_ray())  # those that have come since
+            folder.reaper.watch(processes_of_ray())  # those that have come since
 
     @property
     def _by_files(self) -> bool:
@@ -305,7 +287,7 @@ class RayRuntime:
         self.generators -= 1
         self._started.discard(generator)
         self._way.forget(generator)
-        await _end([self._generator_actors.pop()])
+        await end([self._generator_actors.pop()])
 
     async def rewind(self, model_dir: Path, version: int, checkpoint: Path | None) -> None:
         for actor in self._trainer_actors:
@@ -451,7 +433,7 @@ class RayRuntime:
         await self._all_ranks("save", [(str(folder),)] * len(self._trainer_actors))
 
     async def close(self) -> None:
-        await _end([*self._generator_actors, *self._trainer_actors, *self._verifiers])
+        await end([*self._generator_actors, *self._trainer_actors, *self._verifiers])
         self._generator_actors, self._trainer_actors, self._verifiers = [], [], []
         if self._reserved is not None:
             self._reserved.release()
@@ -474,72 +456,6 @@ class RayRuntime:
         finally:
             for reply in replies:
                 reply.cancel()
-
-
-async def _end(actors: Sequence[Any]) -> None:
-    """Let actors close in order, within a limit, and end them."""
-    closing = [actor.close.remote() for actor in actors]
-    if closing:
-        await asyncio.to_thread(ray.wait, closing, num_returns=len(closing), timeout=_CLOSE_SECONDS)
-    for actor in actors:
-        ray.kill(actor)
-
-
-def start_ray(address: str | None, setting: str = "pipeline.ray_address") -> None:
-    """Join a running cluster, or start a Ray of our own on this machine. Raises InputError, naming `setting`, without such a cluster."""
-    if address is not None:
-        host, colon, port = address.rpartition(":")
-        try:
-            if colon and port.isdecimal() and "://" not in address:  # Ray itself would try for 40 seconds, and then end this process
-                socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
-            with _own_handler():
-                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        except (OSError, OverflowError) as error:
-            # By these words a flow's second attempt tells a head that is away for a while from bad input.
-            raise InputError(f"{setting} {address}: the Ray cluster cannot be reached there; start one with `ray start --head`") from error
-        except RuntimeError as error:  # another version of Ray or of Python
-            raise InputError(f"{setting} {address}: Ray cannot join that cluster ({' '.join(str(error).split())[:300]})") from error
-        return
-    with _own_handler():
-        ray.init(
-            address="local",  # never a cluster that some variable names
-            include_dashboard=False,
-            log_to_driver=False,  # vLLM and DeepSpeed are chatty; what matters comes back as an error
-            logging_level=logging.ERROR,
-            object_store_memory=_OBJECT_STORE_BYTES,
-            _node_ip_address=_LOCAL,
-        )
-    # It looks into all logs ten times a second, for a driver that wants to hear of them.
-    ray._private.worker.global_worker.node.kill_log_monitor(check_alive=False)
-
-
-@contextmanager
-def _own_handler() -> Iterator[None]:
-    """Ray puts a handler of its own in the place of SIGTERM's: another exit code, and a second signal would break the closing off."""
-    kept = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        if kept is not None and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, kept)
-
-
-def _processes_of_ray() -> list[int]:
-    """What Ray started here: children that run from its package, with their descendants.
-
-    Not Python's resource trackers, which end by themselves: they remove what killed processes leave in shared memory.
-    """
-    package = str(Path(ray.__file__).parent)
-    heads = [child for child in psutil.Process().children() if any(word.startswith(package) for word in child.cmdline())]
-    found = [process for head in heads for process in (head, *head.children(recursive=True))]
-    return [process.pid for process in found if not _tracks_resources(process)]
-
-
-def _tracks_resources(process: psutil.Process) -> bool:
-    try:
-        return any("multiprocessing.resource_tracker" in word for word in process.cmdline())
-    except psutil.Error:  # it has just ended
-        return False
 
 
 @dataclass(frozen=True)
@@ -583,27 +499,3 @@ async def _together(*calls: Coroutine[Any, Any, None]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _log_folder() -> str:
-    node = ray._private.worker.global_worker.node
-    return f"{node.get_session_dir_path()}/logs" if node else "Ray's session folder"
-
-
-async def reply_of(call: Awaitable[T], who: str, death: type[RoleError]) -> T:
-    """Wait for an actor's answer; an error becomes one line that names the role, a dead actor (or a generator's dead engine) `death`."""
-    try:
-        return await call
-    except RayTaskError as error:
-        cause = error.cause
-        if isinstance(cause, InfrastructureError) and death is GeneratorError:
-            raise death(f"{who}: {cause}; its log is under {_log_folder()}") from error
-        if isinstance(cause, MagistralError):
-            raise type(cause)(f"{who}: {cause}") from error
-        raise InfrastructureError(f"{who} failed: {type(cause).__name__}: {cause}") from error
-    # The last two: an answer that went with its node, and a process that Ray ended because its node had no memory left.
-    except (RayActorError, NodeDiedError, ObjectLostError, OutOfMemoryError) as error:
-        why = " ".join(str(error).split())[:200]
-        raise death(f"{who} died ({why}); its log is under {_log_folder()}; run the same command again to resume") from error
-    except RayError as error:
-        raise InfrastructureError(f"{who}: {error}") from error

@@ -4,7 +4,7 @@
                                      --step()--> EngineActor 1: LocalEngine -->
 
 An actor gets its next requests with each call, and a call lasts until something is finished, but half a second at least: what the way
-there and back costs is lost in that. The second of two files that know Ray; connecting and errors are `runtime_ray`'s.
+there and back costs is lost in that. Connecting and errors are in `on_ray`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from magistral_core.config.schema import GenerationSettings
 from magistral_core.errors import InfrastructureError, InputError
 from magistral_core.generation.tokens import Sampling
-from magistral_core.pipeline.runtime_ray import reply_of, start_ray
+from magistral_core.pipeline.on_ray import reply_of, start_ray
 from magistral_core.pipeline.supervision import GeneratorError
 from magistral_core.processes import THREAD_ENVIRONMENT
 from magistral_core.records import Completion, Request

@@ -39,7 +39,7 @@ ALLOWED: dict[str, set[str]] = {
 EXCEPTIONS = {("evaluation", "tiny"): "the tiny suite generates its own held-out problems"}
 #: Each engine behind one door. The command and the front door may look at any, to tell what is installed.
 ENGINES = {
-    "ray": ("pipeline/runtime_ray.py", "pipeline/sampling_ray.py"),
+    "ray": ("pipeline/on_ray.py", "pipeline/runtime_ray.py", "pipeline/sampling_ray.py"),
     "vllm": "generation/",
     "deepspeed": "training/",
     "mlflow": "tracking/",

@@ -13,7 +13,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError
 from simulated_runtime import recipe
 
 from magistral_core.errors import InputError
-from magistral_core.pipeline import runtime_ray
+from magistral_core.pipeline import on_ray, runtime_ray
 from magistral_core.pipeline.handover import FileHandover, WeightFile
 from magistral_core.pipeline.runtime_ray import GeneratorActor, RayRuntime
 from magistral_core.pipeline.supervision import GeneratorError, TrainerError
@@ -214,7 +214,7 @@ def test_what_sigterm_does_is_the_commands_own_affair() -> None:
 
     before = signal.signal(signal.SIGTERM, own)
     try:
-        with runtime_ray._own_handler():
+        with on_ray.own_handler():
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         assert signal.getsignal(signal.SIGTERM) is own
     finally:
