@@ -196,7 +196,7 @@ class PipelineSettings(Section):
     allow_stale: bool = Field(False, description="permit n_async > 2 * n_batch")
     max_filtered_groups: PositiveInt = Field(2000, description="groups dropped or failed in a row without a step before the run stops")
     stall_timeout_s: PositiveFloat = Field(600.0, description="time without any progress before the run stops")
-    start_timeout_s: PositiveFloat = Field(3600.0, description="deadline of starting every role, or of replacing dead trainers")
+    start_timeout_s: PositiveFloat = Field(3600.0, description="deadline of starting all roles, or of replacing trainers or all generators")
     update_timeout_s: PositiveFloat = Field(60.0, description="deadline of one weight update of one generator")
     max_restarts: NonNegativeInt = Field(3, description="restarts of a dead role in a row, without work done, before the run stops")
 

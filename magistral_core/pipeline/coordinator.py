@@ -469,19 +469,23 @@ class Coordinator:
 
     async def _watch(self) -> None:
         """Stop a run in which nothing moves, or in which one generator never answers, and name who stood still."""
-        limit = self._settings.stall_timeout_s
+        stall = self._settings.stall_timeout_s
         while True:
-            await asyncio.sleep(min(_WATCH_SECONDS, limit / 2))
+            await asyncio.sleep(min(_WATCH_SECONDS, stall / 2))
             now = self._clock()
             moved = self._observer.moved() if self._handing_over else _size(self._saving) if self._saving else self._moved
             if moved != self._moved:  # slow is no stall
                 self._moved, self._progress = moved, now
+            # Generators that all are being started again load a model, which may take as long as it may at the start.
+            starting = self._dispatch.ill() and self._settings.start_timeout_s > stall
+            name = "start_timeout_s" if starting else "stall_timeout_s"
+            limit = getattr(self._settings, name)
             silent = self._dispatch.silent(now, limit)
             if silent or now - max(self._progress, self._dispatch.progress) >= limit:
                 raise StallError(
                     f"no progress for {limit:g} s: {silent or self._culprit()}; {self._admission.queued} completions queued of "
                     f"{self._settings.n_batch} needed, ledger {self._ledger.summary()}; run the same command again to resume, or raise "
-                    "pipeline.stall_timeout_s"
+                    f"pipeline.{name}"
                 )
 
     def _culprit(self) -> str:

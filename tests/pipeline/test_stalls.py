@@ -99,6 +99,21 @@ def test_a_submission_that_hangs_is_a_stall(tmp_path: Path) -> None:
     assert seconds_until(StallError, "generator 0 holds", recipe(stall_timeout_s=20.0), world, tmp_path) <= 22
 
 
+def test_the_only_generator_may_load_for_as_long_as_at_the_start(tmp_path: Path) -> None:
+    settings = recipe(generators=1, max_steps=6, stall_timeout_s=20.0, start_timeout_s=500.0)
+
+    def one_that_dies_at_step_2(restart_seconds: float, folder: Path) -> Simulation:
+        run = Simulation(settings, World(generators=1, restart_seconds=restart_seconds), folder)
+        run.watcher.after_step = lambda step: run.runtime.kill(0) if step == 2 else None
+        return run
+
+    loads = virtual_time.run(one_that_dies_at_step_2(400.0, tmp_path / "loads").run())
+    assert loads.state.step == 6 and len(loads.runtime.restarts) == 1
+    hangs = one_that_dies_at_step_2(NEVER, tmp_path / "hangs")
+    what = r"no progress for 500 s: generator 0 is restarting.*raise pipeline\.start_timeout_s"
+    assert 500 <= virtual_time.run(fails(hangs, StallError, what)) < 540
+
+
 def test_silent_verifiers_are_named(tmp_path: Path) -> None:
     world = World(verify_seconds=lambda groups: NEVER)
     assert seconds_until(StallError, r"verifiers hold groups \[0, 1", recipe(stall_timeout_s=20.0), world, tmp_path) < 60
