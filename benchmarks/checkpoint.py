@@ -87,12 +87,14 @@ def _measure(size: int, folder: Path, server: Any, settings: Settings) -> tuple[
 
     from magistral_core.storage import CheckpointStore, CheckpointWriter, open_store
     from magistral_core.storage.checkpoints import _THREADS
+    from magistral_core.storage.s3 import S3Store
 
     model = write_random_model(folder / "model", SHAPES[size])
-    trainer = {"model": str(model), "size": size, "steps": settings.steps, "tokens": settings.step_tokens}
+    trainer: dict[str, Any] = {"model": str(model), "size": size, "steps": settings.steps, "tokens": settings.step_tokens}
     with pinned(cores()[:1]):
         alone = in_child("benchmarks.checkpoint:train_and_save", saved=str(folder / "saved"), **trainer)
     store = open_store(f"s3://bucket/{size}")
+    assert isinstance(store, S3Store)
     store.check()
     checkpoints = CheckpointStore(store, "run")
     files = sorted(path for path in (folder / "saved").rglob("*") if path.is_file())
@@ -118,7 +120,7 @@ def _measure(size: int, folder: Path, server: Any, settings: Settings) -> tuple[
     as_many = TransferConfig(
         multipart_threshold=one_file.multipart_threshold,
         multipart_chunksize=one_file.multipart_chunksize,
-        max_concurrency=_THREADS * one_file.max_concurrency,
+        max_concurrency=_THREADS * one_file.max_request_concurrency,
         preferred_transfer_client="classic",
     )
 

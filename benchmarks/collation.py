@@ -68,7 +68,11 @@ def _cell(name: str, draw: Callable[..., np.ndarray], n: int, budget: int, setti
     for repetition in range(settings.repetitions):
         lengths = draw(np.random.default_rng((settings.seed, repetition)), n, settings.longest)
         bins: list[list[int]] = []
-        seconds = timed(lambda lengths=lengths, bins=bins: bins.extend(pack(lengths.tolist(), tokens)))
+
+        def pack_all(lengths: np.ndarray = lengths, bins: list[list[int]] = bins) -> None:
+            bins.extend(pack(lengths.tolist(), tokens))
+
+        seconds = timed(pack_all)
         counts = {
             "greedy": len(bins),
             "first_fit": len(_pack_once(lengths.tolist(), tokens, draws=0, slack=0)),

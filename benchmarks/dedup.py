@@ -148,8 +148,9 @@ def run(options: Options) -> Result:
     repetitions = []
     for problems in settings.problems:
         for repetition in range(settings.repetitions):
-            arguments = {"problems": problems, "seed": settings.seed + repetition, "settings": asdict(settings)}
-            repetitions.append(in_child("benchmarks.dedup:measure", timeout_s=7200.0, **arguments))
+            seed = settings.seed + repetition
+            measured = in_child("benchmarks.dedup:measure", timeout_s=7200.0, problems=problems, seed=seed, settings=asdict(settings))
+            repetitions.append(measured)
     table = [_row(measured) for measured in repetitions]
     last = table[-1]
     return Result(

@@ -347,7 +347,7 @@ def _plain_runtime(recipe: Any) -> Any:
             self._verifier.start()
             self._trainer = TrainerRole(recipe, str(model_dir), None, port=free_port())
             self._generator = GeneratorActor(recipe, str(model_dir), version)
-            await self._generator.start()
+            await self._generator.start(None)
 
         async def submit(self, generator: int, requests: Any) -> None:
             await self._generator.submit(requests)

@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +72,8 @@ def run(options: Options) -> Result:
             for tokens in settings.completions
         ]
         memory = [_memory(vocabulary, settings) for vocabulary in settings.vocabularies]
-    table, repetitions = [], []
+    table: list[dict[str, Any]] = []
+    repetitions: list[dict[str, Any]] = []
     for item in speeds:
         pairs = Pairs(tuple(item["packed"]), tuple(item["padded"]))
         table.append(
@@ -159,7 +161,7 @@ def speeds(model: str, settings: dict[str, Any]) -> dict[str, Any]:
         def speed(rows: Sequence[Microbatch], tokens: int = tokens) -> float:
             return tokens / trainer.step_rl(rows, LossSettings(), step=0).seconds
 
-        pairs = in_turn(lambda p=packed: speed(p), lambda p=padded: speed(p), settings["repetitions"], warm_ups=1)
+        pairs = in_turn(partial(speed, packed), partial(speed, padded), settings["repetitions"], warm_ups=1)
         found.append(
             {
                 "lengths": name,
