@@ -18,6 +18,7 @@ from magistral_core import __version__
 from magistral_core.cli import bench, checkpoints, curate, demo, doctor, evaluate, prepare, run, sandbox, scale, stack, verify
 from magistral_core.cli.common import bind_to_parent
 from magistral_core.errors import MagistralError
+from magistral_core.storage.objects import PLACES, disk_full, is_full
 
 _GROUPS = (doctor, stack, demo, run, evaluate, verify, sandbox, curate, checkpoints, scale, bench, prepare)
 _INTERRUPTED = 130
@@ -59,10 +60,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         return _fail(error, "interrupted", _INTERRUPTED)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more to say, at exit neither
+        _say_no_more()
         return _PIPE_CLOSED
     except Exception as error:  # noqa: BLE001  (the last line of defence: nobody wants a traceback)
+        if is_full(error):  # met where nothing is written but a line, or a folder made
+            _say_no_more()  # it may be what standard output is written to
+            full = disk_full(getattr(error, "filename", None) or "this machine", None, "what was being written", f"{PLACES}, TMPDIR")
+            return _fail(error, str(full), full.exit_code)
         return _fail(error, f"unexpected {type(error).__name__}: {error}; MAGISTRAL_DEBUG=1 shows where", MagistralError.exit_code)
+
+
+def _say_no_more() -> None:
+    """What standard output still holds would fail again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(error: BaseException, message: str, code: int) -> int:

@@ -139,10 +139,10 @@ def is_full(error: BaseException) -> bool:
 
 
 #: What names the places of most files.
-_PLACES = "storage.uri, MAGISTRAL_CACHE"
+PLACES = "storage.uri, MAGISTRAL_CACHE"
 
 
-def disk_full(place: str | Path, needed: int | None, what: str, settings: str = _PLACES) -> InputError:
+def disk_full(place: str | Path, needed: int | None, what: str, settings: str = PLACES) -> InputError:
     """The error for a full disk: names the place, what did not fit, the bytes that it needs, and the `settings` that name another place."""
     need = "" if needed is None else f" ({needed:,} bytes"
     if need:
@@ -154,7 +154,7 @@ def disk_full(place: str | Path, needed: int | None, what: str, settings: str = 
 
 
 @contextlib.contextmanager
-def explain_full_disk(place: Path, needed: int | None = None, what: str = "a checkpoint", settings: str = _PLACES) -> Iterator[None]:
+def explain_full_disk(place: Path, needed: int | None = None, what: str = "a checkpoint", settings: str = PLACES) -> Iterator[None]:
     """Turn "no space left" raised inside into the one-line InputError of `disk_full`.
 
     For code that writes into the local folder `place`: also for writers that hide the system's error number, as torch.save

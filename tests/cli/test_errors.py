@@ -129,9 +129,20 @@ def test_neither_storage_nor_stack(magistral) -> None:
 def test_unexpected_errors_say_how_to_see_more(magistral, tmp_path: Path) -> None:
     problems = tmp_path / "problems.jsonl"
     problems.write_text('{"question": "How much is 1+1?", "answer": "2"}\n')
-    # A file that can be opened and takes nothing.
-    arguments = ("curate", "math", str(problems), "--out", str(tmp_path / "out"), "--events", "/dev/full")
+    # A file that can be opened and takes no line.
+    arguments = ("curate", "math", str(problems), "--out", str(tmp_path / "out"), "--events", "/proc/self/oom_score_adj")
     short, long = magistral(*arguments), magistral(*arguments, MAGISTRAL_DEBUG="1")
     assert (short.returncode, long.returncode) == (1, 1)
     assert len(short.stderr.splitlines()) == 1 and "MAGISTRAL_DEBUG=1" in short.stderr
     assert "Traceback" in long.stderr
+
+
+def test_a_full_disk_is_none_of_them(magistral, tmp_path: Path) -> None:
+    problems = tmp_path / "problems.jsonl"
+    problems.write_text('{"question": "How much is 1+1?", "answer": "2"}\n')
+    events = magistral("curate", "math", str(problems), "--out", str(tmp_path / "out"), "--events", "/dev/full")
+    refused(events, "the disk is full", "free some space")
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "magistral_core.cli", "bench", "--list"]
+        listed = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (listed.returncode, len(listed.stderr.splitlines())) == (2, 1) and "the disk is full" in listed.stderr
