@@ -24,7 +24,7 @@ import os
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,19 +61,6 @@ class WeightUpdate:
     seconds: float
     load_seconds: float
     in_flight: int
-
-
-@dataclass(slots=True)
-class EngineStats:
-    """Totals since the start. `busy_seconds` is the time with at least one sequence and no update going on."""
-
-    completions: int = 0
-    tokens: int = 0
-    updates: int = 0
-    updates_in_flight: int = 0
-    pause_seconds: float = 0.0
-    load_seconds: float = 0.0
-    busy_seconds: float = 0.0
 
 
 class GeneratorEngine:
@@ -117,9 +104,7 @@ class GeneratorEngine:
         self._updating = asyncio.Lock()
         self._accepting = asyncio.Event()
         self._running = 0
-        self._busy_since: float | None = None
-        self._started = 0.0
-        self._totals = EngineStats()
+        self._tokens = 0  # of finished sequences
 
     async def start(self) -> None:
         """Start the engine process and load the model.
@@ -139,13 +124,7 @@ class GeneratorEngine:
         if not self._nccl:  # vLLM's own way of taking weights makes anew what it keeps in another form
             _raise_unreached(await self._engine.collective_rpc("never_updated"), str(self._arguments.model))
         await self._engine.update_weight_version(str(self.version))
-        self._started = time.perf_counter()
         self._accepting.set()
-
-    @property
-    def errored(self) -> bool:
-        """Whether the engine process died; a new engine must be made then."""
-        return self._engine is not None and self._engine.errored
 
     @property
     def running(self) -> int:
@@ -156,7 +135,7 @@ class GeneratorEngine:
     def tokens_made(self) -> int:
         """Tokens so far, those of unfinished sequences too; it grows while the engine decodes."""
         states = self._live.output_processor.request_states.values()
-        return self._totals.tokens + sum(len(state.detokenizer.output_token_ids) for state in states if state.detokenizer is not None)
+        return self._tokens + sum(len(state.detokenizer.output_token_ids) for state in states if state.detokenizer is not None)
 
     async def generate(self, request: Request, sampling: Sampling | None = None) -> Completion:
         """Generate one completion; cancelling the task aborts it.
@@ -172,7 +151,7 @@ class GeneratorEngine:
         params = sampling_params(request, sampling or self._sampling, self._decoder.stop_ids)
         prompt_ids = request.prompt.token_ids.tolist()
         async with self._slots:
-            self._enter()
+            self._running += 1
             try:
                 finished = None
                 while finished is None or finished.outputs[0].finish_reason == "abort":  # taken back by an update, see there
@@ -185,10 +164,9 @@ class GeneratorEngine:
             except VLLMValidationError as error:
                 raise InputError(f"prompt of group {request.group_id}: {error}") from error
             finally:
-                self._leave()
+                self._running -= 1
         completion = to_completion(request, finished, self._decoder)
-        self._totals.completions += 1
-        self._totals.tokens += completion.length
+        self._tokens += completion.length
         return completion
 
     async def update_weights(self, path: str | Path, version: int, checksum: str) -> WeightUpdate:
@@ -237,7 +215,6 @@ class GeneratorEngine:
         async with self._updating:
             start = time.perf_counter()
             self._accepting.clear()
-            self._mark_idle()
             try:
                 await self._pause()
                 try:
@@ -253,13 +230,7 @@ class GeneratorEngine:
                 raise InfrastructureError(f"the engine died during the update to version {version}") from error
             finally:
                 self._accepting.set()
-                self._mark_busy()
-            seconds = time.perf_counter() - start
-        self._totals.updates += 1
-        self._totals.updates_in_flight += in_flight > 0
-        self._totals.pause_seconds += seconds
-        self._totals.load_seconds += load_seconds
-        return WeightUpdate(version, seconds, load_seconds, in_flight)
+            return WeightUpdate(version, time.perf_counter() - start, load_seconds, in_flight)
 
     async def reset_prefix_cache(self) -> None:
         """Forget every cached prompt. For weights whose version number was given to others before (a run that went back).
@@ -277,19 +248,6 @@ class GeneratorEngine:
                 await asyncio.sleep(_RESET_SECONDS / 100)
         except EngineDeadError as error:
             raise InfrastructureError("the engine died while its prefix cache was emptied") from error
-
-    async def stats(self) -> dict[str, float]:
-        """Totals since the start (see `EngineStats`), `running`, `waiting`, `version`, `wall_seconds`, `busy_fraction`."""
-        busy = self._totals.busy_seconds + (time.perf_counter() - self._busy_since if self._busy_since is not None else 0.0)
-        wall = time.perf_counter() - self._started
-        return {
-            **asdict(self._totals),
-            "busy_seconds": busy,
-            "wall_seconds": wall,
-            "busy_fraction": busy / wall if wall > 0 else 0.0,
-            "running": self._running,
-            "version": self.version,
-        }
 
     async def close(self) -> None:
         """End the engine process. Does nothing if it is ended already."""
@@ -325,24 +283,6 @@ class GeneratorEngine:
         if self._engine is None:
             raise InfrastructureError("the engine is not running: start() it first")
         return self._engine
-
-    def _enter(self) -> None:
-        self._running += 1
-        self._mark_busy()
-
-    def _leave(self) -> None:
-        self._running -= 1
-        if self._running == 0:
-            self._mark_idle()
-
-    def _mark_busy(self) -> None:
-        if self._running and self._busy_since is None:
-            self._busy_since = time.perf_counter()
-
-    def _mark_idle(self) -> None:
-        if self._busy_since is not None:
-            self._totals.busy_seconds += time.perf_counter() - self._busy_since
-            self._busy_since = None
 
 
 class LocalEngine:

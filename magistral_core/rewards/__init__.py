@@ -4,13 +4,12 @@ from magistral_core.boxed import extract_boxed
 from magistral_core.rewards.format import Response, answer_part, check_format, first_code_block
 from magistral_core.rewards.length import length_penalty
 from magistral_core.rewards.math import Verdict, canonical_answer
-from magistral_core.rewards.verifier import Verifier, VerifierStats, check_supported
+from magistral_core.rewards.verifier import Verifier, check_supported
 
 __all__ = [
     "Response",
     "Verdict",
     "Verifier",
-    "VerifierStats",
     "answer_part",
     "canonical_answer",
     "check_format",

@@ -9,9 +9,7 @@ the worker pool; code goes to sandboxes. A part that could not be computed is an
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -31,28 +29,12 @@ from magistral_core.rewards.poolsize import PoolSize
 from magistral_core.rewards.workers import Ending, Job, Outcome, WorkerPool
 from magistral_core.sandbox import SandboxError
 
-#: Latencies kept for the percentiles of `stats`.
-_RECENT = 4096
-
 
 def check_supported(problems: Iterable[Problem]) -> None:
     """Refuse problems that no verifier can judge, when a run is planned. Raises InputError that names the first one."""
     for problem in problems:
         if problem.kind is ProblemKind.CODE:
             check_problem(problem)
-
-
-@dataclass(frozen=True, slots=True)
-class VerifierStats:
-    """What a verifier has done so far, and what waits. Latencies are wall seconds of one completion, over the most recent ones."""
-
-    completions: int
-    statuses: dict[str, int]
-    worker_restarts: int
-    jobs_waiting: int
-    seconds_mean: float
-    seconds_p95: float
-    seconds_max: float
 
 
 @dataclass(slots=True)
@@ -85,9 +67,6 @@ class Verifier:
         )
         self._code = CodeJudge(rewards.code, rewards.retries)
         self._sandboxes = ThreadPoolExecutor(usable_workers(rewards.code.workers), "sandbox")
-        self._lock = threading.Lock()
-        self._statuses: Counter[str] = Counter()
-        self._recent: deque[float] = deque(maxlen=_RECENT)
 
     @property
     def part_names(self) -> tuple[str, ...]:
@@ -153,12 +132,7 @@ class Verifier:
                     waiting.extra[part] = future
                 else:
                     waiting.math = future
-        scored = [replace(group, scores=tuple(map(self._finish, waiting))) for group, waiting in zip(groups, pending, strict=True)]
-        with self._lock:
-            for group in scored:
-                self._statuses.update(score.status.value for score in group.scores)
-                self._recent.extend(score.seconds for score in group.scores)
-        return scored
+        return [replace(group, scores=tuple(map(self._finish, waiting))) for group, waiting in zip(groups, pending, strict=True)]
 
     def answers_equal(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
         r"""Compare (reference, predicted) answers; each may be plain, in `$...$` or in `\boxed{...}`.
@@ -183,21 +157,6 @@ class Verifier:
         slow = [Job("gold", (gold,)) for gold, verdict in zip(golds, quick, strict=True) if verdict is None]
         outcomes = iter(self._pool.submit(slow) if slow else [])
         return [_math_verdict(next(outcomes).result()) if verdict is None else verdict for verdict in quick]
-
-    @property
-    def stats(self) -> VerifierStats:
-        """Counts and latencies so far."""
-        with self._lock:
-            statuses, recent = dict(self._statuses), sorted(self._recent)
-        return VerifierStats(
-            completions=sum(statuses.values()),
-            statuses=statuses,
-            worker_restarts=self._pool.restarts,
-            jobs_waiting=self._pool.waiting,
-            seconds_mean=sum(recent) / len(recent) if recent else 0.0,
-            seconds_p95=recent[int(0.95 * (len(recent) - 1))] if recent else 0.0,
-            seconds_max=recent[-1] if recent else 0.0,
-        )
 
     def _begin(self, group: Group, completion: Completion, jobs: list[tuple[_Pending, str, Job]]) -> _Pending:
         """Compute what can be computed here, and note the jobs for the pool."""

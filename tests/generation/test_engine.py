@@ -170,7 +170,6 @@ class TestGeneratorEngine:
         assert sorted(set(made)) == made, "it grows while sequences are decoded"
         assert generator_engine.tokens_made - made[0] == sum(completion.length for completion in completions)
         assert all(update.in_flight > 0 and update.seconds < 5.0 for update in updates)
-        assert (await generator_engine.stats())["updates_in_flight"] >= 3
         mixed = [c for c in completions if len(set(c.versions.tolist())) > 1]
         assert mixed, "no completion was in flight during an update"
         for completion in completions:
@@ -238,8 +237,6 @@ class TestGeneratorEngine:
         assert any(isinstance(end, asyncio.CancelledError) for end in ends)
         assert generator_engine.running == 0
         await generator_engine.reset_prefix_cache()  # as soon as the aborted ones have given theirs back
-        stats = await generator_engine.stats()
-        assert 0 < stats["busy_fraction"] <= 1
 
 
 def test_weight_file_is_whole_and_its_checksum_is_of_its_bytes(tmp_path: Path) -> None:

@@ -76,7 +76,6 @@ async def test_owner_learns_of_a_killed_engine(generator_engine: GeneratorEngine
     os.kill(process.pid, signal.SIGKILL)
     with pytest.raises(InfrastructureError, match="died"):
         await asyncio.wait_for(running, timeout=30)
-    assert generator_engine.errored
     with pytest.raises(InfrastructureError, match="died"):
         await generator_engine.generate(make_requests(1, 4)[0])
     with pytest.raises(InfrastructureError, match="died"):

@@ -140,7 +140,7 @@ def test_a_hanging_answer_is_a_timeout_and_the_rest_of_its_batch_is_judged(group
         assert statuses(group) == [ScoreStatus.CORRECT, ScoreStatus.TIMEOUT, ScoreStatus.CORRECT, ScoreStatus.WRONG]
         assert time.monotonic() - started < 15
         assert group.scores[1].reward == 0.1
-        assert verifier.stats.worker_restarts >= 1
+        assert verifier._pool.restarts >= 1
 
 
 def test_bad_user_functions_are_contained(moody: Verifier, group_of: Any) -> None:
@@ -219,14 +219,14 @@ def test_killed_workers_cost_nothing(group_of: Any, response: Any) -> None:
                 os.kill(pid, signal.SIGKILL)
             time.sleep(0.1)
         assert statuses(future.result(60)) == [ScoreStatus.CORRECT] * 1999
-        assert verifier.stats.worker_restarts > 0
+        assert verifier._pool.restarts > 0
 
 
 def test_a_worker_that_always_dies_is_an_error(own_functions: Path, group_of: Any) -> None:
     with Verifier(settings(extra=["my_rewards:moody"], retries=2), PromptSettings()) as verifier:
         group = verifier.score(group_of(FIVE, "<think>a</think>crash \\boxed{5}", "<think>a</think>fine \\boxed{5}"))
         assert statuses(group) == [ScoreStatus.ERROR, ScoreStatus.CORRECT]
-        assert verifier.stats.worker_restarts == 3
+        assert verifier._pool.restarts == 3
 
 
 def test_a_worker_that_is_not_ready_in_time_is_the_machine_s_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,13 +306,14 @@ def test_kill_9_of_the_training_process_leaves_no_orphan(own_functions: Path) ->
     assert wait_until(lambda: not any(map(alive, pids)))
 
 
-def test_statuses_and_latencies_are_counted(group_of: Any, response: Any) -> None:
+def test_many_groups_are_judged_each_by_itself(group_of: Any, response: Any) -> None:
     verifier = Verifier(settings(), PromptSettings())
     groups = [group_of(FIVE, *(response(str(i), "we add the digits " * 40) for i in range(16)), group_id=g) for g in range(100)]
-    verifier.score_many(groups)
-    stats = verifier.stats
-    assert (stats.completions, stats.statuses) == (1600, {"correct": 100, "wrong": 1500})
-    assert 0 < stats.seconds_mean <= stats.seconds_max
+    scored = verifier.score_many(groups)
+    assert [group.id for group in scored] == list(range(100))
+    right = [ScoreStatus.CORRECT if i == 5 else ScoreStatus.WRONG for i in range(16)]
+    assert all(statuses(group) == right for group in scored)
+    assert all(score.seconds > 0 for group in scored for score in group.scores)
 
 
 def test_imports_stay_light() -> None:
@@ -348,5 +349,5 @@ def test_order_is_kept_across_batches_and_workers() -> None:
     pairs = [(f"\\sqrt{{{n}}}", f"\\frac{{{n}}}{{\\sqrt{{{n + n % 2}}}}}") for n in range(2, 200)]
     with Verifier(settings(workers=3, retries=6), PromptSettings()) as verifier:
         verdicts = [verdict.correct for verdict in verifier.answers_equal(pairs)]
-        assert verifier.stats.jobs_waiting == 0
+        assert verifier._pool.waiting == 0
     assert verdicts == [n % 2 == 0 for n in range(2, 200)]
