@@ -72,7 +72,6 @@ class _Reward:
         self._verifier = Verifier(recipe.rewards, recipe.prompt)
         self._verifier.start()
         self._problems, self._prefill, self._group_size = problems, prefill, group_size
-        self._longest = recipe.generation.max_tokens
         self.last: list[float] = []
         self.tokens = 0
         self._end = -1

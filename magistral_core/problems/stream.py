@@ -25,11 +25,6 @@ class ProblemStream:
         self._shuffle = shuffle
         self._cached: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.int64))
 
-    @property
-    def epoch_size(self) -> int:
-        """Number of problems, `n`."""
-        return len(self._problems)
-
     def __getitem__(self, index: int) -> Problem:
         if index < 0:
             raise IndexError(f"group index {index} is negative")

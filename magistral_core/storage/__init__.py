@@ -9,7 +9,6 @@ from magistral_core.storage.objects import (
     disk_full,
     explain_full_disk,
     open_store,
-    require_space,
 )
 from magistral_core.storage.runs import RunHandle, RunIndex, recipe_digest
 from magistral_core.storage.writer import PATIENCE_S, CheckpointWriter
@@ -31,5 +30,4 @@ __all__ = [
     "explain_full_disk",
     "open_store",
     "recipe_digest",
-    "require_space",
 ]

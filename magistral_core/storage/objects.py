@@ -170,9 +170,3 @@ def explain_full_disk(place: Path, needed: int | None = None, what: str = "a che
         if shutil.disk_usage(place).free < max(needed or 0, 1 << 20):
             raise disk_full(place, needed, what, settings) from error
         raise
-
-
-def require_space(place: Path, needed: int, what: str = "a checkpoint") -> None:
-    """Raise InputError unless so many bytes are free at `place`, an existing folder."""
-    if shutil.disk_usage(place).free < needed:
-        raise disk_full(place, needed, what)

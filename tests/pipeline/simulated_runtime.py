@@ -29,7 +29,6 @@ from magistral_core.records import Batch, Completion, FinishReason, Group, Micro
 from magistral_core.training.report import StepReport
 
 Key = tuple[int, int]
-PROMPT_TOKENS = 3
 PROBLEMS = tuple(Problem(id=f"p{i}", question=f"question {i}", answer=str(i), level=1 + i % 4) for i in range(97))
 
 

@@ -27,7 +27,6 @@ _PRODUCTS = {"*": "mul", "\\times": "mul", "\\cdot": "mul", "\\ast": "mul", "/":
 _SIGNS = {"+": "add", "-": "sub", "\\pm": "pm", "\\mp": "mp"}
 _BARS = ("|", "\\vert", "\\lvert", "\\rvert", "\\mid")
 _MAX_BASE = 36
-_DECIMAL = 10
 
 
 class Expressions(TokenStream, ABC):
