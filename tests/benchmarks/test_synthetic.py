@@ -49,7 +49,8 @@ def test_a_random_model_has_its_size_and_never_ends_by_itself(size: str, tmp_pat
 
     model = AutoModelForCausalLM.from_pretrained(model_folder(size))
     millions = sum(p.numel() for p in model.parameters()) / 1e6
-    assert millions == pytest.approx(float(size.removesuffix("M")), rel=0.15)
+    # The smallest, all of whose parameters are 0.126 million, is named by its first decimal.
+    assert millions == pytest.approx(float(size.removesuffix("M")), rel=0.15) or f"{millions:.1f}M" == size
     import torch
 
     logits = model(torch.randint(3, 300, (2, 40))).logits
