@@ -64,7 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _PIPE_CLOSED
     except Exception as error:  # noqa: BLE001  (the last line of defence: nobody wants a traceback)
         if is_full(error):  # met where nothing is written but a line, or a folder made
-            _say_no_more()  # it may be what standard output is written to
+            try:
+                sys.stdout.flush()
+            except OSError:  # it is what standard output is written to
+                _say_no_more()
             full = disk_full(getattr(error, "filename", None) or "this machine", None, "what was being written", f"{PLACES}, TMPDIR")
             return _fail(error, str(full), full.exit_code)
         return _fail(error, f"unexpected {type(error).__name__}: {error}; MAGISTRAL_DEBUG=1 shows where", MagistralError.exit_code)

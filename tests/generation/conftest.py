@@ -25,9 +25,9 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def shared_memory_of(process: int) -> set[int]:
-    """Inodes that a process maps of /dev/shm; not paths, as a semaphore's is that of the file which it was linked from."""
-    maps = [line.split() for line in Path(f"/proc/{process}/maps").read_text().splitlines()]
+def shared_memory_of(processes: set[int]) -> set[int]:
+    """Inodes that processes map of /dev/shm; not paths, as a semaphore's is that of the file which it was linked from."""
+    maps = [line.split() for pid in processes if psutil.pid_exists(pid) for line in Path(f"/proc/{pid}/maps").read_text().splitlines()]
     return {int(fields[4]) for fields in maps if len(fields) > 5 and fields[5].startswith("/dev/shm/")}
 
 
@@ -45,12 +45,13 @@ async def generator_engine(model_folder: Path, tmp_path_factory: pytest.TempPath
     before = {child.pid for child in psutil.Process().children(recursive=True)}
     await engine.start()
     engines = {child.pid for child in psutil.Process().children(recursive=True)} - before
+    held = shared_memory_of(engines)  # before a test kills them
     try:
         yield engine
         assert engines
         assert any(path.is_socket() for path in sockets.rglob("*"))
         # Other tests have made semaphores, whose names need not tell whose they are, weight files and rings meanwhile.
-        held = {inode for process in engines if psutil.pid_exists(process) for inode in shared_memory_of(process)}
+        held |= shared_memory_of(engines)
         with os.scandir("/dev/shm") as files:
             left = {file.name for file in files if file.inode() in held or any(f"-{p}-" in file.name for p in engines)}
         assert left == set(), "nothing that a kill would leave in shared memory"
